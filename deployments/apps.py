@@ -1,0 +1,54 @@
+"""Typed builders, one Serve application each; Serve validates a config's `args` into their one argument."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+
+from deployments.model import ModelServer
+from deployments.router import Router
+from experts.engine.config import EngineConfig, ModelSource, TransformersConfig
+
+MODEL_DEPLOYMENT = "Model"
+ROUTER_DEPLOYMENT = "Router"
+
+
+class Args(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelArgs(Args):
+    """What cannot change while a model serves; what can travels in `user_config`."""
+
+    name: str
+    role: Literal["meta", "expert"]
+    model: ModelSource
+    engine: EngineConfig
+
+
+class RouterArgs(Args):
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+
+
+def build_model(args: ModelArgs) -> Application:
+    return serve.deployment(name=MODEL_DEPLOYMENT)(LoadedModelServer).bind(args.model_dump(mode="json"))
+
+
+def build_router(args: RouterArgs) -> Application:
+    ingress: type[Router] = serve.ingress()(Router)
+    return serve.deployment(name=ROUTER_DEPLOYMENT)(ingress).bind(args.max_body_bytes)
+
+
+class LoadedModelServer(ModelServer):
+    """Loads its engine in the replica: weights never travel."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        # Imported here so that the router and the builders do without torch.
+        from experts.engine.transformers import TransformersEngine
+
+        args = ModelArgs.model_validate(raw)
+        assert isinstance(args.engine, TransformersConfig)
+        super().__init__(TransformersEngine(args.model.source, args.engine, args.model.revision))

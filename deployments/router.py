@@ -1,0 +1,48 @@
+"""Router: the OpenAI surface as a Serve ingress."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from router.http import build_app
+
+from deployments.gateway import Gateway
+from deployments.remote import RemoteModel
+from router.errors import ModelUnavailable
+from router.table import RouteTable
+
+
+class Router:
+    def __init__(self, max_body_bytes: int) -> None:
+        self._gateway = Gateway(connect, max_body_bytes)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_app(self._gateway)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve delivers a changed route table here, without a restart."""
+        await self._gateway.install(RouteTable.model_validate(user_config))
+
+    async def check_health(self) -> None:
+        """Async, so that a blocked event loop fails it; the models' health is their own."""
+
+    async def __del__(self) -> None:
+        await self._gateway.close()
+
+
+async def connect(app: str) -> RemoteModel:
+    """A handle to the application's model, whether or not a replica is up.
+
+    Raises:
+        ModelUnavailable: there is no such application yet.
+    """
+    try:
+        handle = await asyncio.to_thread(serve.get_app_handle, app)
+    except (RayError, RayServeException, KeyError) as error:
+        raise ModelUnavailable(f"there is no application {app} yet") from error
+    return RemoteModel(app, handle)

@@ -1,0 +1,104 @@
+"""The contract every engine keeps; the rest of the system is written against it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from experts.token import ExpertToken
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"  # the model ended its turn
+    LENGTH = "length"  # `max_tokens` are written, or the context window is full
+    EXPERT = "expert"  # an expert's token won; `Chunk.expert` names it
+    CANCELLED = "cancelled"  # the engine shut down meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One generation. Exactly one of `messages`, `text` and `ids` is given.
+
+    `written` is text that already stands in the open assistant turn (or after the raw text); `position`
+    counts its tokens for seeded sampling: the draw of token number p depends on (seed, p) alone, so a
+    resumed generation goes on where it broke off. `allowed` and `bias` concern the experts of a meta;
+    `only_at_start` lets them win at the first token alone. A `probe` writes nothing and returns the
+    distribution over the allowed experts at the first position.
+    """
+
+    request_id: str
+    messages: tuple[Mapping[str, str], ...] | None = None
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    written: str = ""
+    position: int = 0
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    allowed: tuple[str, ...] = ()
+    bias: Mapping[str, float] = field(default_factory=dict)
+    only_at_start: bool = False
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What was generated since the last chunk; whole characters only. The last one has a finish reason."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    num_prompt_tokens: int | None = None
+    finish: FinishReason | None = None
+    expert: str | None = None
+    probability: float | None = None
+    distribution: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """`cache_use` is a fraction of the KV cache; `num_tokens` counts since the engine started."""
+
+    num_running: int
+    num_waiting: int
+    cache_use: float
+    num_tokens: int
+
+
+class Engine(Protocol):
+    def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        """Generate; closing the generator cancels and frees the cache.
+
+        Raises:
+            InvalidCall: the call cannot be served as asked.
+            EngineDead: the engine stopped and will not come back.
+        """
+        ...
+
+    async def install(self, epoch: int, tokens: Sequence[ExpertToken]) -> None:
+        """Swap the whole expert table between two steps. A name that a later call allows and the table
+        lacks is ignored.
+
+        Raises:
+            TokenMismatch: a token was learned for another meta; nothing is swapped.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Returns if the engine can answer: it produced a token lately, or is idle and alive.
+
+        Raises:
+            EngineDead: it cannot.
+        """
+        ...
+
+    def stats(self) -> Stats: ...
+
+    async def close(self) -> None:
+        """Stop; generations under way end with `FinishReason.CANCELLED`."""
+        ...

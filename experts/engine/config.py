@@ -1,0 +1,63 @@
+"""How a model is loaded and run: the `engine` block of cluster.yaml, tagged by `kind`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TransformersConfig(Frozen):
+    """Hugging Face's continuous batching. The cache is bounded: `cache_tokens` defaults to
+    max_streams × max_model_len on a CPU and to what the GPU has left over on a GPU."""
+
+    kind: Literal["transformers"] = "transformers"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=16)
+    max_streams: int = Field(32, ge=1, le=1024)
+    max_batch_tokens: int = Field(512, ge=16)
+    cache_tokens: int | None = Field(None, ge=256)
+    device_map: str = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    num_threads: int | None = Field(None, ge=1)
+    stall_s: float = Field(60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> TransformersConfig:
+        if self.cache_tokens and self.max_model_len and self.cache_tokens < self.max_model_len:
+            raise ValueError("cache_tokens must be at least max_model_len, or one request cannot run")
+        return self
+
+
+class ModelSource(Frozen):
+    """A checkpoint: the folder `path`, or the `hub` id of one in the local cache."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ModelSource:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either path or hub")
+        return self
+
+    @property
+    def source(self) -> str:
+        return self.path or self.hub or ""
+
+
+class VllmConfig(Frozen):
+    """Known, and refused until it is built."""
+
+    kind: Literal["vllm"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=16)
+    max_streams: int = Field(256, ge=1)
+
+
+EngineConfig = Annotated[TransformersConfig | VllmConfig, Field(discriminator="kind")]

@@ -1,0 +1,88 @@
+"""A Hugging Face checkpoint, from disk to device, with every failure in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from experts.engine.config import TransformersConfig
+from experts.errors import ModelLoadError
+from experts.prompt import PromptRenderer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    renderer: PromptRenderer
+    max_model_len: int
+    stop_ids: frozenset[int]
+
+
+def load(source: str, config: TransformersConfig, revision: str | None = None) -> LoadedModel:
+    """Load the folder or hub id `source` from local files alone, without running any code of its own.
+
+    Raises:
+        ModelLoadError: it is not there, not a causal LM, or does not fit.
+        TemplateError: its chat template cannot hold a conversation.
+    """
+    if source.startswith((".", "/")) and not Path(source).is_dir():
+        raise ModelLoadError(f"{source}: no such model folder; correct model.path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, local_files_only=True, trust_remote_code=False
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=config.dtype,
+            device_map=config.device_map,
+            attn_implementation=config.attention,
+        )
+    except (OSError, ValueError, ImportError, SafetensorError, torch.OutOfMemoryError) as error:
+        raise ModelLoadError(f"{source}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    _require_one_device(source, model)
+    renderer = PromptRenderer(tokenizer)
+    renderer.self_test()
+    return LoadedModel(
+        Path(source).name if Path(source).is_dir() else source,
+        model.eval(),
+        tokenizer,
+        renderer,
+        _max_model_len(source, model, config),
+        _stop_ids(model, tokenizer),
+    )
+
+
+def _require_one_device(source: str, model: PreTrainedModel) -> None:
+    """The paged KV cache is one tensor on one device; weights may be offloaded, layers may not be spread."""
+    placed = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
+    accelerators = placed - {"cpu", "disk"}
+    if len(accelerators) > 1:
+        raise ModelLoadError(
+            f"{source}: engine.device_map spreads it over {', '.join(sorted(accelerators))}, but the KV cache "
+            "of this engine lives on one device; use a smaller dtype or a device_map with one device"
+        )
+
+
+def _max_model_len(source: str, model: PreTrainedModel, config: TransformersConfig) -> int:
+    trained = int(model.config.get_text_config().max_position_embeddings)
+    if config.max_model_len is not None and config.max_model_len > trained:
+        raise ModelLoadError(
+            f"{source}: engine.max_model_len is {config.max_model_len}, but the model takes {trained} tokens"
+        )
+    return config.max_model_len or trained
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None)

@@ -1,0 +1,237 @@
+"""The default engine: Hugging Face's continuous batching, with the extended head."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import queue
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+from transformers.generation.continuous_batching import ContinuousBatchingManager
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessorList,
+)
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+
+from experts.engine.base import Call, Chunk, FinishReason, Stats
+from experts.engine.config import TransformersConfig
+from experts.engine.load import LoadedModel, load
+from experts.engine.sampler import RoutingSampler, Row
+from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt
+from experts.head import ExpertTable, ExtendedHead
+from experts.token import ExpertToken, head_fingerprint
+
+PAGE_TOKENS = 16
+
+
+class TransformersEngine:
+    """Runs one model; `Engine` says what the methods promise. Make and use it on one event loop."""
+
+    def __init__(self, source: str, config: TransformersConfig, revision: str | None = None) -> None:
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        self._config = config
+        self._loaded = load(source, config, revision)
+        self._head = _extend_head(self._loaded)
+        self._fingerprint = head_fingerprint(self._head.weight)
+        self._sampler = RoutingSampler(self._head, self._loaded.tokenizer)
+        self._manager = _manager(self._loaded, config, self._sampler)
+        self._numbers = itertools.count()
+        self._num_tokens = 0
+        self._closing = False
+        self._manager.start()
+
+    async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        prompt = await asyncio.to_thread(self._encode, call)
+        max_tokens = self._budget(len(prompt), call)
+        row = Row(call, call.seed if call.seed is not None else secrets.randbits(48))
+        # The caller's id may come twice, when a request is retried here while its first try is still ending.
+        request_id = f"{call.request_id}#{next(self._numbers)}"
+        outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
+        text = _TextStream(self._loaded, prompt)
+        self._sampler.rows[request_id] = row
+        finished = False
+        try:
+            self._submit(request_id, prompt, max_tokens, outputs)
+            num_prompt_tokens: int | None = len(prompt)
+            while not finished:
+                output = await self._newest(outputs)
+                finished = output.is_finished()
+                yield self._chunk(output, row, text, num_prompt_tokens)
+                num_prompt_tokens = None
+        finally:
+            self._sampler.rows.pop(request_id, None)
+            if not finished:
+                self._cancel(request_id)
+
+    async def install(self, epoch: int, tokens: Sequence[ExpertToken]) -> None:
+        for token in tokens:
+            token.require_meta(self._loaded.name, self._fingerprint, self._head.dim)
+        await asyncio.to_thread(self._swap, ExpertTable.of(epoch, tokens, self._head.dim))
+
+    async def check(self) -> None:
+        error = self._manager.background_thread_status.fatal_error
+        if error is not None or not self._manager.is_running():
+            raise EngineDead(f"{self._loaded.name}: the generation loop has stopped ({error})")
+        idle_s = time.monotonic() - self._sampler.last_step_at
+        if self._sampler.rows and idle_s > self._config.stall_s:
+            raise EngineDead(f"{self._loaded.name}: no token for {idle_s:.0f} s with requests waiting")
+
+    def stats(self) -> Stats:
+        processor = self._manager.batch_processor
+        if processor is None:
+            return Stats(0, 0, 0.0, 0)
+        running = len(processor.scheduler.active_requests)
+        free = float(processor.cache.compute_free_capacity()) if running else 1.0
+        return Stats(running, max(0, len(self._sampler.rows) - running), 1.0 - free, self._num_tokens)
+
+    async def close(self) -> None:
+        self._closing = True
+        await asyncio.to_thread(self._manager.stop, hard_stop=True)
+
+    def _encode(self, call: Call) -> list[int]:
+        if call.messages is not None:
+            return self._loaded.renderer.chat(call.messages, call.written)
+        if call.text is not None:
+            return self._loaded.renderer.text(call.text, call.written)
+        ids = list(call.ids or ())
+        num_ids = len(self._loaded.tokenizer)
+        if not ids or not all(0 <= i < num_ids for i in ids):
+            raise InvalidPrompt("prompt", f"token ids must be one or more numbers from 0 to {num_ids - 1}")
+        return ids + (self._loaded.renderer.text("", call.written) if call.written else [])
+
+    def _budget(self, num_prompt_tokens: int, call: Call) -> int:
+        room = self._loaded.max_model_len - num_prompt_tokens
+        if room < 1:
+            raise ContextLengthExceeded(num_prompt_tokens, self._loaded.max_model_len - 1)
+        if call.probe:
+            return 1
+        return room if call.max_tokens is None else min(call.max_tokens, room)
+
+    def _submit(
+        self, request_id: str, prompt: list[int], max_tokens: int, outputs: asyncio.Queue[GenerationOutput]
+    ) -> None:
+        self._manager.register_result_handler(request_id, outputs.put_nowait)
+        accepted = self._manager.add_request(
+            prompt,
+            request_id=request_id,
+            max_new_tokens=max_tokens,
+            streaming=True,
+            eos_token_id=[*self._loaded.stop_ids, self._head.num_words],
+        )
+        if accepted is None:
+            raise EngineDead(f"{self._loaded.name}: the generation loop accepts no requests")
+
+    async def _newest(self, outputs: asyncio.Queue[GenerationOutput]) -> GenerationOutput:
+        """Every output holds all tokens so far: what came while a chunk was under way makes one chunk."""
+        output = await outputs.get()
+        while not outputs.empty():
+            output = outputs.get_nowait()
+        return output
+
+    def _chunk(
+        self, output: GenerationOutput, row: Row, text: _TextStream, num_prompt_tokens: int | None
+    ) -> Chunk:
+        if output.status is RequestStatus.FAILED:
+            if not self._closing:
+                raise EngineDead(f"{self._loaded.name}: {output.error}")
+            return Chunk(finish=FinishReason.CANCELLED)
+        finish = self._finish(output, row)
+        tokens = output.generated_tokens[: -1 if finish in (FinishReason.STOP, FinishReason.EXPERT) else None]
+        new = [] if row.call.probe else tokens[text.num_tokens :]
+        self._num_tokens += len(new)
+        return Chunk(
+            text=text.add(new, last=finish is not None),
+            token_ids=tuple(new),
+            num_prompt_tokens=num_prompt_tokens,
+            finish=finish,
+            expert=row.expert if finish is FinishReason.EXPERT else None,
+            probability=row.probability if finish is FinishReason.EXPERT else None,
+            distribution=row.distribution if finish else None,
+        )
+
+    def _finish(self, output: GenerationOutput, row: Row) -> FinishReason | None:
+        if not output.is_finished():
+            return None
+        last = output.generated_tokens[-1]
+        if last == self._head.num_words:
+            return FinishReason.EXPERT
+        return FinishReason.STOP if last in self._loaded.stop_ids or row.call.probe else FinishReason.LENGTH
+
+    def _cancel(self, request_id: str) -> None:
+        self._manager.cancel_request(request_id)
+        router = self._manager.output_router
+        router.result_handlers.pop(request_id, None)
+        # Outputs without a handler pile up in this queue, and nobody else reads it.
+        while not router.output_queue.empty():
+            try:
+                router.output_queue.get_nowait()
+            except queue.Empty:
+                break
+
+    def _swap(self, table: ExpertTable) -> None:
+        with self._manager.pause():
+            self._head.install(table)
+
+
+class _TextStream:
+    """Token ids to text, whole characters only; what is left of a broken one comes with the last call."""
+
+    def __init__(self, loaded: LoadedModel, prompt: Sequence[int]) -> None:
+        self.num_tokens = 0
+        self._backend = loaded.tokenizer.backend_tokenizer
+        # The prompt's end decides whether a first "▁word" starts with a space.
+        self._context = list(prompt[-8:])
+        self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
+        self._pending: list[int] = []
+
+    def add(self, ids: Sequence[int], *, last: bool) -> str:
+        parts = []
+        for token_id in ids:
+            self._pending.append(token_id)
+            part = self._stream.step(self._backend, token_id)
+            if part is not None:
+                parts.append(part)
+                self._pending.clear()
+        self.num_tokens += len(ids)
+        if last and self._pending:
+            parts.append(self._backend.decode(self._pending, skip_special_tokens=True))
+        return "".join(parts)
+
+
+def _extend_head(loaded: LoadedModel) -> ExtendedHead:
+    head = ExtendedHead(loaded.model.get_output_embeddings())
+    loaded.model.set_output_embeddings(head)
+    return head
+
+
+def _manager(
+    loaded: LoadedModel, config: TransformersConfig, sampler: RoutingSampler
+) -> ContinuousBatchingManager:
+    on_cpu = loaded.model.device.type == "cpu"
+    # On a CPU the default cache takes most of the memory there is, and every step pays for its size.
+    tokens = config.cache_tokens or (config.max_streams * loaded.max_model_len if on_cpu else None)
+    model: Any = loaded.model  # the decorator of this method hides its type
+    manager: ContinuousBatchingManager = model.init_continuous_batching(
+        generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
+        continuous_batching_config=ContinuousBatchingConfig(
+            page_size=PAGE_TOKENS if on_cpu else 256,
+            num_blocks=tokens and math.ceil(tokens / (PAGE_TOKENS if on_cpu else 256)),
+            max_batch_tokens=config.max_batch_tokens,
+            max_requests_per_batch=config.max_streams,
+            # The sampler runs Python at every step, which a replayed graph would leave out.
+            use_cuda_graph=False,
+            use_async_batching=False,
+        ),
+    )
+    manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([sampler]))
+    # The list counts only processors it converted itself; without a line of its own ours is not called right.
+    manager.logit_processor.tensors_required = 1
+    return manager

@@ -1,0 +1,272 @@
+"""The decode loop: the state machine of one answer, from the meta to an expert to the end.
+
+    META --expert token--> EXPERT --end of turn--> done           (after_expert: finish)
+     ^                        |
+     +------------------------+                                   (after_expert: return, max_handoffs)
+
+A model that fails is resumed from the text already received; when it cannot be, the meta decides the same
+position again with that expert masked. Whatever happens, the client's text is the concatenation of the spans.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, RouterError
+from router.model import Ask, Finish, Models, Piece, Prompt, Sampling
+from router.policy import META, Recovery, Routing, Target, after_failure, allowed_experts
+from router.table import ModelEntry, RouteTable
+from router.transcript import Span, Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer to write: `n` choices of a request are `n` jobs."""
+
+    request_id: str
+    prompt: Prompt
+    target: Target
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    routing: Routing = Routing()
+
+
+@dataclass(slots=True)
+class ModelUsage:
+    """What one model did for an answer; a model asked twice is prefilled twice."""
+
+    num_calls: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text the client may see now."""
+
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    finish: Finish
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    spans: list[Span]
+    usage_by_model: dict[str, ModelUsage]
+
+
+@dataclass(slots=True)
+class _State:
+    writer: str
+    transcript: Transcript
+    deadline: float
+    num_handoffs: int = 0
+    num_prompt_tokens: int = 0
+    masked: set[str] = field(default_factory=set)
+    failures: Counter[str] = field(default_factory=Counter)
+    usage: dict[str, ModelUsage] = field(default_factory=dict)
+
+
+class Decoder:
+    """Decodes answers against one route table; cheap to make, one per request.
+
+    `ready` is read at every decision, so an expert that opens or closes meanwhile is seen at once.
+    """
+
+    def __init__(
+        self, table: RouteTable, models: Models, ready: Collection[str], *, retry_pause_s: float = 0.05
+    ) -> None:
+        self._table = table
+        self._models = models
+        self._ready = ready
+        self._retry_pause_s = retry_pause_s
+
+    async def decode(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        """Write one answer: any number of `Delta`, then one `Done`.
+
+        Raises:
+            RequestError: the request cannot be served as asked.
+            ServiceError: nobody could go on writing; everything yielded so far stands.
+        """
+        total_s = self._table.deadlines.total_s
+        state = _State(job.target.writer, Transcript(job.stop), asyncio.get_running_loop().time() + total_s)
+        state.transcript.begin(state.writer)
+        finish = _limit(job, state)
+        while finish is None:
+            last = Piece()
+            try:
+                async with aclosing(self._call(job, state)) as pieces:
+                    async for last in pieces:
+                        for model, text in _receive(state, last):
+                            yield Delta(text, model)
+                        if state.transcript.stopped:
+                            break
+            except RouterError as error:
+                finish = _limit(job, state)  # whoever fails after the last token takes nothing along
+                if finish is None:
+                    await self._recover(job, state, error)
+            else:
+                finish = self._after(job, state, last) or _limit(job, state)
+        for model, text in state.transcript.close():
+            yield Delta(text, model)
+        yield _done(state, finish)
+
+    async def distribution(self, job: Job) -> Piece:
+        """Where the conversation would go next: a piece with the distribution over experts, nothing written.
+
+        Raises:
+            RouterError: as `decode`; the meta is asked again while that may help.
+        """
+        state = _State(META, Transcript(), asyncio.get_running_loop().time() + self._table.deadlines.total_s)
+        while True:
+            try:
+                async with aclosing(self._call(job, state, probe=True)) as pieces:
+                    async for piece in pieces:
+                        if piece.distribution is not None:
+                            return piece
+                raise ModelFailed("the meta ended a probe without a distribution")
+            except RouterError as error:
+                await self._recover(job, state, error)
+
+    async def _call(self, job: Job, state: _State, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
+        """Stream the writer of the moment until it finishes, under all three deadlines."""
+        entry = self._entry(state.writer)
+        usage = state.usage.setdefault(state.writer, ModelUsage())
+        usage.num_calls += 1
+        limit_s = self._table.deadlines.first_token_s
+        ask = self._ask(job, state, probe)
+        async with aclosing(self._models[entry.app].stream(ask)) as stream:
+            finish = None
+            while finish is None:
+                piece = await _within(stream, limit_s, state)
+                usage.num_prompt_tokens += piece.num_prompt_tokens or 0
+                usage.num_completion_tokens += piece.num_tokens
+                finish = piece.finish
+                if piece.num_tokens:
+                    limit_s = self._table.deadlines.gap_s
+                yield piece
+                if finish is Finish.CANCELLED:
+                    raise ModelUnavailable(f"the replica of {state.writer} gave the request up")
+                # Not `_allowed` again: `ready` may have changed since the model was asked.
+                if finish is Finish.EXPERT and piece.expert not in ask.allowed:
+                    raise ModelFailed(f"{state.writer} handed over to '{piece.expert}' unasked")
+
+    def _ask(self, job: Job, state: _State, probe: bool) -> Ask:
+        written = state.transcript.text
+        allowed = self._allowed(job, state) if state.writer == META else ()
+        return Ask(
+            request_id=job.request_id,
+            prompt=job.prompt,
+            sampling=job.sampling,
+            max_tokens=None if job.max_tokens is None else job.max_tokens - state.transcript.num_tokens,
+            written=written,
+            position=state.transcript.num_tokens,
+            allowed=allowed,
+            bias=self._bias(job, allowed),
+            only_at_start=self._table.when == "start",
+            probe=probe,
+        )
+
+    def _allowed(self, job: Job, state: _State) -> tuple[str, ...]:
+        if not job.target.routed or (self._table.when == "start" and state.transcript.text):
+            return ()
+        return allowed_experts(
+            self._table,
+            job.routing,
+            ready=self._ready,
+            masked=state.masked,
+            num_handoffs=state.num_handoffs,
+        )
+
+    def _bias(self, job: Job, allowed: tuple[str, ...]) -> dict[str, float]:
+        call_bias = self._table.call_bias + job.routing.call_bias
+        biases = {name: call_bias + job.routing.bias.get(name, 0.0) for name in allowed}
+        return {name: bias for name, bias in biases.items() if bias}
+
+    def _after(self, job: Job, state: _State, last: Piece) -> Finish | None:
+        """Who writes next; a finish reason if nobody does."""
+        if state.transcript.stopped:
+            return Finish.STOP
+        if last.finish is Finish.EXPERT:
+            assert last.expert is not None, "_call lets only allowed experts through"
+            state.num_handoffs += 1
+            self._pass_pen(state, last.expert, last.probability)
+            return None
+        if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert == "finish":
+            return last.finish
+        if not job.target.routed:
+            return Finish.STOP
+        self._pass_pen(state, META, None)
+        return None
+
+    def _pass_pen(self, state: _State, writer: str, probability: float | None) -> None:
+        state.writer = writer
+        state.transcript.begin(writer, probability)
+
+    async def _recover(self, job: Job, state: _State, error: RouterError) -> None:
+        """Choose who goes on after a failure; raises the error when nobody can."""
+        failed = state.writer
+        state.failures[failed] += 1
+        recovery = after_failure(
+            error,
+            is_expert=failed != META,
+            routed=job.target.routed,
+            num_failures=state.failures[failed],
+            retries=self._table.retries,
+        )
+        if recovery is Recovery.FAIL:
+            raise error
+        if recovery is Recovery.REDECIDE:
+            state.masked.add(failed)
+            state.num_handoffs -= 1  # or a failure would use up the hop of the next best expert
+            self._pass_pen(state, META, None)
+            return
+        await asyncio.sleep(self._retry_pause_s * random.uniform(0.5, 1.5))
+
+    def _entry(self, writer: str) -> ModelEntry:
+        return self._table.meta if writer == META else self._table.experts[writer]
+
+
+async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: _State) -> Piece:
+    """The next piece, or the error that says which deadline it missed."""
+    left_s = state.deadline - asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(min(limit_s, left_s)):
+            return await anext(stream)
+    except StopAsyncIteration as error:
+        raise ModelUnavailable(f"{state.writer} ended its stream without a finish reason") from error
+    except TimeoutError as error:
+        if left_s < limit_s:
+            raise DeadlineExceeded(
+                f"the answer was not complete in time; {state.writer} was writing"
+            ) from error
+        raise ModelStalled(f"{state.writer} produced nothing for {limit_s:g} s") from error
+
+
+def _limit(job: Job, state: _State) -> Finish | None:
+    spent = job.max_tokens is not None and state.transcript.num_tokens >= job.max_tokens
+    return Finish.LENGTH if spent else None
+
+
+def _receive(state: _State, piece: Piece) -> Iterator[tuple[str, str]]:
+    if piece.num_prompt_tokens and not state.num_prompt_tokens:
+        state.num_prompt_tokens = piece.num_prompt_tokens
+    return state.transcript.add(piece.text, piece.num_tokens)
+
+
+def _done(state: _State, finish: Finish) -> Done:
+    return Done(
+        finish=finish,
+        num_prompt_tokens=state.num_prompt_tokens,
+        num_completion_tokens=state.transcript.num_tokens,
+        spans=state.transcript.spans(),
+        usage_by_model=state.usage,
+    )

@@ -1,0 +1,92 @@
+"""What can go wrong in the router.
+
+RouterError
+├── RequestError            the caller's mistake: a 4xx in the OpenAI envelope
+│   ├── InvalidRequest          400
+│   ├── ContextLengthExceeded   400, code context_length_exceeded
+│   ├── UnknownModel            404, code model_not_found
+│   └── BodyTooLarge            413
+└── ServiceError            ours: a 5xx or 429, worth another try
+    ├── ModelUnavailable        503: the replica died, is away or missed a deadline; another may answer
+    │   ├── ModelStalled            504: no token within its deadline
+    │   └── ModelOverloaded         429: every queue is full
+    ├── ModelFailed             500: the engine's own exception, the same everywhere; never retried
+    └── DeadlineExceeded        504: the answer's total time is up
+"""
+
+from __future__ import annotations
+
+
+class RouterError(Exception):
+    """Everything the router raises on purpose; carries what the OpenAI error envelope needs."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: int | None = None
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class RequestError(RouterError):
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param, code)
+        self.param = param
+        self.code = code or self.code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidRequest(RequestError):
+    pass
+
+
+class ContextLengthExceeded(RequestError):
+    code = "context_length_exceeded"
+
+
+class UnknownModel(RequestError):
+    status = 404
+    code = "model_not_found"
+
+
+class BodyTooLarge(RequestError):
+    status = 413
+    code = "body_too_large"
+
+
+class ServiceError(RouterError):
+    pass
+
+
+class ModelUnavailable(ServiceError):
+    status = 503
+    code = "model_unavailable"
+    retry_after_s = 1
+
+
+class ModelStalled(ModelUnavailable):
+    status = 504
+    code = "model_stalled"
+
+
+class ModelOverloaded(ModelUnavailable):
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+
+class ModelFailed(ServiceError):
+    code = "model_failed"
+
+
+class DeadlineExceeded(ServiceError):
+    status = 504
+    code = "deadline_exceeded"

@@ -1,0 +1,97 @@
+"""The router's port: what it asks of a model, wherever that model runs, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Finish(StrEnum):
+    """Why a model put down the pen."""
+
+    STOP = "stop"  # it ended its turn
+    LENGTH = "length"  # the token budget or its context window is used up
+    EXPERT = "expert"  # meta only: an expert's token won; `Piece.expert` names it
+    CANCELLED = "cancelled"  # the replica gave the request up, for example while shutting down
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Exactly one of the three: a conversation, a raw text or token ids of the addressed model."""
+
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 keeps every token
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call to one model.
+
+    `written` is the text already in the open assistant turn, whoever wrote it; `position` is its length in
+    tokens, so that a seeded draw goes on instead of starting over. `allowed` are the experts the meta may
+    hand over to; `bias` is added to their logits. With `probe` nothing is written: the only piece carries
+    the distribution over the allowed experts.
+    """
+
+    request_id: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    written: str = ""
+    position: int = 0
+    allowed: tuple[str, ...] = ()
+    bias: Mapping[str, float] = field(default_factory=dict)
+    only_at_start: bool = False
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a model produced since its last piece; `finish` is set on the last one.
+
+    `text` is whole characters, and `num_tokens` counts the tokens that made them: a token whose character is
+    not complete belongs to a later piece, or a resumed answer would count it twice.
+    """
+
+    text: str = ""
+    num_tokens: int = 0
+    num_prompt_tokens: int | None = None
+    finish: Finish | None = None
+    expert: str | None = None
+    probability: float | None = None
+    distribution: Mapping[str, float] | None = None
+
+
+class Model(Protocol):
+    def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        """Stream one call. Closing the generator cancels the call and frees the replica's slot.
+
+        Raises:
+            RequestError: this model cannot serve the call as asked (too long, a parameter it cannot honour).
+            ModelUnavailable: the replica is gone or busy; another may answer.
+            ModelFailed: the engine raised an exception of its own.
+        """
+        ...
+
+
+class Models(Protocol):
+    """Looks a model up by the name of its application."""
+
+    def __getitem__(self, app: str) -> Model: ...

@@ -1,0 +1,99 @@
+"""What may be reached next: the allowed set, and what to do after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from router.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, RouterError, UnknownModel
+from router.table import RouteTable
+
+META = "meta"
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """A request's own wishes. `experts` None allows every expert; `bias` is added to an expert's logit."""
+
+    experts: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    force: str | None = None
+    bias: Mapping[str, float] = field(default_factory=dict)
+    call_bias: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is asked first, and whether the meta may hand over at all."""
+
+    writer: str
+    routed: bool
+
+
+class Recovery(Enum):
+    RETRY = auto()  # the same model, on whichever replica answers
+    REDECIDE = auto()  # the meta decides this position again, with the failed expert masked
+    FAIL = auto()
+
+
+def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
+    """Find out whom a request addresses.
+
+    Raises:
+        UnknownModel: `model` is none of `table.model_ids`.
+        InvalidRequest: the routing options name an expert that is not there, or cannot take effect.
+    """
+    for field_name, names in (
+        ("routing.experts", routing.experts or ()),
+        ("routing.exclude", routing.exclude),
+        ("routing.bias", tuple(routing.bias)),
+        ("routing.force", () if routing.force is None else (routing.force,)),
+    ):
+        _check_names(table, field_name, names)
+    name = table.name if model is None else model
+    if name == table.name:
+        if routing.force is not None and routing != Routing(force=routing.force):
+            raise InvalidRequest("routing.force leaves no choice; drop the other routing options", "routing")
+        return Target(routing.force or META, routed=routing.force is None)
+    if name not in table.model_ids:
+        known = ", ".join(table.model_ids)
+        raise UnknownModel(f"model '{name}' does not exist; available: {known}", "model")
+    if routing != Routing():
+        raise InvalidRequest(
+            f"routing options take effect only with model '{table.name}', not with '{name}'", "routing"
+        )
+    return Target(name.removeprefix(f"{table.name}/"), routed=False)
+
+
+def allowed_experts(
+    table: RouteTable, routing: Routing, *, ready: Collection[str], masked: Collection[str], num_handoffs: int
+) -> tuple[str, ...]:
+    """The one place that says which experts the meta may hand over to at this position."""
+    if num_handoffs >= table.max_handoffs:
+        return ()
+    wanted = table.experts if routing.experts is None else routing.experts
+    barred = {*routing.exclude, *masked}
+    return tuple(
+        name
+        for name, entry in table.experts.items()
+        if name in wanted and name not in barred and (name in ready or entry.wakes)
+    )
+
+
+def after_failure(
+    error: RouterError, *, is_expert: bool, routed: bool, num_failures: int, retries: int
+) -> Recovery:
+    """Only a replica that is gone, busy or late is asked again: an engine's own exception would recur."""
+    if isinstance(error, DeadlineExceeded):
+        return Recovery.FAIL
+    if isinstance(error, ModelUnavailable) and num_failures <= retries:
+        return Recovery.RETRY
+    return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
+
+
+def _check_names(table: RouteTable, field_name: str, names: Collection[str]) -> None:
+    unknown = sorted(set(names) - set(table.experts))
+    if unknown:
+        known = ", ".join(table.experts) or "none"
+        raise InvalidRequest(f"{field_name}: no expert named '{unknown[0]}'; experts: {known}", field_name)

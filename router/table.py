@@ -1,0 +1,53 @@
+"""The route table: the frozen picture of the cluster that one answer is decoded against."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Frozen(BaseModel):
+    """Shared between coroutines without copying, so nobody may change it; a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Deadlines(Frozen):
+    first_token_s: float = Field(30.0, gt=0)
+    gap_s: float = Field(10.0, gt=0)
+    total_s: float = Field(600.0, gt=0)
+
+
+class ModelEntry(Frozen):
+    """Where a model is served. `wakes`: it may be scaled to zero, and a call starts it."""
+
+    app: str
+    wakes: bool = False
+
+
+class RouteTable(Frozen):
+    """Replaced whole, never edited; `epoch` grows with every change."""
+
+    epoch: int
+    name: str
+    meta: ModelEntry
+    experts: dict[str, ModelEntry] = Field(default_factory=dict)
+    when: Literal["anywhere", "start"] = "anywhere"
+    after_expert: Literal["finish", "return"] = "finish"
+    max_handoffs: int = Field(4, ge=0)
+    call_bias: float = 0.0
+    retries: int = Field(1, ge=0)
+    deadlines: Deadlines = Deadlines()
+
+    @field_validator("experts")
+    @classmethod
+    def _meta_is_taken(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        if "meta" in experts:
+            raise ValueError("experts: 'meta' names the meta itself; give this expert another name")
+        return experts
+
+    @property
+    def model_ids(self) -> list[str]:
+        """Every model a client may name: the generalist, the meta, each expert."""
+        return [self.name, f"{self.name}/meta", *(f"{self.name}/{expert}" for expert in self.experts)]
