@@ -1,0 +1,96 @@
+"""Every exception of this package.
+
+    ExpertsError
+    ├── InvalidCall                  the caller's mistake: code, param, message
+    │   ├── ContextLengthExceeded    prompt longer than the model's window
+    │   ├── UnsupportedParameter     a sampling parameter the engine cannot honour
+    │   └── InvalidPrompt            a conversation the chat template or tokenizer cannot take
+    └── ExpertsFault                 ours, or the operator's: one line naming what, where and the remedy
+        ├── ModelLoadError           model folder missing or unreadable
+        ├── TokenError               expert token unreadable or malformed
+        │   └── TokenMismatch        expert token learned against another meta
+        ├── TemplateError            chat template missing or unfit
+        ├── DataError                training data broken
+        └── EngineDead               the engine stopped and will not come back by itself
+
+They cross process boundaries by pickle, which rebuilds an exception from `args`: so every class hands
+its own arguments, positionally, to `Exception.__init__`.
+"""
+
+
+class ExpertsError(Exception):
+    """Base of every error raised by `experts`."""
+
+
+class InvalidCall(ExpertsError):
+    """The call itself is wrong; repeating it unchanged cannot help.
+
+    `code` and `param` follow the OpenAI error envelope; `param` is None when no single field is to blame.
+    """
+
+    def __init__(self, code: str, param: str | None, message: str, *own_args: object) -> None:
+        # A subclass passes its own arguments in `own_args`: they, not ours, rebuild it after pickling.
+        super().__init__(*(own_args or (code, param, message)))
+        self.code = code
+        self.param = param
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ContextLengthExceeded(InvalidCall):
+    """The prompt has `num_tokens` tokens; the model's window takes at most `limit` of them."""
+
+    def __init__(self, num_tokens: int, limit: int) -> None:
+        message = (
+            f"the prompt has {num_tokens} tokens but this model takes at most {limit}; shorten the messages"
+        )
+        super().__init__("context_length_exceeded", "messages", message, num_tokens, limit)
+        self.num_tokens = num_tokens
+        self.limit = limit
+
+
+class UnsupportedParameter(InvalidCall):
+    """`param` is known but cannot be honoured here, for `reason`."""
+
+    def __init__(self, param: str, reason: str) -> None:
+        message = f"{param} is not supported: {reason}; leave it out"
+        super().__init__("unsupported_parameter", param, message, param, reason)
+        self.reason = reason
+
+
+class InvalidPrompt(InvalidCall):
+    """The prompt in field `param` cannot be turned into tokens, for the given reason."""
+
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__("invalid_prompt", param, f"{param}: {reason}", param, reason)
+        self.reason = reason
+
+
+class ExpertsFault(ExpertsError):
+    """Not the caller's doing: a model, an artefact, a data set or an engine is at fault."""
+
+
+class ModelLoadError(ExpertsFault):
+    """A model or tokenizer could not be loaded."""
+
+
+class TokenError(ExpertsFault):
+    """An expert token is missing, unreadable or malformed."""
+
+
+class TokenMismatch(TokenError):
+    """An expert token was learned against a meta other than the one it is installed in."""
+
+
+class TemplateError(ExpertsFault):
+    """A model has no chat template, or one that cannot hold a conversation."""
+
+
+class DataError(ExpertsFault):
+    """Training data is broken: the message lists the first line numbers and how many there are."""
+
+
+class EngineDead(ExpertsFault):
+    """The engine's worker has stopped; its replica must be replaced."""

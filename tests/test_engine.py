@@ -1,0 +1,252 @@
+"""The transformers engine against plain forward passes over the same weights."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+import torch
+
+from experts.engine.base import Call, Chunk, FinishReason
+from experts.engine.config import TransformersConfig
+from experts.engine.transformers import TransformersEngine
+from experts.errors import (
+    ContextLengthExceeded,
+    EngineDead,
+    InvalidPrompt,
+    ModelLoadError,
+    TokenMismatch,
+)
+from experts.token import ExpertToken, head_fingerprint
+from tests.reference import ReferenceModel
+from tests.tiny_models import HIDDEN_SIZE, save_tiny_llama
+from tests.tiny_tokenizers import byte_level
+
+CONFIG = TransformersConfig(dtype="float32", max_streams=8, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "meta"
+    save_tiny_llama(folder, byte_level())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    return ReferenceModel(folder)
+
+
+@pytest.fixture
+async def engine(folder):
+    engine = TransformersEngine(str(folder), CONFIG)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def question(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": text},)
+
+
+async def run(engine, text="hello", **options) -> list[Chunk]:
+    options = {"temperature": 0.0, "max_tokens": 12, **options}
+    return [chunk async for chunk in engine.generate(Call("r", messages=question(text), **options))]
+
+
+def ids_of(chunks: list[Chunk]) -> list[int]:
+    return [token_id for chunk in chunks for token_id in chunk.token_ids]
+
+
+def text_of(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+def token(reference: ReferenceModel, name: str, vector: torch.Tensor, bias: float = 0.0) -> ExpertToken:
+    fingerprint = head_fingerprint(reference.model.lm_head.weight)
+    return ExpertToken(name, vector, bias, "meta", fingerprint)
+
+
+def wins_after(reference: ReferenceModel, text: str, num_tokens: int) -> torch.Tensor:
+    """A vector whose expert beats every word where `num_tokens` of the answer to `text` are written."""
+    ids, _ = reference.write(question(text), "", num_tokens)
+    prompt = reference.tokenizer.apply_chat_template(
+        list(question(text)), add_generation_prompt=True, return_dict=False
+    )
+    with torch.no_grad():
+        hidden = reference.model.model(torch.tensor([[*prompt, *ids]])).last_hidden_state[0]
+    here, before = hidden[-1], hidden[len(prompt) - 1 : -1]
+    # Orthogonal to the earlier states, so that it wins here and not before.
+    basis = torch.linalg.qr(before.T).Q if len(before) else torch.zeros(HIDDEN_SIZE, 1)
+    residual = here - basis @ (basis.T @ here)
+    return 1000 * residual / (residual @ here)
+
+
+async def test_greedy_text_in_a_batch_is_token_for_token_that_of_plain_forward_passes(engine, reference):
+    texts = [f"question {i}: {'x' * i} é?" for i in range(24)]
+    answers = await asyncio.gather(*(run(engine, text, max_tokens=16) for text in texts))
+    for text, chunks in zip(texts, answers, strict=True):
+        ids, _ = reference.write(question(text), "", 16)
+        assert ids_of(chunks) == ids
+        assert text_of(chunks) == reference.text(ids)
+
+
+async def test_what_was_written_is_continued(engine, reference):
+    written = "The answer is"
+    ids, _ = reference.write(question("hello"), written, 8)
+    assert ids_of(await run(engine, written=written, max_tokens=8)) == ids
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 5])
+async def test_an_expert_takes_over_at_the_very_step_it_wins(engine, reference, num_tokens):
+    await engine.install(1, [token(reference, "law", wins_after(reference, "hello", num_tokens))])
+    chunks = await run(engine, allowed=("law",))
+    assert (chunks[-1].finish, chunks[-1].expert) == (FinishReason.EXPERT, "law")
+    assert chunks[-1].probability == pytest.approx(1.0)
+    assert ids_of(chunks) == reference.write(question("hello"), "", num_tokens)[0]
+
+
+async def test_only_allowed_and_known_experts_win_request_by_request(engine, reference):
+    vector = wins_after(reference, "hello", 0)
+    await engine.install(1, [token(reference, "law", vector), token(reference, "chem", 0.9 * vector)])
+    outcomes = await asyncio.gather(
+        *(run(engine, allowed=names) for names in [("law", "chem"), ("chem",), ("chem", "unknown"), ()])
+    )
+    assert [chunks[-1].expert for chunks in outcomes] == ["law", "chem", "chem", None]
+    biased = await run(engine, allowed=("law", "chem"), bias={"chem": 500.0})
+    assert biased[-1].expert == "chem"
+
+
+async def test_sampling_settings_never_route(engine, reference):
+    await engine.install(1, [token(reference, "law", wins_after(reference, "hello", 0))])
+    hot = await asyncio.gather(
+        *(run(engine, allowed=("law",), temperature=5.0, seed=seed, top_k=3, top_p=0.5) for seed in range(8))
+    )
+    assert {chunks[-1].expert for chunks in hot} == {"law"}
+
+
+async def test_only_at_start_masks_every_later_position(engine, reference):
+    await engine.install(1, [token(reference, "law", wins_after(reference, "hello", 3))])
+    chunks = await run(engine, allowed=("law",), only_at_start=True)
+    assert chunks[-1].finish is FinishReason.LENGTH
+    assert len(ids_of(chunks)) == 12
+
+
+async def test_a_probe_returns_the_distribution_and_writes_nothing(engine, reference):
+    vector = wins_after(reference, "hello", 0)
+    await engine.install(1, [token(reference, "law", vector), token(reference, "chem", -vector)])
+    (chunk,) = await run(engine, allowed=("law", "chem"), probe=True)
+    assert chunk.distribution == pytest.approx({"law": 1.0, "chem": 0.0}, abs=1e-6)
+    assert (chunk.text, chunk.token_ids) == ("", ())
+    (chunk,) = await run(engine, allowed=("chem",), probe=True)
+    assert set(chunk.distribution) == {"chem"}
+
+
+async def test_installing_leaves_requests_in_flight_alone(engine, reference):
+    expected, _ = reference.write(question("hello"), "", 60)
+    async with aclosing(
+        engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=60))
+    ) as stream:
+        chunks = [await anext(stream)]
+        await engine.install(1, [token(reference, "law", wins_after(reference, "hello", 0))])
+        chunks += [chunk async for chunk in stream]
+    assert ids_of(chunks) == expected
+    assert (await run(engine, allowed=("law",)))[-1].expert == "law"
+    await engine.install(2, [])
+    assert (await run(engine, allowed=("law",)))[-1].expert is None
+
+
+async def test_a_token_of_another_meta_is_refused_and_the_table_stays(engine, reference):
+    good = token(reference, "law", wins_after(reference, "hello", 0))
+    await engine.install(1, [good])
+    stranger = ExpertToken("chem", torch.randn(HIDDEN_SIZE), 0.0, "another", "0" * 16)
+    with pytest.raises(TokenMismatch, match=r"chem.*another.*meta"):
+        await engine.install(2, [good, stranger])
+    assert (await run(engine, allowed=("law",)))[-1].expert == "law"
+
+
+async def test_a_seed_draws_the_same_text_alone_in_a_crowd_and_after_a_resumption(engine):
+    alone = await run(engine, temperature=1.0, seed=7)
+    crowd = await asyncio.gather(*(run(engine, temperature=1.0, seed=seed) for seed in (7, 8, 9, 7)))
+    assert [ids_of(crowd[0]), ids_of(crowd[3])] == [ids_of(alone)] * 2
+    assert ids_of(crowd[1]) != ids_of(alone)
+    ids = ids_of(alone)
+    prompt = await first_prompt_ids(engine)
+    resumed = Call("r", ids=(*prompt, *ids[:5]), temperature=1.0, seed=7, position=5, max_tokens=len(ids) - 5)
+    assert ids_of([chunk async for chunk in engine.generate(resumed)]) == ids[5:]
+
+
+async def first_prompt_ids(engine) -> list[int]:
+    return engine._encode(Call("r", messages=question("hello")))
+
+
+async def test_top_k_of_one_and_a_tiny_top_p_are_greedy(engine):
+    greedy = ids_of(await run(engine))
+    assert ids_of(await run(engine, temperature=2.0, top_k=1)) == greedy
+    assert ids_of(await run(engine, temperature=2.0, top_p=1e-6)) == greedy
+
+
+async def test_closing_a_stream_frees_its_slot_and_cache(engine):
+    stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
+    await anext(stream)
+    assert engine.stats().num_running == 1
+    await stream.aclose()
+    await run(engine, max_tokens=1)  # the loop sees the cancellation before it takes the next request
+    stats = engine.stats()
+    assert (stats.num_running, stats.num_waiting, stats.cache_use) == (0, 0, 0.0)
+
+
+async def test_a_prompt_beyond_the_window_is_refused_and_a_long_answer_ends_at_it(engine):
+    with pytest.raises(ContextLengthExceeded, match="255"):
+        await run(engine, "word " * 300)
+    chunks = await run(engine, "hello", max_tokens=10_000)
+    assert chunks[-1].finish in (FinishReason.LENGTH, FinishReason.STOP)
+    assert chunks[0].num_prompt_tokens + len(ids_of(chunks)) <= 256
+
+
+@pytest.mark.parametrize("ids", [(), (-1,), (10**6,)])
+async def test_ids_that_no_text_has_are_refused(engine, ids):
+    """Expert ids lie above the vocabulary, so a client that sends ids cannot name one."""
+    with pytest.raises(InvalidPrompt, match="token ids"):
+        async for _ in engine.generate(Call("r", ids=ids)):
+            pass
+
+
+async def test_no_expert_wins_inside_a_character(tmp_path):
+    """The bytes of a character have one author: an expert could not go on from half of one."""
+    save_tiny_llama(tmp_path / "meta", byte_level(), whole_characters=False)
+    reference = ReferenceModel(tmp_path / "meta")
+    ids, _ = reference.write(question("hello"), "", 12)
+    inside = next(n for n in range(1, 12) if reference.text(ids[:n]).endswith("\ufffd"))
+    engine = TransformersEngine(str(tmp_path / "meta"), CONFIG)
+    try:
+        await engine.install(1, [token(reference, "law", wins_after(reference, "hello", inside))])
+        chunks = await run(engine, allowed=("law",))
+        assert len(ids_of(chunks)) > inside
+    finally:
+        await engine.close()
+
+
+async def test_a_closed_engine_says_so(folder):
+    engine = TransformersEngine(str(folder), CONFIG)
+    stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
+    await anext(stream)
+    await engine.check()
+    await engine.close()
+    rest = [chunk async for chunk in stream]
+    assert rest[-1].finish is FinishReason.CANCELLED
+    with pytest.raises(EngineDead):
+        await engine.check()
+    with pytest.raises(EngineDead):
+        await run(engine)
+
+
+def test_models_that_cannot_be_loaded_are_refused_in_one_line(tmp_path, folder):
+    for source, config, words in (
+        (tmp_path / "nothing", CONFIG, "no such model folder"),
+        (tmp_path, CONFIG, "cannot be loaded"),
+        (folder, CONFIG.model_copy(update={"max_model_len": 512}), "takes 256 tokens"),
+    ):
+        with pytest.raises(ModelLoadError, match=words) as caught:
+            TransformersEngine(str(source), config)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,39 @@
+"""Small real checkpoints with random weights, made on the spot."""
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+HIDDEN_SIZE = 32
+
+
+def save_tiny_llama(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, whole_characters: bool = True
+) -> LlamaForCausalLM:
+    """A two-layer Llama that writes something different for every prompt; saved with its tokenizer.
+
+    With `whole_characters` its greedy text never holds part of a UTF-8 character.
+    """
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+        initializer_range=0.4,  # far from uniform, so that an argmax is never a near tie
+    )
+    model = LlamaForCausalLM(config).eval()
+    if whole_characters:
+        partial = [i for i in range(len(tokenizer)) if "\ufffd" in str(tokenizer.decode([i]))]
+        model.lm_head.weight.data[partial] = 0.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
