@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from router.http import build_app
 
 from deployments.gateway import Gateway
 from deployments.remote import RemoteModel
 from router.errors import ModelUnavailable
+from router.http import build_app
 from router.table import RouteTable
 
 
@@ -22,7 +22,8 @@ class Router:
         self._gateway = Gateway(connect, max_body_bytes)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self._gateway)
+        # Serve's proxy sets a request id of its own on every response.
+        return build_app(self._gateway, echo_request_id=False)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""

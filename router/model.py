@@ -47,7 +47,7 @@ class Ask:
     `written` is the text already in the open assistant turn, whoever wrote it; `position` is its length in
     tokens, so that a seeded draw goes on instead of starting over. `allowed` are the experts the meta may
     hand over to; `bias` is added to their logits. With `probe` nothing is written: the only piece carries
-    the distribution over the allowed experts.
+    the distribution over the allowed experts, and the expert that would take over, if one would.
     """
 
     request_id: str

@@ -1,0 +1,234 @@
+"""Fakes that keep the whole contract of the router's port."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from router.decode import Decoder, Delta, Done, Job
+from router.errors import ModelUnavailable, RouterError
+from router.model import Ask, Finish, Models, Piece, Prompt
+from router.policy import Target
+from router.table import ModelEntry, RouteTable
+
+T = TypeVar("T")
+EXPERTS = ("chem", "law", "weather")
+JOB = Job("r", Prompt(text="q"), Target("meta", routed=True))
+DIRECT = replace(JOB, target=Target("chem", routed=False))
+STOP = Piece(finish=Finish.STOP)
+GONE = ModelUnavailable("gone")
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The replica is alive but produces nothing for `for_s` seconds; None is for ever."""
+
+    for_s: float | None = None
+
+
+Item = Piece | RouterError | Pause
+Script = Callable[[Ask], Iterable[Item]]
+
+
+@dataclass
+class FakeModel:
+    """Plays the pieces a script returns for an ask; an exception in the script is raised at its place."""
+
+    script: Script
+    asks: list[Ask] = field(default_factory=list)
+    num_open: int = 0
+    all_closed: threading.Event = field(default_factory=threading.Event)
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        self.asks.append(ask)
+        self.num_open += 1
+        self.all_closed.clear()
+        try:
+            for item in self.script(ask):
+                if isinstance(item, RouterError):
+                    raise item
+                if isinstance(item, Pause):
+                    await _pause(item)
+                else:
+                    yield item
+        finally:
+            self.num_open -= 1
+            if not self.num_open:
+                self.all_closed.set()
+
+
+def writes(*texts: str, finish: Finish = Finish.STOP) -> Script:
+    """Continue `texts` joined from wherever the answer stands, one token per text."""
+
+    def script(ask: Ask) -> list[Piece | RouterError]:
+        pieces: list[Piece | RouterError] = [Piece(num_prompt_tokens=3)]
+        pieces += [Piece(text, num_tokens=1) for text in texts]
+        return [*pieces, Piece(finish=finish)]
+
+    return script
+
+
+def hands_over(expert: str, probability: float = 0.9, *before: str) -> Script:
+    """Write `before`, then hand over if the expert is allowed; else say so in words."""
+
+    def script(ask: Ask) -> list[Piece | RouterError]:
+        words: list[Piece | RouterError] = [Piece(text, num_tokens=1, num_prompt_tokens=3) for text in before]
+        if expert in ask.allowed:
+            return [*words, Piece(finish=Finish.EXPERT, expert=expert, probability=probability)]
+        return [*words, Piece("I do not know.", num_tokens=4), Piece(finish=Finish.STOP)]
+
+    return script
+
+
+def models(**scripts: Script) -> Mapping[str, FakeModel]:
+    return {name.replace("_", "-"): FakeModel(script) for name, script in scripts.items()}
+
+
+def within_budget(script: Script) -> Script:
+    """Stop the script where an engine would, once `max_tokens` are written."""
+
+    def limited(ask: Ask) -> Iterator[Piece | RouterError | Pause]:
+        num_left = ask.max_tokens
+        for item in script(ask):
+            yield item
+            if isinstance(item, Piece) and num_left is not None:
+                num_left -= item.num_tokens
+                if num_left <= 0 and item.finish is None:
+                    yield Piece(finish=Finish.LENGTH)
+                    return
+
+    return lambda ask: list(limited(ask))
+
+
+def distributes(**probabilities: float) -> Script:
+    """Answer a probe: an allowed expert more probable than one half wins."""
+
+    def script(ask: Ask) -> list[Piece]:
+        assert ask.probe
+        allowed = {name: p for name, p in probabilities.items() if name in ask.allowed}
+        winner = next((name for name, p in allowed.items() if p > 0.5), None)
+        finish = Finish.EXPERT if winner else Finish.STOP
+        return [Piece(num_prompt_tokens=3, finish=finish, expert=winner, distribution=allowed)]
+
+    return script
+
+
+@dataclass
+class FakeGateway:
+    """A cluster of fake models under the names `meta`, `roman`, `morse`; a test may change every part."""
+
+    models: Models
+    ready: Collection[str] = ("roman", "morse")
+    meta_ready: bool = True
+    max_body_bytes: int = 10_000
+    table: RouteTable = RouteTable(
+        epoch=7,
+        name="generalist",
+        meta=ModelEntry(app="meta"),
+        experts={"roman": ModelEntry(app="roman"), "morse": ModelEntry(app="morse", wakes=True)},
+        retries=0,
+    )
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Serve the app by a real uvicorn in a thread; yields its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        # The socket listens already: a request sent before the server's loop runs waits in its backlog.
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def word(text: str) -> Piece:
+    return Piece(text, num_tokens=1)
+
+
+def to(expert: str | None, probability: float = 0.9) -> Piece:
+    return Piece(finish=Finish.EXPERT, expert=expert, probability=probability)
+
+
+def turns(*scripts: Iterable[Item]) -> Script:
+    """The next script at every call; one call too many is an error."""
+    left = list(scripts)
+    return lambda ask: left.pop(0)
+
+
+def playing(**calls: Iterable[Iterable[Item]]) -> Mapping[str, FakeModel]:
+    """The meta and every expert of `expert_table`, each with its scripts call by call."""
+    return {name: FakeModel(turns(*calls.get(name, []))) for name in ("meta", *EXPERTS)}
+
+
+def num_calls(models: Mapping[str, FakeModel]) -> dict[str, int]:
+    return {name: len(model.asks) for name, model in models.items() if model.asks}
+
+
+def expert_table(**changes: Any) -> RouteTable:
+    experts = {name: ModelEntry(app=name) for name in EXPERTS}
+    fields = {"epoch": 1, "name": "g", "meta": ModelEntry(app="meta"), "experts": experts}
+    return RouteTable(**{**fields, **changes})
+
+
+def answer(
+    models: Mapping[str, FakeModel], job: Job = JOB, ready: Collection[str] = EXPERTS, **changes: Any
+) -> tuple[str, Done]:
+    """Decode in virtual time: the client's text and the end. However it ends, no stream may be left open."""
+
+    async def events() -> list[Delta | Done]:
+        try:
+            return [event async for event in Decoder(expert_table(**changes), models, ready).decode(job)]
+        finally:  # at once: the loop's shutdown would close a forgotten stream
+            assert not any(model.num_open for model in models.values())
+
+    *deltas, done = in_virtual_time(events())
+    assert isinstance(done, Done)
+    text = "".join(delta.text for delta in deltas if isinstance(delta, Delta))
+    assert text == "".join(span.text for span in done.spans)
+    assert done.num_completion_tokens == sum(u.num_completion_tokens for u in done.usage_by_model.values())
+    return text, done
+
+
+def in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on a loop whose clock jumps to the next timer, so that deadlines of minutes cost nothing."""
+    with asyncio.Runner(loop_factory=_VirtualTimeLoop) as runner:
+        return runner.run(main)
+
+
+class _VirtualTimeLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._clock = _JumpingSelector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now_s
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        assert timeout is not None, "everybody waits and no timer is set: this would hang for ever"
+        self.now_s += timeout
+        return super().select(0)
+
+
+async def _pause(pause: Pause) -> None:
+    over = asyncio.Event()
+    if pause.for_s is not None:
+        asyncio.get_running_loop().call_later(pause.for_s, over.set)
+    await over.wait()
