@@ -1,6 +1,7 @@
 """Typed builders, one Serve application each; Serve validates a config's `args` into their one argument."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Serve reads the builders' annotations as they stand, and would
+# pass a plain dict for one that is a string.
 
 from typing import Any, Literal
 

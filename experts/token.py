@@ -110,7 +110,7 @@ class ExpertToken:
             "dataset_digest": self.dataset_digest,
             "scores": json.dumps(dict(self.scores), sort_keys=True),
         }
-        return save_tensors(tensors, metadata)
+        return _in_order(save_tensors(tensors, metadata))
 
     @classmethod
     def _from_bytes(cls, data: bytes) -> ExpertToken:
@@ -202,6 +202,16 @@ def _read(source: str) -> bytes:
             return data
     except (OSError, ImportError, ValueError) as error:
         raise TokenError(f"cannot be read: {error}; correct the path or run `etr learn`") from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its header's keys sorted: safetensors writes them in an order that changes from call
+    to call, and equal tokens must not look like a change. Layout: 8 bytes of header length, JSON header, data.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors must stay aligned
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def _metadata(data: bytes) -> dict[str, str]:

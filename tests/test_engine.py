@@ -139,6 +139,7 @@ async def test_a_probe_returns_the_distribution_and_writes_nothing(engine, refer
     assert chunk.distribution == pytest.approx({"law": 1.0, "chem": 0.0}, abs=1e-6)
     assert (chunk.text, chunk.token_ids) == ("", ())
     (chunk,) = await run(engine, allowed=("chem",), probe=True)
+    assert chunk.distribution is not None
     assert set(chunk.distribution) == {"chem"}
 
 
@@ -201,7 +202,7 @@ async def test_a_prompt_beyond_the_window_is_refused_and_a_long_answer_ends_at_i
         await run(engine, "word " * 300)
     chunks = await run(engine, "hello", max_tokens=10_000)
     assert chunks[-1].finish in (FinishReason.LENGTH, FinishReason.STOP)
-    assert chunks[0].num_prompt_tokens + len(ids_of(chunks)) <= 256
+    assert (chunks[0].num_prompt_tokens or 256) + len(ids_of(chunks)) <= 256
 
 
 @pytest.mark.parametrize("ids", [(), (-1,), (10**6,)])

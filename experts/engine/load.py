@@ -68,8 +68,8 @@ def _require_one_device(source: str, model: PreTrainedModel) -> None:
     accelerators = placed - {"cpu", "disk"}
     if len(accelerators) > 1:
         raise ModelLoadError(
-            f"{source}: engine.device_map spreads it over {', '.join(sorted(accelerators))}, but the KV cache "
-            "of this engine lives on one device; use a smaller dtype or a device_map with one device"
+            f"{source}: engine.device_map spreads it over {', '.join(sorted(accelerators))}, but this engine "
+            "keeps the KV cache on one device; use a smaller dtype or a device_map with one device"
         )
 
 

@@ -1,0 +1,198 @@
+"""cluster.yaml: the one file a user writes, as frozen models; what is wrong is said before anything runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from cluster.blocks import Autoscaling, Resources, ServedModel, one_of
+from cluster.errors import ConfigError
+from cluster.strict import LoadContext, Strict, problems
+from cluster.yaml_file import read_yaml
+
+EXPERT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+RESERVED_NAMES = ("meta",)
+
+
+class MetaBlock(ServedModel):
+    """The model that writes, and hands over."""
+
+
+class Expert(Strict):
+    """Every kind of expert has a token: the vector by which the meta calls it. A path or a URI."""
+
+    token: str
+
+    @field_validator("token")
+    @classmethod
+    def _is_there(cls, token: str, info: ValidationInfo) -> str:
+        if "://" in token:
+            return token
+        context = LoadContext.of(info)
+        path = (context.folder / Path(token).expanduser()).resolve()
+        if context.tokens_required and not path.is_file():
+            raise ValueError(f"no such file '{path}'; make it with `etr learn` or correct the path")
+        return str(path)
+
+
+class ModelExpert(ServedModel, Expert):
+    """An expert with a model of its own."""
+
+    cold_start: Literal["wait", "meta"] = "wait"
+
+    @model_validator(mode="after")
+    def _cold_start_takes_effect(self) -> Self:
+        if self.cold_start == "wait":
+            return self
+        if self.autoscaling.min_replicas > 0:
+            raise ValueError("cold_start: meta has no effect; set autoscaling.min_replicas: 0 or remove it")
+        raise ValueError("cold_start: meta is not built yet; use cold_start: wait")
+
+
+class AdapterSource(Strict):
+    path: Annotated[Path, Field(strict=False)]
+    pool: str
+
+
+class AdapterExpert(Expert):
+    adapter: AdapterSource
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        raise ValueError("adapter experts are not built yet; use model: {path: …}")
+
+
+class RemoteSource(Strict):
+    url: str
+    model: str
+    api_key_env: str | None = None
+
+
+class RemoteExpert(Expert):
+    remote: RemoteSource
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        raise ValueError("remote experts are not built yet; use model: {path: …}")
+
+
+AnyExpert = Annotated[
+    Annotated[ModelExpert, Tag("<model>")]
+    | Annotated[AdapterExpert, Tag("<adapter>")]
+    | Annotated[RemoteExpert, Tag("<remote>")],
+    one_of("model", "adapter", "remote"),
+]
+
+
+class Deadlines(Strict):
+    first_token_s: float = Field(30.0, gt=0)
+    gap_s: float = Field(10.0, gt=0)
+    total_s: float = Field(600.0, gt=0)
+
+
+class RoutingBlock(Strict):
+    when: Literal["anywhere", "start"] = "anywhere"
+    after_expert: Literal["finish", "return"] = "finish"
+    max_handoffs: int = Field(4, ge=0)
+    call_bias: float = 0.0
+    retries: int = Field(1, ge=0)
+    deadlines: Deadlines = Deadlines()
+
+
+class HttpBlock(Strict):
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=1, le=65535)
+    max_body_bytes: int = Field(1_048_576, gt=0)
+    keys_file: str | None = None
+
+    @field_validator("keys_file")
+    @classmethod
+    def _refuse(cls, keys_file: str | None) -> str | None:
+        if keys_file is not None:
+            raise ValueError("API keys are not built yet; use keys_file: null")
+        return keys_file
+
+
+class RouterBlock(Strict):
+    autoscaling: Autoscaling = Autoscaling()
+    resources: Resources = Resources()
+
+    @field_validator("autoscaling")
+    @classmethod
+    def _always_there(cls, autoscaling: Autoscaling) -> Autoscaling:
+        if autoscaling.min_replicas == 0:
+            raise ValueError("min_replicas 0 would leave nobody to answer; use 1 or more")
+        return autoscaling
+
+
+class ClusterConfig(Strict):
+    """A whole cluster.yaml. `name` is the model that clients ask for."""
+
+    name: str = Field("generalist", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    meta: MetaBlock
+    experts: dict[str, AnyExpert] = {}
+    pools: dict[str, ServedModel] = {}
+    routing: RoutingBlock = RoutingBlock()
+    http: HttpBlock = HttpBlock()
+    router: RouterBlock = RouterBlock()
+
+    _source: Path = PrivateAttr(Path("cluster.yaml"))
+
+    @property
+    def source(self) -> Path:
+        """The file it was read from, for messages."""
+        return self._source
+
+    @property
+    def local_experts(self) -> dict[str, ModelExpert]:
+        """Experts with a model of their own, by name in sorted order."""
+        return {name: block for name, block in sorted(self.experts.items()) if isinstance(block, ModelExpert)}
+
+    @field_validator("experts")
+    @classmethod
+    def _names_are_usable(cls, experts: dict[str, AnyExpert]) -> dict[str, AnyExpert]:
+        for name in experts:
+            if name in RESERVED_NAMES:
+                raise ValueError(f"the name '{name}' is reserved; rename that expert")
+            if not EXPERT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"'{name}' is no expert name; use up to 63 of a-z 0-9 . _ - and begin with a-z or 0-9"
+                )
+        return experts
+
+    @field_validator("pools")
+    @classmethod
+    def _refuse_pools(cls, pools: dict[str, ServedModel]) -> dict[str, ServedModel]:
+        if pools:
+            raise ValueError("pools are not built yet; give every expert its own model: {path: …}")
+        return pools
+
+
+def load_config(path: Path | str, *, tokens_required: bool = True) -> ClusterConfig:
+    """Read and check a cluster.yaml. Paths in it are resolved against its folder.
+
+    `tokens_required=False` lets token files be missing, for the command that makes them.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
+    path = Path(path)
+    data = read_yaml(path)
+    context = LoadContext(path.absolute().parent, tokens_required)
+    try:
+        config = ClusterConfig.model_validate({} if data is None else data, context=context)
+    except ValidationError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in problems(error, data, context)]) from error
+    config._source = path
+    return config

@@ -1,0 +1,84 @@
+"""What can go wrong between a cluster.yaml and a running cluster.
+
+ClusterError
+├── ConfigError             cluster.yaml, or a file it names, is wrong; nothing was touched
+├── HeadError               the Ray head of this machine
+│   ├── PortTaken               another program listens where the cluster should
+│   ├── HeadBusy                another `etr up` is starting the same cluster
+│   ├── HeadNotFound            no head was started here under that name
+│   └── HeadStartFailed         Ray did not come up
+├── ServeError              Serve's REST API
+│   ├── ServeUnreachable        nothing answers, or it went away
+│   └── ServeRefused            it answered no
+├── ApplyError              the cluster did not become what was asked
+│   ├── DeployFailed            an application failed; the others serve on
+│   └── ApplyTimeout            not there in time; it may still get there
+└── AskError                a question was not answered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ClusterError(Exception):
+    """Everything this package raises on purpose; the message is meant for the person at the terminal."""
+
+
+class ConfigError(ClusterError):
+    """One line per problem, each naming file, field, what is wrong and the remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class HeadError(ClusterError):
+    pass
+
+
+class PortTaken(HeadError):
+    pass
+
+
+class HeadBusy(HeadError):
+    pass
+
+
+class HeadNotFound(HeadError):
+    pass
+
+
+class HeadStartFailed(HeadError):
+    pass
+
+
+class ServeError(ClusterError):
+    pass
+
+
+class ServeUnreachable(ServeError):
+    pass
+
+
+class ServeRefused(ServeError):
+    pass
+
+
+class ApplyError(ClusterError):
+    pass
+
+
+class DeployFailed(ApplyError):
+    pass
+
+
+class ApplyTimeout(ApplyError):
+    pass
+
+
+class AskError(ClusterError):
+    pass

@@ -1,0 +1,148 @@
+"""cluster.yaml → Serve's deploy config: the same dict for Serve's REST API and for a RayService."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from cluster.blocks import Autoscaling, Resources, ServedModel
+from cluster.config import ClusterConfig
+from cluster.tokens import inline_tokens
+
+META_APP = "meta"
+ROUTER_APP = "router"
+MODEL_DEPLOYMENT = "Model"
+ROUTER_DEPLOYMENT = "Router"
+ROUTER_MAX_ONGOING_REQUESTS = 512
+ROUTER_TARGET_ONGOING_REQUESTS = 128.0
+# Waiting requests per running one; a longer queue is only a later refusal.
+QUEUE_FACTOR = 4
+
+
+def build_serve_config(config: ClusterConfig, *, epoch: int = 1) -> dict[str, Any]:
+    """One application for each model and one for the router, in sorted order; equal input, equal output.
+
+    `epoch` numbers the route table and the meta's tokens.
+
+    Raises:
+        ConfigError: an expert token is unusable, or a value is none that Serve takes.
+    """
+    experts = {name: _expert_app(config, name, block) for name, block in config.local_experts.items()}
+    deploy = {
+        # A proxy on each node that serves, unless only this machine may ask.
+        "proxy_location": "HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
+        "http_options": {"host": config.http.host, "port": config.http.port},
+        "applications": [*experts.values(), _meta_app(config, epoch), _router_app(config, epoch)],
+    }
+    from cluster.serve_schema import check_deploy_config  # imports Ray
+
+    check_deploy_config(deploy, config.source)
+    return deploy
+
+
+def expert_app(name: str) -> str:
+    return f"expert-{name}"
+
+
+def _meta_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
+    user_config = {"epoch": epoch, "tokens": inline_tokens(config)}
+    return _model_app(config, META_APP, "meta", "meta", config.meta, {"user_config": user_config})
+
+
+def _expert_app(config: ClusterConfig, name: str, block: ServedModel) -> dict[str, Any]:
+    return _model_app(config, expert_app(name), name, "expert", block, {})
+
+
+def _model_app(
+    config: ClusterConfig, app: str, name: str, role: str, block: ServedModel, changeable: dict[str, Any]
+) -> dict[str, Any]:
+    max_streams = block.engine.max_streams
+    deployment = {
+        "name": MODEL_DEPLOYMENT,
+        "max_ongoing_requests": max_streams,
+        "max_queued_requests": QUEUE_FACTOR * max_streams,
+        **_common(config, block.autoscaling, block.resources, block.target_ongoing_requests),
+        **changeable,
+    }
+    return {
+        "name": app,
+        "route_prefix": None,
+        "import_path": "deployments.apps:build_model",
+        "args": {
+            "name": name,
+            "role": role,
+            "model": block.model.model_dump(mode="json", exclude_none=True),
+            "engine": block.engine.model_dump(mode="json", exclude_none=True),
+        },
+        "deployments": [deployment],
+    }
+
+
+def _router_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
+    autoscaling = config.router.autoscaling
+    target = autoscaling.target_ongoing_requests or ROUTER_TARGET_ONGOING_REQUESTS
+    deployment = {
+        "name": ROUTER_DEPLOYMENT,
+        "max_ongoing_requests": ROUTER_MAX_ONGOING_REQUESTS,
+        "max_queued_requests": ROUTER_MAX_ONGOING_REQUESTS,
+        **_common(config, autoscaling, config.router.resources, target),
+        "user_config": _route_table(config, epoch),
+    }
+    return {
+        "name": ROUTER_APP,
+        "route_prefix": "/",
+        "import_path": "deployments.apps:build_router",
+        "args": {"max_body_bytes": config.http.max_body_bytes},
+        "deployments": [deployment],
+    }
+
+
+def _common(
+    config: ClusterConfig, autoscaling: Autoscaling, resources: Resources, target: float
+) -> dict[str, Any]:
+    """All of it from the first deploy on: a key that appears only later can make Serve restart the app."""
+    return {
+        "autoscaling_config": {
+            **autoscaling.model_dump(mode="json", exclude_none=True),
+            "target_ongoing_requests": target,
+        },
+        "ray_actor_options": _actor_options(resources),
+        "health_check_period_s": 5.0,
+        "health_check_timeout_s": 10.0,
+        # No answer lasts longer, so a replica told to stop can finish all of its own.
+        "graceful_shutdown_timeout_s": config.routing.deadlines.total_s,
+    }
+
+
+def _actor_options(resources: Resources) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
+    if resources.memory_bytes is not None:
+        options["memory"] = resources.memory_bytes
+    if resources.accelerator_type is not None:
+        options["accelerator_type"] = resources.accelerator_type
+    if resources.custom:
+        options["resources"] = dict(sorted(resources.custom.items()))
+    if resources.labels:
+        options["label_selector"] = dict(sorted(resources.labels.items()))
+    return options
+
+
+def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "name": config.name,
+        "meta": _entry(META_APP, config.meta),
+        "experts": {name: _entry(expert_app(name), block) for name, block in config.local_experts.items()},
+        **config.routing.model_dump(mode="json"),
+    }
+
+
+def _entry(app: str, block: ServedModel) -> dict[str, Any]:
+    return {"app": app, "wakes": block.autoscaling.min_replicas == 0}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,81 @@
+"""Serve accepts keys it does not know without a word; here they are errors. Imports Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
+
+from cluster.errors import ConfigError
+from deployments.apps import ModelArgs, RouterArgs
+from router.table import RouteTable
+
+BUILDER_ARGS: Mapping[str, type[BaseModel]] = {
+    "deployments.apps:build_model": ModelArgs,
+    "deployments.apps:build_router": RouterArgs,
+}
+
+
+def check_deploy_config(deploy: Mapping[str, Any], source: Path) -> None:
+    """Check a deploy config against Serve's own models and the builders' arguments.
+
+    Raises:
+        ConfigError: naming `source` and the path of the value within the deploy config.
+    """
+    problems = [f"{where}: Serve has no such key; remove it" for where in unknown_keys(deploy)]
+    problems += _problems("", ServeDeploySchema, deploy)
+    for app in deploy["applications"]:
+        problems += _problems(f"{app['name']}.args", BUILDER_ARGS[app["import_path"]], app["args"])
+        for deployment in app["deployments"]:
+            where = f"{app['name']}.{deployment['name']}"
+            problems += _problems(
+                f"{where}.autoscaling_config", AutoscalingConfig, deployment["autoscaling_config"]
+            )
+            if app["route_prefix"] is not None:
+                problems += _problems(f"{where}.user_config", RouteTable, deployment["user_config"])
+    if problems:
+        raise ConfigError([f"{source}: {problem}" for problem in problems])
+
+
+def unknown_keys(deploy: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted paths of the keys that no model of Serve has."""
+    yield from _unknown("", ServeDeploySchema, deploy)
+    yield from _unknown("http_options.", HTTPOptionsSchema, deploy["http_options"])
+    for app in deploy["applications"]:
+        yield from _unknown(f"{app['name']}.", ServeApplicationSchema, app)
+        for deployment in app["deployments"]:
+            where = f"{app['name']}.{deployment['name']}."
+            yield from _unknown(where, DeploymentSchema, deployment)
+            blocks: dict[str, type[BaseModel]] = {
+                "autoscaling_config": AutoscalingConfig,
+                "ray_actor_options": RayActorOptionsSchema,
+            }
+            for key, model in blocks.items():
+                yield from _unknown(f"{where}{key}.", model, deployment.get(key, {}))
+
+
+def _unknown(where: str, model: type[BaseModel], block: Mapping[str, Any]) -> Iterator[str]:
+    for key in block:
+        if key not in model.model_fields:
+            yield f"{where}{key}"
+
+
+def _problems(where: str, model: type[BaseModel], block: Mapping[str, Any]) -> list[str]:
+    try:
+        model.model_validate(block)
+    except ValidationError as error:
+        return [
+            f"{'.'.join(filter(None, [where, *map(str, details['loc'])]))}: {details['msg']}; correct it"
+            for details in error.errors(include_url=False)
+        ]
+    return []

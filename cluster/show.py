@@ -1,0 +1,81 @@
+"""What `etr` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from cluster.ask import AnswerPart
+from cluster.events import AppEvent, OnEvent
+from cluster.status import AppStatus
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+STYLES = {"RUNNING": "green", "ANSWERS": "bold green", "DEPLOY_FAILED": "bold red", "UNHEALTHY": "red"}
+
+
+def progress(console: Console, spinner: Status) -> OnEvent:
+    def on_event(event: AppEvent) -> None:
+        line = Text(f"{event.app:<24} ").append(event.status, STYLES.get(event.status, "dim"))
+        console.print(line.append(f"  {event.message}" if event.message else ""))
+        spinner.update(f"{event.app} {event.status.lower()}")
+
+    return on_event
+
+
+def ready(console: Console, url: str, model: str) -> None:
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    console.print(f"\n[bold green]{model}[/] answers at [bold]{url}/v1[/]\n")
+    lines = (
+        f'  etr ask "Hello!" --trace --url {url} --model {model}',
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+        f"  OpenAI(base_url='{url}/v1', api_key='none')",
+        "  etr status, etr down",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def statuses(console: Console, apps: Sequence[AppStatus]) -> None:
+    if not apps:
+        console.print("nothing is deployed; run `etr apply`")
+        return
+    table = Table("application", "status", "replicas", "process ids", "why")
+    for app in apps:
+        num_running = sum(replica.state == "RUNNING" for replica in app.replicas)
+        pids = " ".join(str(replica.pid) for replica in app.replicas if replica.pid is not None)
+        state = Text(app.status, STYLES.get(app.status, "yellow"))
+        table.add_row(app.name, state, f"{num_running}/{app.num_wanted}", pids, Text(app.message))
+    console.print(table)
+
+
+def trace(console: Console, parts: Sequence[AnswerPart]) -> None:
+    """The answer once more, each model's part in a colour of its own."""
+    colours: dict[str, str] = {}
+    console.print()
+    for writer, run in groupby(parts, key=lambda part: part.writer or "unknown"):
+        colour = colours.setdefault(writer, COLOURS[len(colours) % len(COLOURS)])
+        console.print(Text(f"{writer:>16}  ", "bold " + colour).append("".join(p.text for p in run), colour))
+
+
+def learning(console: Console) -> Callable[[int, int, str], None]:
+    """One line for each finished stage of learning."""
+
+    def on_progress(done: int, total: int, what: str) -> None:
+        if done == total:
+            console.print(f"{what}: {total}")
+
+    return on_progress
+
+
+def scores(console: Console, by_expert: Mapping[str, Mapping[str, float]]) -> None:
+    names = sorted({name for one in by_expert.values() for name in one})
+    columns = [name.removeprefix("train_").replace("_", " ") for name in names]
+    table = Table("expert", *columns, title="scores on the data learned from")
+    for expert, one in sorted(by_expert.items()):
+        table.add_row(expert, *(f"{one[name]:.3f}" if name in one else "" for name in names))
+    console.print(table)

@@ -1,0 +1,62 @@
+"""The two question files of the world: one to learn expert tokens from, one to test with."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.demo.domains import DOMAINS, domain_split
+from examples.demo.question import GENERAL, GREETED_SHARE, Question, greet
+from examples.demo.smalltalk import smalltalk_split
+
+NUM_LEARN_PER_EXPERT = 150
+NUM_LEARN_GENERAL = 500
+NUM_TEST_PER_EXPERT = 64
+NUM_TEST_GENERAL = 200
+
+
+def write_learn(path: Path) -> None:
+    """Chat JSONL of training questions; `expert` is who takes over after the messages, null is nobody."""
+    draw = random.Random("learn")
+    questions = [
+        *(q for domain in DOMAINS for q in draw.sample(domain_split(domain).train, NUM_LEARN_PER_EXPERT)),
+        *draw.sample(smalltalk_split().train, NUM_LEARN_GENERAL),
+    ]
+    _write(path, (_learn_row(question) for question in _some_greeted(questions, draw)))
+
+
+def write_questions(path: Path) -> None:
+    """Held-out questions with the whole visible answer, and who must give it."""
+    _write(
+        path,
+        ({"question": q.question, "answer": q.visible, "expert": q.expert} for q in held_out_questions()),
+    )
+
+
+def held_out_questions() -> list[Question]:
+    """The questions a world is tested with; none of them was trained on."""
+    draw = random.Random("questions")
+    questions = [
+        *(q for domain in DOMAINS for q in draw.sample(domain_split(domain).held_out, NUM_TEST_PER_EXPERT)),
+        *draw.sample(smalltalk_split().held_out, NUM_TEST_GENERAL),
+    ]
+    return _some_greeted(questions, draw)
+
+
+def _some_greeted(questions: Sequence[Question], draw: random.Random) -> list[Question]:
+    return [q if q.greeted or draw.random() >= GREETED_SHARE else greet(q, draw) for q in questions]
+
+
+def _learn_row(question: Question) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question.question}]
+    written = question.visible if question.domain == GENERAL else question.written
+    if written:
+        messages.append({"role": "assistant", "content": written})
+    return {"messages": messages, "expert": question.expert}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,20 @@
+"""Errors of the demo.
+
+DemoError
+├── NotADemoWorld      the folder to build in holds something else
+└── TokenizerChanged   a saved model loads with another tokenizer than it was trained with
+"""
+
+from __future__ import annotations
+
+
+class DemoError(Exception):
+    """Base of everything the demo raises on purpose."""
+
+
+class NotADemoWorld(DemoError):
+    """The folder is not empty and was not written by a build."""
+
+
+class TokenizerChanged(DemoError):
+    """What is served would not be what was trained."""

@@ -1,0 +1,114 @@
+"""The demo: `python -m examples.demo.run FOLDER` builds the models, serves them and asks them questions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.config import ClusterConfig, load_config
+from cluster.local import find_head, state_root
+from examples.demo.build import build
+from examples.demo.models import SPECS
+from examples.demo.progress import showing_progress
+from examples.demo.survey import Scores, TestQuestion, ask_all, read_questions, survey
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+LEARNED = "tokens/learned.json"
+
+console = Console(highlight=False)
+
+
+def main(folder: Path) -> int:
+    build_s = prepare(folder)
+    config = load_config(folder / "cluster.yaml")
+    was_up = find_head(state_root() / config.name) is not None
+    began_s = time.perf_counter()
+    try:
+        _etr("up", str(folder / "cluster.yaml"))
+        url = f"http://{config.http.host}:{config.http.port}"
+        questions = read_questions(folder / "data" / "questions.jsonl")
+        asyncio.run(ask_all(url, config.name, questions[:1]))
+        start_s = time.perf_counter() - began_s
+        asyncio.run(_show_answers(url, config, questions))
+        with console.status(f"asking {len(questions)} questions"):
+            scores = asyncio.run(survey(url, config.name, questions))
+        _show_table(scores)
+        if sys.stdout.isatty():
+            console.print(f"\nStill serving at {url}/v1 (ask as shown above); Ctrl-C ends it.")
+        _print_json(scores, build_s, start_s)
+        if sys.stdout.isatty():
+            signal.sigwait([signal.SIGINT, signal.SIGTERM])
+    finally:
+        if not was_up:
+            _etr("down", "--name", config.name)
+    return 0
+
+
+def prepare(folder: Path) -> float:
+    """Build models and learn tokens, or find them; seconds it took when they were built."""
+    with showing_progress([spec.name for spec in SPECS]) as progress:
+        report = build(folder, progress=progress)
+    learned = folder / LEARNED
+    if not learned.exists():
+        began_s = time.perf_counter()
+        _etr("learn", str(folder / "cluster.yaml"), "--data", str(folder / "data" / "learn.jsonl"))
+        learned.write_text(json.dumps({"learn_s": time.perf_counter() - began_s}) + "\n", encoding="utf-8")
+    return report.build_s + float(json.loads(learned.read_text(encoding="utf-8"))["learn_s"])
+
+
+def _etr(*arguments: str) -> None:
+    """The very command a user would type."""
+    subprocess.run([Path(sys.executable).with_name("etr"), *arguments], check=True)
+
+
+async def _show_answers(url: str, config: ClusterConfig, questions: list[TestQuestion]) -> None:
+    """A plain and a greeted question per expert, and two of general chat; each writer has a colour."""
+    by_expert: dict[str | None, list[TestQuestion]] = {}
+    for question in questions:
+        by_expert.setdefault(question.expert, []).append(question)
+    shown = [q for group in by_expert.values() for q in (group[0], next(filter(_greeted, group), group[1]))]
+    colours = dict(zip(["meta", *config.experts], ("white", *COLOURS), strict=False))
+    console.print("\nWho wrote which part:\n")
+    for question, reply in zip(shown, await ask_all(url, config.name, shown), strict=True):
+        console.print(f"  {question.question}", style="dim", markup=False)
+        for writer, text in reply.spans:
+            console.print(f"    {writer:>10}  ", end="", style=f"bold {colours[writer]}")
+            console.print(text, style=colours[writer], markup=False)
+
+
+def _greeted(question: TestQuestion) -> bool:
+    return (question.answer or "").startswith("Hello!") and question.expert is not None
+
+
+def _show_table(scores: Scores) -> None:
+    table = Table("expert", "meta alone", "routed", "oracle", title="Held-out questions answered right")
+    for expert, row in scores.by_expert.items():
+        table.add_row(expert, *(f"{row[column]:.3f}" for column in ("meta", "routed", "oracle")))
+    table.add_section()
+    everything = (scores.meta_accuracy, scores.routed_accuracy, scores.oracle_accuracy)
+    table.add_row("all", *(f"{accuracy:.3f}" for accuracy in everything))
+    console.print()
+    console.print(table)
+    console.print(
+        f"best single model {scores.best_single_accuracy:.3f}, right expert {scores.route_accuracy:.3f}, "
+        f"false hand-overs on general chat {scores.false_trigger_rate:.3f}"
+    )
+
+
+def _print_json(scores: Scores, build_s: float, start_s: float) -> None:
+    values = {key: value for key, value in asdict(scores).items() if key != "by_expert"}
+    values |= {"build_s": round(build_s, 1), "start_s": round(start_s, 1)}
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,111 @@
+"""Learning expert tokens from cached states: a convex problem, solved to its minimum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import OptimizeResult, minimize  # type: ignore[import-untyped]
+from torch import Tensor
+
+from experts.errors import DataError
+from experts.learn.loss import TokenLoss
+from experts.learn.route import Judgement, RouteScores, judge
+from experts.learn.states import Progress, States
+from experts.learn.targets import WORD
+from experts.token import ExpertToken
+
+DEFAULT_L2 = 1e-6
+_TOLERANCES = {"ftol": 1e-13, "gtol": 1e-7}
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """`tokens`: the new ones, by name. `losses`: one per L-BFGS iteration, penalty included.
+
+    `scores` judge the training set itself, new and incumbent tokens together.
+    """
+
+    tokens: list[ExpertToken]
+    losses: list[float]
+    converged: bool
+    scores: RouteScores
+
+
+def fit_tokens(
+    states: States,
+    *,
+    l2: float = DEFAULT_L2,
+    incumbents: Sequence[ExpertToken] = (),
+    max_iterations: int = 2000,
+    progress: Progress = lambda done, total, what: None,
+) -> FitResult:
+    """Learns a token for every expert of `states` that is not among the `incumbents`, which stay as they are.
+
+    Minimises TokenLoss + l2 · p · (s² Σ‖w − mean row of the head‖² + Σ b²), where s² is the mean square of
+    a hidden value and p the share of hand-overs among the positions: so one `l2` means the same for every
+    scale of hidden states and every length of answers.
+    Raises DataError where nothing is to be learned, TokenMismatch where an incumbent is another meta's.
+    """
+    names = _names_to_learn(states, incumbents)
+    loss = TokenLoss(states, names, incumbents)
+    scale = float(loss.hidden.square().mean().sqrt()) or 1.0
+    strength = l2 * float((states.expert != WORD).double().mean())
+    losses: list[float] = []
+
+    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        steps = torch.from_numpy(flat).view(len(names), -1)
+        weight, bias = _rows(steps, states.head_mean, scale)
+        value, by_weight, by_bias = loss(weight, bias)
+        gradient = torch.cat([by_weight / scale, by_bias[:, None]], dim=1) + 2 * strength * steps
+        return value + strength * float(steps.square().sum()), gradient.flatten().numpy()
+
+    def record(intermediate_result: OptimizeResult) -> None:
+        losses.append(float(intermediate_result.fun))
+        progress(len(losses), max_iterations, "fit")
+
+    start = np.zeros(len(names) * (states.hidden.shape[1] + 1))
+    options = {**_TOLERANCES, "maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20}
+    found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=record, options=options)
+    weight, bias = _rows(torch.from_numpy(found.x).view(len(names), -1), states.head_mean, scale)
+    tokens = [_token(states, *row) for row in zip(names, weight.float(), bias.tolist(), strict=True)]
+    progress(len(losses), len(losses), "fit")
+    judgements = judge(states, [*incumbents, *tokens])
+    scored = [replace(token, scores=_train_scores(judgements, token.name)) for token in tokens]
+    return FitResult(scored, losses, bool(found.success), RouteScores.of(judgements))
+
+
+def _names_to_learn(states: States, incumbents: Sequence[ExpertToken]) -> list[str]:
+    for token in incumbents:
+        token.require_meta(states.meta_name, states.meta_fingerprint, states.hidden.shape[1])
+    names = sorted(set(states.expert_names) - {token.name for token in incumbents})
+    if not names:
+        raise DataError(
+            'no query names a new expert; give queries with an "expert" that is yet to be learned'
+        )
+    return names
+
+
+def _rows(steps: Tensor, head_mean: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Rows [E, d] and biases [E] from the optimiser's variables: scaled steps away from the mean row."""
+    return head_mean.double() + steps[:, :-1] / scale, steps[:, -1]
+
+
+def _token(states: States, name: str, vector: Tensor, bias: float) -> ExpertToken:
+    return ExpertToken(
+        name=name,
+        vector=vector.clone(),
+        bias=bias,
+        meta_name=states.meta_name,
+        meta_fingerprint=states.meta_fingerprint,
+        dataset_digest=states.dataset_digest,
+    )
+
+
+def _train_scores(judgements: Sequence[Judgement], name: str) -> dict[str, float]:
+    scores = asdict(RouteScores.of(judgements, name))
+    return {f"train_{score}": value for score, value in scores.items() if not math.isnan(value)}

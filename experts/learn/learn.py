@@ -1,0 +1,75 @@
+"""From a meta and a query set to expert tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from experts.errors import DataError, ModelLoadError
+from experts.learn.fit import DEFAULT_L2, fit_tokens
+from experts.learn.queries import Query
+from experts.learn.states import Progress, compute_states
+from experts.prompt import PromptRenderer
+from experts.token import ExpertToken
+
+
+def learn_tokens(
+    model_path: str,
+    queries: Sequence[Query],
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+    batch_size: int = 16,
+    l2: float = DEFAULT_L2,
+    expert_names: Sequence[str] | None = None,
+    incumbents: Sequence[ExpertToken] = (),
+    progress: Progress = lambda done, total, what: None,
+) -> list[ExpertToken]:
+    """Learns a token for every expert that `queries` name and `incumbents` do not hold, by name.
+
+    `model_path` is a folder or a hub id; `dtype` "auto" or a torch dtype's name. `expert_names`, if given,
+    are all the experts there should be: a query that names another is an error, and so is an expert that
+    no query names.
+    `progress` gets (done, total, what), `what` being "states" or "fit".
+    Raises ModelLoadError, TemplateError, DataError, TokenMismatch.
+    """
+    if expert_names is not None:
+        _require_labels(queries, expert_names)
+    model, renderer = _load_meta(model_path, revision, dtype, device)
+    states = compute_states(model, renderer, queries, batch_size=batch_size, progress=progress)
+    return fit_tokens(states, l2=l2, incumbents=incumbents, progress=progress).tokens
+
+
+def _require_labels(queries: Sequence[Query], expert_names: Sequence[str]) -> None:
+    labels = {query.expert for query in queries if query.expert is not None}
+    if unknown := sorted(labels - set(expert_names)):
+        lines = [query.line for query in queries if query.expert == unknown[0]]
+        raise DataError(
+            f"line {lines[0]}: unknown expert '{unknown[0]}' ({len(lines)} queries); "
+            f"use one of {', '.join(sorted(expert_names))}"
+        )
+    if missing := sorted(set(expert_names) - labels):
+        raise DataError(f'no query names expert \'{missing[0]}\'; add queries with "expert": "{missing[0]}"')
+
+
+def _load_meta(
+    model_path: str, revision: str | None, dtype: str, device: str
+) -> tuple[PreTrainedModel, PromptRenderer]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path,
+            revision=revision,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            device_map=device,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelLoadError(f"{model_path}: cannot be loaded: {reason}; correct the meta's model") from error
+    renderer = PromptRenderer(tokenizer)
+    renderer.self_test()
+    return model, renderer

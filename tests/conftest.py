@@ -1,0 +1,107 @@
+"""What tests share. The demo's cluster is started once a session, and only if a test asks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+import yaml
+
+from cluster.apply import apply
+from cluster.config import ClusterConfig, load_config
+from cluster.local import Head, start_head, stop_head
+from cluster.target import connect_to, num_logical_cpus
+from examples.demo.run import prepare
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running demo cluster."""
+
+    url: str
+    config: ClusterConfig
+    head: Head
+    world: Path
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Asks replicas for their `stats()`."""
+
+    stdin: IO[str]
+    stdout: IO[str]
+
+    def of(self, app: str) -> dict[str, float]:
+        self.stdin.write(f"{app}\n")
+        self.stdin.flush()
+        return json.loads(self.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def demo_world() -> Path:
+    """The demo's models and tokens; built once and kept, as `make demo` does."""
+    folder = REPOSITORY / ".cache" / "demo"
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    config = load_config(_on_a_free_port(demo_world, folder))
+    head = start_head(folder / "state", num_cpus=num_logical_cpus(config))
+    try:
+        with connect_to(head) as client:
+            url = apply(config, client)
+        yield Served(url, config, head, demo_world)
+    finally:
+        stop_head(folder / "state")
+
+
+@pytest.fixture(scope="session")
+def stats(served: Served) -> Iterator[Stats]:
+    address = Path(served.head.temp_dir, "ray_current_cluster").read_text(encoding="utf-8").strip()
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": served.head.auth_token,
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.stats_probe", address],
+        cwd=REPOSITORY,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as probe:
+        assert probe.stdin is not None
+        assert probe.stdout is not None
+        assert probe.stdout.readline().strip() == "ready"
+        yield Stats(probe.stdin, probe.stdout)
+        probe.stdin.close()
+
+
+def _on_a_free_port(world: Path, folder: Path) -> Path:
+    """The demo's cluster.yaml for a second cluster beside one that may be running."""
+    text = yaml.safe_load((world / "cluster.yaml").read_text(encoding="utf-8"))
+    for block in (text["meta"], *text["experts"].values()):
+        block["model"]["path"] = str(world / block["model"]["path"])
+        if "token" in block:
+            block["token"] = str(world / block["token"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        text["http"] = {"host": "127.0.0.1", "port": probe.getsockname()[1]}
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(text), encoding="utf-8")
+    return path

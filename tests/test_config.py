@@ -1,0 +1,314 @@
+"""cluster.yaml: what is wrong is said in one line that names the file, the field and the remedy."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.config import ClusterConfig, load_config
+from cluster.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("meta", "roman"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").write_text("{}")
+    (tmp_path / "models" / "empty").mkdir()
+    (tmp_path / "roman.safetensors").write_bytes(b"")
+    return tmp_path
+
+
+def world() -> dict[str, Any]:
+    return {
+        "meta": {"model": {"path": "models/meta"}},
+        "experts": {"roman": {"model": {"path": "models/roman"}, "token": "roman.safetensors"}},
+    }
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """A good cluster with the value at a dotted path replaced or added."""
+    data = world()
+    *parents, last = path.split("/")
+    block = data
+    for key in parents:
+        block = block.setdefault(key, {})
+    block[last] = value
+    return data
+
+
+def load(folder: Path, data: Any, **options: bool) -> ClusterConfig:
+    path = folder / "cluster.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data, sort_keys=False))
+    return load_config(path, **options)
+
+
+def refused(folder: Path, data: Any) -> list[str]:
+    """The problems, without the file's name that each must begin with."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, data)
+    prefix = f"{folder / 'cluster.yaml'}: "
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(prefix) for line in lines), lines
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_only_the_meta_is_required(folder: Path):
+    config = load(folder, {"meta": world()["meta"]})
+    assert config.name == "generalist"
+    assert config.experts == {}
+    assert config.http.port == 8000
+    assert config.meta.engine.max_streams == 32
+    assert config.meta.target_ongoing_requests == 16
+
+
+def test_paths_start_at_the_files_folder_wherever_it_is_read_from(folder: Path, monkeypatch: Any):
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(world()))
+    config = load_config("../cluster.yaml")
+    roman = config.local_experts["roman"]
+    assert roman.model.model_dump() == {"path": folder / "models" / "roman"}
+    assert roman.token == str(folder / "roman.safetensors")
+    assert config.source == Path("../cluster.yaml")
+
+
+def test_hub_models_and_token_uris_are_taken_as_they_are(folder: Path):
+    data = changed("experts/roman/token", "s3://bucket/roman.safetensors")
+    data["meta"]["model"] = {"hub": "Qwen/Qwen3-8B", "revision": "main"}
+    config = load(folder, data)
+    assert config.meta.model.model_dump() == {"hub": "Qwen/Qwen3-8B", "revision": "main"}
+    assert config.local_experts["roman"].token == "s3://bucket/roman.safetensors"
+
+
+def test_a_missing_token_is_no_error_for_the_command_that_makes_it(folder: Path):
+    data = changed("experts/roman/token", "tokens/new.safetensors")
+    assert load(folder, data, tokens_required=False).local_experts["roman"].token.endswith("new.safetensors")
+
+
+REFUSED = [
+    ("foo", 1, "foo: unknown key; remove it, or use one of: name, meta, experts"),
+    ("name", "a b", "name: should match pattern"),
+    ("name", "../x", "name: should match pattern"),
+    ("meta", {}, "meta.model: is required; add it"),
+    ("meta", None, "meta: must be a block of keys, not empty"),
+    ("meta/model", {}, "meta.model: needs exactly one of path, hub"),
+    ("meta/model", {"path": "models/meta", "hub": "a/b"}, "meta.model: needs exactly one of path, hub"),
+    ("meta/model/path", "models/nowhere", "meta.model.path: no such folder '"),
+    ("meta/model/path", "models/empty", "has no config.json; name the folder of a Hugging Face checkpoint"),
+    ("meta/model/path", 3, "meta.model.path: "),
+    ("meta/model/pat", "x", "meta.model.pat: unknown key; did you mean 'path'?"),
+    ("meta/model", {"hub": "../../etc"}, "meta.model.hub: should match pattern"),
+    ("meta/engine/kind", "vlm", "meta.engine: unknown engine kind; use kind: transformers"),
+    ("meta/engine/kind", "vllm", "meta.engine: engine kind vllm is not built yet; use kind: transformers"),
+    ("meta/engine", {"kind": "openai", "url": "http://x"}, "engine kind openai is not built yet"),
+    ("meta/engine/trust_remote_code", True, "meta.engine.trust_remote_code: unknown key"),
+    ("meta/engine/dtype", "int8", "meta.engine.dtype: should be 'auto', 'float32'"),
+    ("meta/engine/max_streams", 0, "meta.engine.max_streams: should be greater than or equal to 1; it is 0"),
+    ("meta/engine/max_streams", True, "meta.engine.max_streams: should be a valid integer; it is True"),
+    ("meta/engine/max_model_len", "512", "meta.engine.max_model_len: should be a valid integer; it is '512'"),
+    (
+        "meta/autoscaling/min_replica",
+        1,
+        "meta.autoscaling.min_replica: unknown key; did you mean 'min_replicas'?",
+    ),
+    ("meta/autoscaling/min_replicas", 2, "meta.autoscaling: min_replicas 2 is above max_replicas 1; lower"),
+    ("meta/autoscaling", {"max_replicas": 2, "initial_replicas": 3}, "initial_replicas 3 is outside 1 to 2"),
+    (
+        "meta/autoscaling/upscale_delay_s",
+        5.0,
+        "upscale_delay_s has no effect while min_replicas = max_replicas",
+    ),
+    (
+        "meta/autoscaling",
+        {"max_replicas": 2, "downscale_to_zero_delay_s": 5.0},
+        "downscale_to_zero_delay_s has no effect; set min_replicas: 0 or remove it",
+    ),
+    (
+        "meta/autoscaling",
+        {"max_replicas": 2, "target_ongoing_requests": 33},
+        "meta: autoscaling.target_ongoing_requests 33 is above engine.max_streams 32",
+    ),
+    (
+        "meta/autoscaling",
+        {"max_replicas": 2, "look_back_period_s": 10},
+        "look_back_period_s: should be greater",
+    ),
+    ("meta/resources/num_gpu", 1, "meta.resources.num_gpu: unknown key; did you mean 'num_gpus'?"),
+    ("meta/resources/num_gpus", 1.5, "num_gpus 1.5 is not whole; Ray takes fractions only below 1"),
+    ("meta/resources/num_cpus", float("nan"), "meta.resources.num_cpus: should be a finite number"),
+    ("meta/resources/custom", {"GPU": 1.0}, "custom.GPU is Ray's own; use num_cpus, num_gpus"),
+    ("meta/resources/tensor_parallel", 2, "tensor_parallel above 1 is not built yet; use 1"),
+    ("experts", [], "experts: must be a block of keys, not []"),
+    ("experts/roman", None, "experts.roman: needs exactly one of model, adapter, remote"),
+    ("experts/roman", {"token": "s3://x"}, "experts.roman: needs exactly one of model, adapter, remote"),
+    ("experts/roman/remote", {}, "experts.roman: needs exactly one of model, adapter, remote"),
+    ("experts/roman/token", "nowhere.safetensors", "make it with `etr learn` or correct the path"),
+    ("experts/roman/toke", "x", "experts.roman.toke: unknown key; did you mean 'token'?"),
+    ("experts/roman/cold_start", "meta", "cold_start: meta has no effect; set autoscaling.min_replicas: 0"),
+    (
+        "experts/roman/cold_start",
+        "never",
+        "experts.roman.cold_start: should be 'wait' or 'meta'; it is 'never'",
+    ),
+    (
+        "experts/roman",
+        {
+            "model": {"path": "models/roman"},
+            "token": "roman.safetensors",
+            "cold_start": "meta",
+            "autoscaling": {"min_replicas": 0},
+        },
+        "cold_start: meta is not built yet; use cold_start: wait",
+    ),
+    (
+        "experts/roman",
+        {"adapter": {"path": "a", "pool": "p"}, "token": "s3://x"},
+        "experts.roman: adapter experts are not built yet; use model: {path: …}",
+    ),
+    (
+        "experts/roman",
+        {"remote": {"url": "https://x/v1", "model": "m"}, "token": "s3://x"},
+        "experts.roman: remote experts are not built yet; use model: {path: …}",
+    ),
+    ("experts/meta", world()["experts"]["roman"], "experts: the name 'meta' is reserved; rename that expert"),
+    (
+        "experts/Roman Numerals",
+        world()["experts"]["roman"],
+        "experts: 'Roman Numerals' is no expert name; use",
+    ),
+    ("pools", {"base": world()["meta"]}, "pools: pools are not built yet; give every expert its own model"),
+    ("routing/when", "never", "routing.when: should be 'anywhere' or 'start'"),
+    ("routing/max_handoffs", -1, "routing.max_handoffs: should be greater than or equal to 0; it is -1"),
+    ("routing/call_bias", ".inf", "routing.call_bias: should be a valid number"),
+    ("routing/deadlines/gap", 3, "routing.deadlines.gap: unknown key; did you mean 'gap_s'?"),
+    ("routing/deadlines/total_s", 0, "routing.deadlines.total_s: should be greater than 0; it is 0"),
+    ("http/port", 0, "http.port: should be greater than or equal to 1; it is 0, correct it"),
+    ("http/port", 65536, "http.port: should be less than or equal to 65535; it is 65536, correct it"),
+    ("http/port", "8000", "http.port: should be a valid integer; it is '8000', correct it"),
+    ("http/keys_file", "keys", "http.keys_file: API keys are not built yet; use keys_file: null"),
+    ("http/max_body_bytes", 0, "http.max_body_bytes: should be greater than"),
+    (
+        "router/autoscaling",
+        {"min_replicas": 0},
+        "router.autoscaling: min_replicas 0 would leave nobody to answer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), REFUSED, ids=[f"{p}={v}"[:60] for p, v, _ in REFUSED])
+def test_a_wrong_value_is_refused_in_one_line(folder: Path, path: str, value: Any, expected: str):
+    problems = refused(folder, changed(path, value))
+    assert len(problems) == 1
+    assert expected in problems[0]
+    assert path.split("/")[0] in problems[0]
+
+
+def test_every_problem_is_told_at_once(folder: Path):
+    data = changed("http/port", 0)
+    data["meta"]["engin"] = {}
+    data["experts"]["roman"]["token"] = "nowhere"
+    assert [problem.split(":")[0] for problem in refused(folder, data)] == [
+        "meta.engin",
+        "experts.roman.token",
+        "http.port",
+    ]
+
+
+def test_two_experts_of_one_name(folder: Path):
+    text = yaml.safe_dump(world(), sort_keys=False) + "  roman:\n    token: s3://x\n"
+    line = text.splitlines().index("  roman:") + 1
+    last = len(text.splitlines()) - 1
+    assert refused(folder, text) == [
+        f"experts: two experts are named 'roman' (lines {line} and {last}); rename one"
+    ]
+
+
+def test_a_key_given_twice(folder: Path):
+    assert refused(folder, "http:\n  port: 1\n  port: 2\n") == [
+        "http.port: is given twice (lines 2 and 3); remove one"
+    ]
+
+
+def test_yaml_that_is_none_names_the_line(folder: Path):
+    (problem,) = refused(folder, "meta:\n  model: {path: x\nexperts: 1\n")
+    assert problem.startswith("line 3, column 8: not valid YAML: ")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
+def test_an_empty_file_says_what_it_needs(folder: Path, text: str):
+    assert refused(folder, text) == ["meta: is required; add it"]
+
+
+@pytest.mark.parametrize("text", ["[]", "just words", "3"])
+def test_a_file_of_another_shape(folder: Path, text: str):
+    (problem,) = refused(folder, text)
+    assert problem.startswith("must be a block of keys")
+
+
+def test_python_objects_are_not_made_from_yaml(folder: Path):
+    (problem,) = refused(folder, "meta: !!python/object/apply:os.getcwd []\n")
+    assert "not valid YAML" in problem
+
+
+def test_files_that_cannot_be_read(folder: Path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file; name the cluster\.yaml to use"):
+        load_config(folder / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_config(folder)
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not a UTF-8 text file"):
+        load_config(folder / "binary.yaml")
+
+
+def test_an_alias_around_itself_is_refused(folder: Path):
+    assert refused(folder, "meta: &a\n  model: *a\n")
+
+
+def key_paths(block: dict[str, Any], parents: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    paths = [(*parents, key) for key in block]
+    return paths + [p for k, v in block.items() if isinstance(v, dict) for p in key_paths(v, (*parents, k))]
+
+
+FULL = {
+    "meta": {
+        "model": {"path": "models/meta"},
+        "engine": {"dtype": "float32", "max_model_len": 512, "max_streams": 8, "num_threads": 1},
+        "autoscaling": {"min_replicas": 1, "max_replicas": 2, "upscale_delay_s": 1.0},
+        "resources": {"num_cpus": 0.5},
+    },
+    "routing": {"when": "start", "deadlines": {"gap_s": 1.0}},
+    "http": {"port": 9000, "max_body_bytes": 2048},
+    "router": {"resources": {"num_cpus": 0.5}},
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_misspelt_key_is_refused_by_its_path_with_the_right_spelling(folder: Path, data: st.DataObject):
+    """One letter doubled, in any key of any block."""
+    path = data.draw(st.sampled_from(key_paths(FULL)))
+    where = data.draw(st.integers(0, len(path[-1]) - 1))
+    wrong = path[-1][: where + 1] + path[-1][where:]
+    full = copy.deepcopy(FULL)
+    block: dict[str, Any] = full
+    for key in path[:-1]:
+        block = block[key]
+    block[wrong] = block.pop(path[-1])
+    problems = refused(folder, full)
+    dotted = ".".join((*path[:-1], wrong))
+    alone = path == ("meta", "model", "path")  # without it the block is of neither kind
+    expected = "exactly one of path, hub" if alone else f"{dotted}: unknown key; did you mean '{path[-1]}'?"
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_the_full_example_is_accepted(folder: Path):
+    config = load(folder, FULL)
+    assert config.meta.autoscaling.max_replicas == 2
+    assert config.routing.deadlines.first_token_s == 30.0

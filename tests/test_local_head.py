@@ -1,0 +1,121 @@
+"""The head that `etr up` starts: a real one, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cluster.errors import HeadBusy, HeadStartFailed, PortTaken
+from cluster.local import find_head, require_free_port, start_head, stop_head
+from cluster.session import Session, until
+
+SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+
+
+@pytest.fixture
+def bystander():
+    """Somebody else's program, in a session of its own like ours."""
+    with subprocess.Popen(
+        SLEEPER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def alive(members: list[psutil.Process]) -> list[psutil.Process]:
+    """A zombie has ended; collecting it is its parent's business."""
+    return [p for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.cluster
+def test_a_head_comes_up_guarded_and_goes_away_whole(tmp_path: Path, bystander: subprocess.Popen[bytes]):
+    head = start_head(tmp_path, num_cpus=3)
+    try:
+        members = head.session.processes()
+        names = " ".join(" ".join(process.cmdline()) for process in members)
+        assert "gcs_server" in names
+        assert "raylet" in names
+        url = f"{head.dashboard_url}/api/serve/applications/"
+        assert httpx.get(url).status_code == 401
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {head.auth_token}"})
+        assert answer.json()["applications"] == {}
+        assert start_head(tmp_path) == head == find_head(tmp_path)
+        assert (tmp_path / "head.json").stat().st_mode & 0o077 == 0
+    finally:
+        assert stop_head(tmp_path)
+
+    assert not alive(members)
+    assert not head.session.processes()
+    assert not Path(head.temp_dir).exists()
+    assert bystander.poll() is None
+    assert find_head(tmp_path) is None
+    assert not stop_head(tmp_path)
+
+
+def test_a_head_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path):
+    before = set(Path("/tmp").glob("etr-*"))
+    with pytest.raises(HeadStartFailed, match=r"ended while starting.*head\.log"):
+        start_head(tmp_path, env={"RAY_AUTH_TOKEN_PATH": "/nonexistent"})
+    assert not (tmp_path / "head.json").exists()
+    assert set(Path("/tmp").glob("etr-*")) <= before
+
+
+def test_only_one_starts_a_head_at_a_time(tmp_path: Path):
+    code = (
+        "import sys, pathlib, cluster.local as local\n"
+        f"with local._only_one(pathlib.Path({str(tmp_path)!r})):\n"
+        "    print('locked', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).resolve().parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(HeadBusy, match="wait for it"):
+            start_head(tmp_path)
+        other.communicate(b"")
+    assert not stop_head(tmp_path)
+
+
+def test_a_taken_port_is_named_with_the_field_to_change():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 is taken.*set http\.port"):
+            require_free_port("127.0.0.1", port)
+    require_free_port("127.0.0.1", port)
+
+
+def test_a_session_ends_with_children_that_left_their_group(tmp_path: Path):
+    """The leader dies of SIGTERM without a word to its child, which ignores SIGTERM."""
+    child = (
+        "import os, signal; os.setpgid(0, 0); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('child', flush=True)\nwhile True: signal.pause()"
+    )
+    leader = (
+        f"import signal, subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "signal.pause()  # mark-7f3a"
+    )
+    session = Session.start([sys.executable, "-c", leader], {}, tmp_path / "log", mark="mark-7f3a")
+    assert until(lambda: "child" in (tmp_path / "log").read_text(), timeout_s=20)
+    members = session.processes()
+    assert len(members) == 2
+    session.end(term_timeout_s=0.5)
+    assert not alive(members)
+
+
+def test_a_reused_process_id_is_left_alone(bystander: subprocess.Popen[bytes]):
+    stale = Session(bystander.pid, mark="/tmp/etr-of-long-ago")
+    assert not stale.runs()
+    stale.end()
+    assert bystander.poll() is None

@@ -1,0 +1,241 @@
+"""Which experts may be reached, and what follows a failure."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from router.decode import Job
+from router.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelFailed,
+    ModelOverloaded,
+    ModelStalled,
+    ModelUnavailable,
+    RouterError,
+    UnknownModel,
+)
+from router.model import Finish, Piece
+from router.policy import META, Recovery, Routing, Target, after_failure, allowed_experts, resolve
+from router.table import ModelEntry
+from tests.fakes import (
+    DIRECT,
+    EXPERTS,
+    GONE,
+    JOB,
+    STOP,
+    Item,
+    Pause,
+    answer,
+    expert_table,
+    num_calls,
+    playing,
+    to,
+    word,
+)
+
+NAMES = st.lists(st.sampled_from(EXPERTS))
+
+
+def allowed(routing: Routing | None = None, **changes: Any) -> tuple[str, ...]:
+    state = {"table": expert_table(), "ready": EXPERTS, "masked": (), "num_handoffs": 0, **changes}
+    return allowed_experts(state.pop("table"), routing or Routing(), **state)
+
+
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        (None, Target(META, routed=True)),
+        ("g", Target(META, routed=True)),
+        ("g/meta", Target(META, routed=False)),
+        ("g/chem", Target("chem", routed=False)),
+    ],
+)
+def test_a_model_name_says_who_is_asked_first(model: str | None, target: Target):
+    assert resolve(expert_table(), model, Routing()) == target
+
+
+def test_a_forced_expert_writes_without_the_meta():
+    assert resolve(expert_table(), "g", Routing(force="law")) == Target("law", routed=False)
+
+
+@pytest.mark.parametrize("model", ["", "chem", "g/", "g/physics", "G", "h/chem", "g/g/chem"])
+def test_an_unknown_model_is_refused_with_the_names_there_are(model: str):
+    with pytest.raises(UnknownModel, match="available: g, g/meta, g/chem, g/law, g/weather"):
+        resolve(expert_table(), model, Routing())
+
+
+@pytest.mark.parametrize(
+    ("routing", "param"),
+    [
+        (Routing(experts=("chem", "nobody")), "routing.experts"),
+        (Routing(exclude=("nobody",)), "routing.exclude"),
+        (Routing(bias={"nobody": 1.0}), "routing.bias"),
+        (Routing(force="nobody"), "routing.force"),
+        (Routing(force=""), "routing.force"),
+        (Routing(force=META), "routing.force"),
+    ],
+)
+def test_an_unknown_expert_is_refused_by_the_option_that_names_it(routing: Routing, param: str):
+    with pytest.raises(InvalidRequest, match="experts: chem, law, weather") as caught:
+        resolve(expert_table(), "g", routing)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "others", [{"experts": ("law",)}, {"exclude": ("chem",)}, {"bias": {"chem": 1.0}}, {"call_bias": 1.0}]
+)
+def test_options_that_cannot_take_effect_are_refused(others: dict[str, Any]):
+    with pytest.raises(InvalidRequest, match="leaves no choice"):
+        resolve(expert_table(), "g", Routing(force="chem", **others))
+    for model in ("g/chem", "g/meta"):
+        with pytest.raises(InvalidRequest, match="take effect only with model 'g'"):
+            resolve(expert_table(), model, Routing(**others))
+
+
+def test_no_expert_may_be_named_meta():
+    with pytest.raises(ValidationError, match="another name"):
+        expert_table(experts={"meta": ModelEntry(app="impostor")})
+
+
+def test_an_empty_allow_list_allows_nobody():
+    assert allowed(Routing(experts=())) == ()
+    assert allowed(Routing(experts=None)) == EXPERTS
+
+
+def test_an_expert_that_is_not_ready_is_reached_only_if_a_call_wakes_it():
+    experts = {"chem": ModelEntry(app="c"), "law": ModelEntry(app="l", wakes=True)}
+    assert allowed(table=expert_table(experts=experts), ready=()) == ("law",)
+
+
+@pytest.mark.parametrize(("num_handoffs", "expected"), [(0, EXPERTS), (1, EXPERTS), (2, ()), (3, ())])
+def test_nobody_is_allowed_once_the_handoffs_are_used_up(num_handoffs: int, expected: tuple[str, ...]):
+    assert allowed(table=expert_table(max_handoffs=2), num_handoffs=num_handoffs) == expected
+
+
+@given(st.none() | NAMES, NAMES, NAMES, NAMES, st.sets(st.sampled_from(EXPERTS)))
+def test_the_allowed_set_is_an_intersection(
+    wanted: list[str] | None, exclude: list[str], ready: list[str], masked: list[str], wakes: set[str]
+):
+    experts = {name: ModelEntry(app=name, wakes=name in wakes) for name in EXPERTS}
+    routing = Routing(experts=None if wanted is None else tuple(wanted), exclude=tuple(exclude))
+    names = allowed(routing, table=expert_table(experts=experts), ready=ready, masked=masked)
+    reachable = (set(ready) | wakes) - set(exclude) - set(masked)
+    assert set(names) == (reachable if wanted is None else reachable & set(wanted))
+    assert list(names) == sorted(names), "each once and in the table's order, however the request lists them"
+
+
+@pytest.mark.parametrize("error", [ModelUnavailable("x"), ModelStalled("x"), ModelOverloaded("x")])
+@pytest.mark.parametrize(
+    ("num_failures", "is_expert", "routed", "recovery"),
+    [
+        (1, True, True, Recovery.RETRY),
+        (2, False, True, Recovery.RETRY),
+        (3, True, True, Recovery.REDECIDE),
+        (3, False, True, Recovery.FAIL),
+        (2, True, False, Recovery.RETRY),
+        (3, True, False, Recovery.FAIL),
+    ],
+)
+def test_a_replica_that_is_gone_busy_or_late_is_replaced_a_bounded_number_of_times(
+    error: RouterError, num_failures: int, is_expert: bool, routed: bool, recovery: Recovery
+):
+    chosen = after_failure(error, is_expert=is_expert, routed=routed, num_failures=num_failures, retries=2)
+    assert chosen is recovery
+
+
+@pytest.mark.parametrize("error", [ModelFailed("x"), ContextLengthExceeded("x"), InvalidRequest("x")])
+@pytest.mark.parametrize(
+    ("is_expert", "routed", "recovery"),
+    [(True, True, Recovery.REDECIDE), (True, False, Recovery.FAIL), (False, True, Recovery.FAIL)],
+)
+def test_what_would_fail_everywhere_is_never_retried(
+    error: RouterError, is_expert: bool, routed: bool, recovery: Recovery
+):
+    assert after_failure(error, is_expert=is_expert, routed=routed, num_failures=1, retries=9) is recovery
+
+
+@given(st.booleans(), st.booleans(), st.integers(1, 9), st.integers(0, 9))
+def test_nothing_follows_the_end_of_the_total_time(
+    is_expert: bool, routed: bool, num_failures: int, retries: int
+):
+    recovery = after_failure(
+        DeadlineExceeded("x"), is_expert=is_expert, routed=routed, num_failures=num_failures, retries=retries
+    )
+    assert recovery is Recovery.FAIL
+
+
+@pytest.mark.parametrize(
+    ("routing", "ready", "allowed", "bias"),
+    [
+        (Routing(), EXPERTS, EXPERTS, dict.fromkeys(EXPERTS, 0.5)),
+        (Routing(), ["law"], ("law",), {"law": 0.5}),
+        (Routing(experts=("chem",)), EXPERTS, ("chem",), {"chem": 0.5}),
+        (Routing(exclude=("chem", "weather"), bias={"chem": 9.0}), EXPERTS, ("law",), {"law": 0.5}),
+        (Routing(call_bias=-0.5, bias={"law": 2.0}), EXPERTS, EXPERTS, {"law": 2.0}),
+    ],
+)
+def test_the_meta_is_told_whom_it_may_call_and_how_gladly(
+    routing: Routing, ready: Collection[str], allowed: tuple[str, ...], bias: dict[str, float]
+):
+    models = playing(meta=[[STOP]])
+    answer(models, replace(JOB, routing=routing), ready, call_bias=0.5)
+    assert (models[META].asks[0].allowed, models[META].asks[0].bias) == (allowed, bias)
+
+
+def test_a_model_addressed_by_name_neither_hands_over_nor_returns_the_pen():
+    models = playing(meta=[[word("a"), STOP]], chem=[[word("b"), STOP]])
+    assert answer(models, replace(JOB, target=Target(META, routed=False)))[0] == "a"
+    assert answer(models, DIRECT, ready=(), after_expert="return")[0] == "b"
+    assert models[META].asks[0].allowed == ()
+
+
+@pytest.mark.parametrize("name", ["law", "nobody", None])
+def test_a_handover_to_somebody_not_allowed_is_refused(name: str | None):
+    models = playing(meta=[[word("a"), to(name)]])
+    with pytest.raises(ModelFailed, match="unasked"):
+        answer(models, replace(JOB, routing=Routing(exclude=("law",))))
+    assert num_calls(models) == {META: 1}
+
+
+@pytest.mark.parametrize("fault", [[GONE], [], [Piece(finish=Finish.CANCELLED)], [Pause()]])
+def test_another_replica_goes_on_from_all_the_text_received(fault: list[Item]):
+    chem: list[list[Item]] = [[word("b<e"), *fault], [word("c"), STOP]]
+    models = playing(meta=[[word("a"), to("chem")]], chem=chem)
+    text, done = answer(models, replace(JOB, max_tokens=9, stop=("<end>",)))
+    assert (text, done.num_completion_tokens, [s.model for s in done.spans]) == ("ab<ec", 3, ["meta", "chem"])
+    again = models["chem"].asks[1]
+    assert (again.written, again.position, again.max_tokens) == ("ab<e", 2, 7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "num_tries"),
+    [(GONE, 2), (ModelFailed("bug"), 1), (ContextLengthExceeded("long"), 1), (to("law"), 1)],
+)
+def test_an_expert_given_up_is_masked_and_the_next_best_is_still_reached(fault: Item, num_tries: int):
+    meta = [[word("a"), to("chem")], [to("law")]]
+    models = playing(meta=meta, chem=[[word("b"), fault], [fault]], law=[[word("c"), STOP]])
+    text, done = answer(models, max_handoffs=1)
+    assert (text, [s.model for s in done.spans]) == ("abc", ["meta", "chem", "law"])
+    assert num_calls(models) == {META: 2, "chem": num_tries, "law": 1}
+    again = models[META].asks[1]
+    assert (again.written, again.position, again.allowed) == ("ab", 2, ("law", "weather"))
+
+
+@pytest.mark.parametrize("job", [JOB, DIRECT, replace(JOB, target=Target(META, routed=False))])
+@pytest.mark.parametrize(
+    ("fault", "num_tries"), [(GONE, 3), (ModelFailed("bug"), 1), (ContextLengthExceeded("x"), 1)]
+)
+def test_a_failure_of_the_meta_or_of_a_model_addressed_by_name_surfaces(
+    job: Job, fault: RouterError, num_tries: int
+):
+    models = playing(**{job.target.writer: [[fault]] * 3})
+    with pytest.raises(type(fault)):
+        answer(models, job, retries=2)
+    assert num_calls(models) == {job.target.writer: num_tries}

@@ -1,0 +1,240 @@
+"""cluster.yaml → Serve's deploy config: every key is one of Serve's, equal input gives equal output."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ray.serve.schema import ServeDeploySchema
+from safetensors.torch import save_file
+
+from cluster.config import ClusterConfig, load_config
+from cluster.errors import ConfigError
+from cluster.serve_config import build_serve_config
+from cluster.serve_schema import check_deploy_config, unknown_keys
+from deployments.apps import ModelArgs, RouterArgs
+from experts.token import ExpertToken, checkpoint_fingerprint
+from router.table import RouteTable
+
+DIM = 8
+
+
+def make_world(folder: Path, *experts: str) -> dict[str, Any]:
+    """A cluster.yaml's content with a head for the meta and a token for every expert, as real files."""
+    for number, name in enumerate(("meta", *experts)):
+        model = folder / "models" / name
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+        weight = torch.randn(16, DIM, generator=torch.Generator().manual_seed(number))
+        save_file({"lm_head.weight": weight}, model / "model.safetensors")
+    for number, name in enumerate(experts):
+        make_token(folder, name, seed=100 + number)
+    blocks = {
+        name: {"model": {"path": f"models/{name}"}, "token": f"tokens/{name}.safetensors"} for name in experts
+    }
+    return {"meta": {"model": {"path": "models/meta"}}, "experts": blocks}
+
+
+def make_token(
+    folder: Path, name: str, *, seed: int, saved_as: str | None = None, meta: str = "meta"
+) -> None:
+    found = checkpoint_fingerprint(folder / "models" / meta)
+    assert found is not None
+    vector = torch.randn(DIM, generator=torch.Generator().manual_seed(seed))
+    token = ExpertToken(name, vector, 0.5, meta_name=meta, meta_fingerprint=found[0])
+    token.save(folder / "tokens" / f"{saved_as or name}.safetensors")
+
+
+def load(folder: Path, data: dict[str, Any]) -> ClusterConfig:
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_config(path)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> dict[str, Any]:
+    return make_world(tmp_path, "roman", "morse")
+
+
+@pytest.fixture
+def deploy(tmp_path: Path, world: dict[str, Any]) -> dict[str, Any]:
+    world["experts"]["morse"]["autoscaling"] = {"min_replicas": 0, "max_replicas": 3, "upscale_delay_s": 1.0}
+    world["experts"]["morse"]["resources"] = {
+        "num_gpus": 0.5,
+        "memory_bytes": 1024,
+        "accelerator_type": "H100",
+        "custom": {"fast": 1.0},
+        "labels": {"zone": "a"},
+    }
+    world["routing"] = {"when": "start", "deadlines": {"total_s": 60.0}}
+    return build_serve_config(load(tmp_path, world), epoch=7)
+
+
+def app(deploy: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (one for one in deploy["applications"] if one["name"] == name)
+    return dict(found)
+
+
+def deployment(deploy: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = app(deploy, name)["deployments"]
+    return dict(found)
+
+
+def test_serves_own_model_takes_it_and_knows_every_key(deploy: dict[str, Any]):
+    taken = ServeDeploySchema.model_validate(copy.deepcopy(deploy))
+    assert [one.name for one in taken.applications] == ["expert-morse", "expert-roman", "meta", "router"]
+    assert list(unknown_keys(deploy)) == []
+    assert json.loads(json.dumps(deploy)) == deploy
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ((), "typo"),
+        (("http_options",), "http_options.typo"),
+        (("applications", 0), "expert-morse.typo"),
+        (("applications", 0, "deployments", 0), "expert-morse.Model.typo"),
+        (
+            ("applications", 0, "deployments", 0, "autoscaling_config"),
+            "expert-morse.Model.autoscaling_config.typo",
+        ),
+        (
+            ("applications", 0, "deployments", 0, "ray_actor_options"),
+            "expert-morse.Model.ray_actor_options.typo",
+        ),
+    ],
+)
+def test_a_key_that_serve_would_swallow_is_found(
+    deploy: dict[str, Any], where: tuple[Any, ...], expected: str
+):
+    block: Any = deploy
+    for key in where:
+        block = block[key]
+    block["typo"] = 1
+    ServeDeploySchema.model_validate(copy.deepcopy(deploy))  # Serve says nothing
+    with pytest.raises(ConfigError, match=f"cluster.yaml: {expected}: Serve has no such key"):
+        check_deploy_config(deploy, Path("cluster.yaml"))
+
+
+@pytest.mark.parametrize("block", ["args", "user_config"])
+def test_what_our_own_builders_would_refuse_is_found(deploy: dict[str, Any], block: str):
+    router = deploy["applications"][-1]
+    (router if block == "args" else router["deployments"][0])[block]["typo"] = 1
+    with pytest.raises(ConfigError, match=rf"router\.\S*{block}\.typo: Extra inputs"):
+        check_deploy_config(deploy, Path("cluster.yaml"))
+
+
+def test_equal_files_give_equal_bytes_whatever_their_order(tmp_path: Path, world: dict[str, Any]):
+    first = json.dumps(build_serve_config(load(tmp_path, world)))
+    turned = {key: world[key] for key in reversed(world)}
+    turned["experts"] = {name: world["experts"][name] for name in reversed(world["experts"])}
+    assert json.dumps(build_serve_config(load(tmp_path, turned))) == first
+
+
+def test_every_deployment_autoscales_from_the_first_deploy_on(deploy: dict[str, Any]):
+    for one in deploy["applications"]:
+        (found,) = one["deployments"]
+        assert found["autoscaling_config"]["target_ongoing_requests"] > 0
+        assert "num_replicas" not in found
+    morse = deployment(deploy, "expert-morse")["autoscaling_config"]
+    assert (morse["min_replicas"], morse["max_replicas"], morse["upscale_delay_s"]) == (0, 3, 1.0)
+
+
+def test_a_models_arguments_and_limits_are_its_blocks(deploy: dict[str, Any], tmp_path: Path):
+    args = ModelArgs.model_validate(app(deploy, "expert-morse")["args"])
+    assert (args.name, args.role, args.model.path) == ("morse", "expert", str(tmp_path / "models/morse"))
+    assert ModelArgs.model_validate(app(deploy, "meta")["args"]).role == "meta"
+    model = deployment(deploy, "expert-morse")
+    assert model["max_ongoing_requests"] == args.engine.max_streams == 32
+    assert model["graceful_shutdown_timeout_s"] == 60.0
+    assert model["ray_actor_options"] == {
+        "num_cpus": 1.0,
+        "num_gpus": 0.5,
+        "memory": 1024,
+        "accelerator_type": "H100",
+        "resources": {"fast": 1.0},
+        "label_selector": {"zone": "a"},
+    }
+
+
+def test_the_router_gets_the_route_table(deploy: dict[str, Any]):
+    router = app(deploy, "router")
+    table = RouteTable.model_validate(router["deployments"][0]["user_config"])
+    assert router["route_prefix"] == "/"
+    assert [one["route_prefix"] for one in deploy["applications"]] == [None, None, None, "/"]
+    assert RouterArgs.model_validate(router["args"]).max_body_bytes == 1_048_576
+    assert (table.epoch, table.name, table.when, table.deadlines.total_s) == (7, "generalist", "start", 60.0)
+    assert {name: entry.app for name, entry in table.experts.items()} == {
+        "morse": "expert-morse",
+        "roman": "expert-roman",
+    }
+    assert [name for name, entry in table.experts.items() if entry.wakes] == ["morse"]
+
+
+def test_the_meta_gets_every_token_inlined(deploy: dict[str, Any], tmp_path: Path):
+    user_config = deployment(deploy, "meta")["user_config"]
+    assert user_config["epoch"] == 7
+    for name in ("roman", "morse"):
+        sent = ExpertToken.from_inline(user_config["tokens"][name])
+        saved = ExpertToken.load(tmp_path / "tokens" / f"{name}.safetensors")
+        assert sent.vector.equal(saved.vector)
+        assert sent.bias == saved.bias
+
+
+@pytest.mark.parametrize(("host", "where"), [("127.0.0.1", "HeadOnly"), ("0.0.0.0", "EveryNode")])
+def test_proxies_stand_where_clients_can_reach_them(tmp_path: Path, host: str, where: str):
+    world = make_world(tmp_path)
+    world["http"] = {"host": host, "port": 8123}
+    deploy = build_serve_config(load(tmp_path, world))
+    assert deploy["proxy_location"] == where
+    assert deploy["http_options"] == {"host": host, "port": 8123}
+
+
+def refused(folder: Path, world: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build_serve_config(load(folder, world))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{folder / 'cluster.yaml'}: experts.roman.token: ")
+    return problem
+
+
+def test_a_token_made_for_another_meta_is_refused(tmp_path: Path, world: dict[str, Any]):
+    make_token(tmp_path, "roman", seed=1, meta="morse")
+    problem = refused(tmp_path, world)
+    assert "learned for meta 'morse'" in problem
+    assert "this meta is 'meta'" in problem
+    assert "run `etr learn`" in problem
+
+
+def test_tokens_of_two_metas_are_refused_even_where_the_meta_is_not_here(
+    tmp_path: Path, world: dict[str, Any]
+):
+    world["meta"]["model"] = {"hub": "org/meta"}
+    world["experts"] = {name: world["experts"][name] for name in ("morse", "roman")}
+    make_token(tmp_path, "roman", seed=1, meta="morse")
+    assert "learned for meta 'morse'" in refused(tmp_path, world)
+
+
+def test_another_experts_token_is_refused(tmp_path: Path, world: dict[str, Any]):
+    make_token(tmp_path, "other", seed=1, saved_as="roman")
+    assert "is the token of expert 'other'; correct the path" in refused(tmp_path, world)
+
+
+def test_one_vector_for_two_experts_is_refused(tmp_path: Path, world: dict[str, Any]):
+    world["experts"] = {name: world["experts"][name] for name in ("morse", "roman")}
+    make_token(tmp_path, "roman", seed=1)
+    make_token(tmp_path, "morse", seed=1)
+    assert "the same vector as expert 'morse'; run `etr learn` with both" in refused(tmp_path, world)
+
+
+def test_a_file_that_is_no_token_is_refused(tmp_path: Path, world: dict[str, Any]):
+    path = tmp_path / "tokens" / "roman.safetensors"
+    path.write_bytes(b"not safetensors")
+    problem = refused(tmp_path, world)
+    assert str(path) in problem
+    assert "run `etr learn`" in problem
