@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from experts.engine.base import Call, Chunk, Engine, Stats
-from experts.token import ExpertToken
 
 
 class TokenTable(BaseModel):
@@ -32,6 +31,8 @@ class ModelServer:
         Raises:
             TokenError: a token is broken or was learned for another meta; the old table stays.
         """
+        from experts.token import ExpertToken  # torch; Serve builds and routes without it
+
         table = TokenTable.model_validate(user_config)
         await self._engine.install(
             table.epoch, [ExpertToken.from_inline(text) for text in table.tokens.values()]

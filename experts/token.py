@@ -205,8 +205,8 @@ def _read(source: str) -> bytes:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its header's keys sorted: safetensors writes them in an order that changes from call
-    to call, and equal tokens must not look like a change. Layout: 8 bytes of header length, JSON header, data.
+    """The same file with its header's keys sorted: safetensors writes them in an order that changes from
+    call to call, and equal tokens must not look different. Layout: 8 bytes of header length, header, data.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()

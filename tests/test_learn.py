@@ -58,7 +58,7 @@ def model(renderer: PromptRenderer) -> PreTrainedModel:
     for batch in torch.randint(len(inputs), (160, 32)):
         adam.zero_grad()
         loss = cross_entropy(model(inputs[batch]).logits[:, :-1].transpose(1, 2), labels[batch, 1:])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         adam.step()
     frozen: PreTrainedModel = model.eval()
     return frozen

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from experts.token import ExpertToken
+if TYPE_CHECKING:  # the router speaks this contract too, and does without torch
+    from experts.token import ExpertToken
 
 
 class FinishReason(StrEnum):
