@@ -39,7 +39,7 @@ lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0'
 	$(VENV)-lock/bin/pip install --quiet --group dev .
-	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing > requirements.lock
+	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and the demo models

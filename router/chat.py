@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from router.decode import Delta, Done, Job, ModelUsage
 from router.errors import InvalidRequest
+from router.job import Delta, Done, Job, ModelUsage
 from router.openai import AnswerRequest
 from router.policy import Routing, resolve
 from router.stream import event

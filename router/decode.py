@@ -12,67 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
-from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, RouterError
-from router.model import Ask, Finish, Models, Piece, Prompt, Sampling
-from router.policy import META, Recovery, Routing, Target, after_failure, allowed_experts
+from router.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    ModelFailed,
+    ModelStalled,
+    ModelUnavailable,
+    RouterError,
+)
+from router.job import Answering, Delta, Done, Job, ModelUsage
+from router.model import Ask, Finish, Models, Piece
+from router.policy import META, Recovery, after_failure, allowed_experts
 from router.table import ModelEntry, RouteTable
-from router.transcript import Span, Transcript
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One answer to write: `n` choices of a request are `n` jobs."""
-
-    request_id: str
-    prompt: Prompt
-    target: Target
-    sampling: Sampling = Sampling()
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    routing: Routing = Routing()
-
-
-@dataclass(slots=True)
-class ModelUsage:
-    """What one model did for an answer; a model asked twice is prefilled twice."""
-
-    num_calls: int = 0
-    num_prompt_tokens: int = 0
-    num_completion_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text the client may see now."""
-
-    text: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    finish: Finish
-    num_prompt_tokens: int
-    num_completion_tokens: int
-    spans: list[Span]
-    usage_by_model: dict[str, ModelUsage]
-
-
-@dataclass(slots=True)
-class _State:
-    writer: str
-    transcript: Transcript
-    deadline: float
-    num_handoffs: int = 0
-    num_prompt_tokens: int = 0
-    masked: set[str] = field(default_factory=set)
-    failures: Counter[str] = field(default_factory=Counter)
-    usage: dict[str, ModelUsage] = field(default_factory=dict)
+from router.transcript import Transcript
 
 
 class Decoder:
@@ -97,27 +52,35 @@ class Decoder:
             ServiceError: nobody could go on writing; everything yielded so far stands.
         """
         total_s = self._table.deadlines.total_s
-        state = _State(job.target.writer, Transcript(job.stop), asyncio.get_running_loop().time() + total_s)
+        state = Answering(
+            job.target.writer, Transcript(job.stop), asyncio.get_running_loop().time() + total_s
+        )
         state.transcript.begin(state.writer)
-        finish = _limit(job, state)
+        finish = state.limit(job)
         while finish is None:
             last = Piece()
             try:
                 async with aclosing(self._call(job, state)) as pieces:
                     async for last in pieces:
-                        for model, text in _receive(state, last):
+                        for model, text in state.receive(last):
                             yield Delta(text, model)
                         if state.transcript.stopped:
                             break
             except RouterError as error:
-                finish = _limit(job, state)  # whoever fails after the last token takes nothing along
+                finish = state.limit(job)  # whoever fails after the last token takes nothing along
+                if (
+                    isinstance(error, ContextLengthExceeded)
+                    and state.writer == META
+                    and state.transcript.text
+                ):
+                    finish = Finish.LENGTH  # resumed where its window ends
                 if finish is None:
                     await self._recover(job, state, error)
             else:
-                finish = self._after(job, state, last) or _limit(job, state)
+                finish = self._after(job, state, last) or state.limit(job)
         for model, text in state.transcript.close():
             yield Delta(text, model)
-        yield _done(state, finish)
+        yield state.done(finish)
 
     async def distribution(self, job: Job) -> Piece:
         """Where the conversation would go next: a piece with the distribution over experts, nothing written.
@@ -125,7 +88,9 @@ class Decoder:
         Raises:
             RouterError: as `decode`; the meta is asked again while that may help.
         """
-        state = _State(META, Transcript(), asyncio.get_running_loop().time() + self._table.deadlines.total_s)
+        state = Answering(
+            META, Transcript(), asyncio.get_running_loop().time() + self._table.deadlines.total_s
+        )
         while True:
             try:
                 async with aclosing(self._call(job, state, probe=True)) as pieces:
@@ -136,7 +101,7 @@ class Decoder:
             except RouterError as error:
                 await self._recover(job, state, error)
 
-    async def _call(self, job: Job, state: _State, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
+    async def _call(self, job: Job, state: Answering, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
         """Stream the writer of the moment until it finishes, under all three deadlines."""
         entry = self._entry(state.writer)
         usage = state.usage.setdefault(state.writer, ModelUsage())
@@ -159,7 +124,7 @@ class Decoder:
                 if finish is Finish.EXPERT and piece.expert not in ask.allowed:
                     raise ModelFailed(f"{state.writer} handed over to '{piece.expert}' unasked")
 
-    def _ask(self, job: Job, state: _State, probe: bool) -> Ask:
+    def _ask(self, job: Job, state: Answering, probe: bool) -> Ask:
         written = state.transcript.text
         allowed = self._allowed(job, state) if state.writer == META else ()
         return Ask(
@@ -175,7 +140,7 @@ class Decoder:
             probe=probe,
         )
 
-    def _allowed(self, job: Job, state: _State) -> tuple[str, ...]:
+    def _allowed(self, job: Job, state: Answering) -> tuple[str, ...]:
         if not job.target.routed or (self._table.when == "start" and state.transcript.text):
             return ()
         return allowed_experts(
@@ -191,27 +156,23 @@ class Decoder:
         biases = {name: call_bias + job.routing.bias.get(name, 0.0) for name in allowed}
         return {name: bias for name, bias in biases.items() if bias}
 
-    def _after(self, job: Job, state: _State, last: Piece) -> Finish | None:
+    def _after(self, job: Job, state: Answering, last: Piece) -> Finish | None:
         """Who writes next; a finish reason if nobody does."""
         if state.transcript.stopped:
             return Finish.STOP
         if last.finish is Finish.EXPERT:
             assert last.expert is not None, "_call lets only allowed experts through"
             state.num_handoffs += 1
-            self._pass_pen(state, last.expert, last.probability)
+            state.pass_pen(last.expert, last.probability)
             return None
         if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert == "finish":
             return last.finish
         if not job.target.routed:
             return Finish.STOP
-        self._pass_pen(state, META, None)
+        state.pass_pen(META)
         return None
 
-    def _pass_pen(self, state: _State, writer: str, probability: float | None) -> None:
-        state.writer = writer
-        state.transcript.begin(writer, probability)
-
-    async def _recover(self, job: Job, state: _State, error: RouterError) -> None:
+    async def _recover(self, job: Job, state: Answering, error: RouterError) -> None:
         """Choose who goes on after a failure; raises the error when nobody can."""
         failed = state.writer
         state.failures[failed] += 1
@@ -227,15 +188,18 @@ class Decoder:
         if recovery is Recovery.REDECIDE:
             state.masked.add(failed)
             state.num_handoffs -= 1  # or a failure would use up the hop of the next best expert
-            self._pass_pen(state, META, None)
+            state.pass_pen(META)
             return
         await asyncio.sleep(self._retry_pause_s * random.uniform(0.5, 1.5))
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._table.deadlines.total_s
 
     def _entry(self, writer: str) -> ModelEntry:
         return self._table.meta if writer == META else self._table.experts[writer]
 
 
-async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: _State) -> Piece:
+async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: Answering) -> Piece:
     """The next piece, or the error that says which deadline it missed."""
     left_s = state.deadline - asyncio.get_running_loop().time()
     try:
@@ -249,24 +213,3 @@ async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: _S
                 f"the answer was not complete in time; {state.writer} was writing"
             ) from error
         raise ModelStalled(f"{state.writer} produced nothing for {limit_s:g} s") from error
-
-
-def _limit(job: Job, state: _State) -> Finish | None:
-    spent = job.max_tokens is not None and state.transcript.num_tokens >= job.max_tokens
-    return Finish.LENGTH if spent else None
-
-
-def _receive(state: _State, piece: Piece) -> Iterator[tuple[str, str]]:
-    if piece.num_prompt_tokens and not state.num_prompt_tokens:
-        state.num_prompt_tokens = piece.num_prompt_tokens
-    return state.transcript.add(piece.text, piece.num_tokens)
-
-
-def _done(state: _State, finish: Finish) -> Done:
-    return Done(
-        finish=finish,
-        num_prompt_tokens=state.num_prompt_tokens,
-        num_completion_tokens=state.transcript.num_tokens,
-        spans=state.transcript.spans(),
-        usage_by_model=state.usage,
-    )

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import uvicorn
 from fastapi import FastAPI
 
-from router.decode import Decoder, Delta, Done, Job
+from router.decode import Decoder
 from router.errors import ModelUnavailable, RouterError
+from router.job import Delta, Done, Job
 from router.model import Ask, Finish, Models, Piece, Prompt
 from router.policy import Target
 from router.table import ModelEntry, RouteTable

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.decode import Decoder, Delta, Done, Job
+from router.decode import Decoder
 from router.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -21,6 +21,7 @@ from router.errors import (
     ModelUnavailable,
     RouterError,
 )
+from router.job import Delta, Done, Job
 from router.model import Ask, Finish, Piece
 from router.policy import META, Routing
 from tests.fakes import (

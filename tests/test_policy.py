@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from router.decode import Job
 from router.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -21,6 +20,7 @@ from router.errors import (
     RouterError,
     UnknownModel,
 )
+from router.job import Job
 from router.model import Finish, Piece
 from router.policy import META, Recovery, Routing, Target, after_failure, allowed_experts, resolve
 from router.table import ModelEntry

@@ -145,11 +145,11 @@ class TransformersEngine:
             return Chunk(finish=FinishReason.CANCELLED)
         finish = self._finish(output, row)
         tokens = output.generated_tokens[: -1 if finish in (FinishReason.STOP, FinishReason.EXPERT) else None]
-        new = [] if row.call.probe else tokens[text.num_tokens :]
-        self._num_tokens += len(new)
+        new_text, new_ids = text.add([] if row.call.probe else tokens, last=finish is not None)
+        self._num_tokens += len(new_ids)
         return Chunk(
-            text=text.add(new, last=finish is not None),
-            token_ids=tuple(new),
+            text=new_text,
+            token_ids=new_ids,
             num_prompt_tokens=num_prompt_tokens,
             finish=finish,
             expert=row.expert if finish is FinishReason.EXPERT else None,
@@ -182,28 +182,30 @@ class TransformersEngine:
 
 
 class _TextStream:
-    """Token ids to text, whole characters only; what is left of a broken one comes with the last call."""
+    """Token ids to text, whole characters only: the tokens of a broken one wait for its last byte."""
 
     def __init__(self, loaded: LoadedModel, prompt: Sequence[int]) -> None:
-        self.num_tokens = 0
         self._backend = loaded.tokenizer.backend_tokenizer
         # The prompt's end decides whether a first "▁word" starts with a space.
-        self._context = list(prompt[-8:])
-        self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
+        self._stream = DecodeStream(ids=list(prompt[-8:]), skip_special_tokens=True)
+        self._num_seen = 0
         self._pending: list[int] = []
 
-    def add(self, ids: Sequence[int], *, last: bool) -> str:
-        parts = []
-        for token_id in ids:
+    def add(self, tokens: Sequence[int], *, last: bool) -> tuple[str, tuple[int, ...]]:
+        """What `tokens`, all so far, have over the last call; with `last`, half a character as well."""
+        text, ids = "", []
+        for token_id in tokens[self._num_seen :]:
             self._pending.append(token_id)
             part = self._stream.step(self._backend, token_id)
             if part is not None:
-                parts.append(part)
+                text += part
+                ids += self._pending
                 self._pending.clear()
-        self.num_tokens += len(ids)
+        self._num_seen = len(tokens)
         if last and self._pending:
-            parts.append(self._backend.decode(self._pending, skip_special_tokens=True))
-        return "".join(parts)
+            text += self._backend.decode(self._pending, skip_special_tokens=True)
+            ids += self._pending
+        return text, tuple(ids)
 
 
 def _extend_head(loaded: LoadedModel) -> ExtendedHead:

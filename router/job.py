@@ -1,0 +1,88 @@
+"""One answer: what was asked, where it stands, what comes out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from router.model import Finish, Piece, Prompt, Sampling
+from router.policy import Routing, Target
+from router.transcript import Span, Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer to write: `n` choices of a request are `n` jobs."""
+
+    request_id: str
+    prompt: Prompt
+    target: Target
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    routing: Routing = Routing()
+
+
+@dataclass(slots=True)
+class ModelUsage:
+    """What one model did for an answer; a model asked twice is prefilled twice."""
+
+    num_calls: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text the client may see now."""
+
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    finish: Finish
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    spans: list[Span]
+    usage_by_model: dict[str, ModelUsage]
+
+
+@dataclass(slots=True)
+class Answering:
+    """Where an answer under way stands; one per job, changed by the decode loop alone."""
+
+    writer: str
+    transcript: Transcript
+    deadline: float
+    num_handoffs: int = 0
+    num_prompt_tokens: int = 0
+    masked: set[str] = field(default_factory=set)
+    failures: Counter[str] = field(default_factory=Counter)
+    usage: dict[str, ModelUsage] = field(default_factory=dict)
+
+    def limit(self, job: Job) -> Finish | None:
+        """LENGTH once the token budget is spent."""
+        spent = job.max_tokens is not None and self.transcript.num_tokens >= job.max_tokens
+        return Finish.LENGTH if spent else None
+
+    def pass_pen(self, writer: str, probability: float | None = None) -> None:
+        self.writer = writer
+        self.transcript.begin(writer, probability)
+
+    def receive(self, piece: Piece) -> Iterator[tuple[str, str]]:
+        """Take in what the writer produced; yields the newly visible (model, text) pairs."""
+        if piece.num_prompt_tokens and not self.num_prompt_tokens:
+            self.num_prompt_tokens = piece.num_prompt_tokens
+        return self.transcript.add(piece.text, piece.num_tokens)
+
+    def done(self, finish: Finish) -> Done:
+        return Done(
+            finish=finish,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_completion_tokens=self.transcript.num_tokens,
+            spans=self.transcript.spans(),
+            usage_by_model=self.usage,
+        )
