@@ -15,14 +15,7 @@ import random
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
-from router.errors import (
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    ModelFailed,
-    ModelStalled,
-    ModelUnavailable,
-    RouterError,
-)
+from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, RouterError
 from router.job import Answering, Delta, Done, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
 from router.policy import META, Recovery, after_failure, allowed_experts
@@ -51,10 +44,7 @@ class Decoder:
             RequestError: the request cannot be served as asked.
             ServiceError: nobody could go on writing; everything yielded so far stands.
         """
-        total_s = self._table.deadlines.total_s
-        state = Answering(
-            job.target.writer, Transcript(job.stop), asyncio.get_running_loop().time() + total_s
-        )
+        state = Answering(job.target.writer, Transcript(job.stop), self._deadline())
         state.transcript.begin(state.writer)
         finish = state.limit(job)
         while finish is None:
@@ -68,12 +58,6 @@ class Decoder:
                             break
             except RouterError as error:
                 finish = state.limit(job)  # whoever fails after the last token takes nothing along
-                if (
-                    isinstance(error, ContextLengthExceeded)
-                    and state.writer == META
-                    and state.transcript.text
-                ):
-                    finish = Finish.LENGTH  # resumed where its window ends
                 if finish is None:
                     await self._recover(job, state, error)
             else:
@@ -88,9 +72,7 @@ class Decoder:
         Raises:
             RouterError: as `decode`; the meta is asked again while that may help.
         """
-        state = Answering(
-            META, Transcript(), asyncio.get_running_loop().time() + self._table.deadlines.total_s
-        )
+        state = Answering(META, Transcript(), self._deadline())
         while True:
             try:
                 async with aclosing(self._call(job, state, probe=True)) as pieces:
