@@ -1,0 +1,141 @@
+"""Serve's REST API with a router behind it, as one server that keeps what it is told."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+TRACEBACK = (
+    "The deployment failed to start 3 times in a row. Error:\n"
+    "Traceback (most recent call last):\n"
+    '  File "model.py", line 1, in load\n'
+    "experts.errors.ModelLoadError: models/roman: no weights; copy them there\n"
+)
+
+
+class FakeServe:
+    """Serve as its REST API shows it: PUT replaces everything, each GET is a look a little later.
+
+    An application whose code (import path, arguments, actor options) changed gets a new process. `failing`
+    ones end in DEPLOY_FAILED, `stuck` ones stay DEPLOYING. The router answers at the same port.
+    """
+
+    def __init__(self) -> None:
+        self.apps: dict[str, dict[str, Any]] = {}
+        self.http_options: dict[str, Any] | None = None
+        self.failing: set[str] = set()
+        self.stuck: set[str] = set()
+        self.token: str | None = None
+        self.num_puts = 0
+        self.num_looks = 0
+        self._pids = iter(range(1000, 2000))
+
+    async def applications(self, request: Request) -> Response:
+        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+            return PlainTextResponse("no token", 401)
+        if request.method == "PUT":
+            return await self._put(request)
+        for app in self.apps.values():
+            self._advance(app)
+        return JSONResponse(
+            {"applications": copy.deepcopy(self.apps), "http_options": self.http_options, "proxies": {}}
+        )
+
+    async def health(self, request: Request) -> Response:
+        router = self._table()
+        if router is None or self.apps["meta"]["status"] != "RUNNING":
+            return JSONResponse({"status": "unavailable"}, 503)
+        self.num_looks += 1
+        experts = {}
+        for name, entry in router["experts"].items():
+            ready = self.apps[entry["app"]]["status"] == "RUNNING" and self.num_looks > 1
+            experts[name] = "ready" if ready else "masked"
+        return JSONResponse({"status": "ok", "epoch": router["epoch"], "experts": experts})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": []})
+
+    async def chat(self, request: Request) -> Response:
+        body = await request.json()
+        if body["model"] != "generalist":
+            return JSONResponse({"error": {"message": f"model '{body['model']}' does not exist"}}, 404)
+        parts = [("meta", "Hello! "), ("roman", "X"), ("roman", "IV")]
+        trace = body.get("routing", {}).get("trace", False)
+        events = [
+            {"choices": [{"delta": {"content": text}}], **({"routing": {"model": who}} if trace else {})}
+            for who, text in parts
+        ]
+        last = [] if "broken" in body["messages"][0]["content"] else ["[DONE]"]
+        lines = [f"data: {text}\n\n" for text in [*map(json.dumps, events), *last]]
+        return StreamingResponse(iter(lines), media_type="text/event-stream")
+
+    def pid(self, app: str) -> int:
+        return int(self.apps[app]["deployments"]["Model"]["replicas"][0]["pid"])
+
+    def epoch(self, app: str) -> int:
+        (deployment,) = self.apps[app]["deployed_app_config"]["deployments"]
+        return int(deployment["user_config"]["epoch"])
+
+    async def _put(self, request: Request) -> Response:
+        config = await request.json()
+        try:
+            ServeDeploySchema.model_validate(copy.deepcopy(config))
+        except ValidationError as error:
+            return PlainTextResponse(repr(error), 400)
+        self.num_puts += 1
+        self.num_looks = 0
+        self.http_options = self.http_options or config["http_options"]
+        self.apps = {app["name"]: self._deploy(app) for app in config["applications"]}
+        return Response()
+
+    def _deploy(self, config: dict[str, Any]) -> dict[str, Any]:
+        old = self.apps.get(config["name"])
+        same = old and self._code(old["deployed_app_config"]) == self._code(config)
+        deployments = {one["name"]: self._deployment(one) for one in config["deployments"]}
+        if old and same:
+            for name, deployment in deployments.items():
+                deployment["replicas"] = old["deployments"][name]["replicas"]
+        return {
+            "status": "DEPLOYING",
+            "message": "",
+            "deployments": deployments,
+            "deployed_app_config": config,
+            "num_looks": 0,
+        }
+
+    def _deployment(self, config: dict[str, Any]) -> dict[str, Any]:
+        replica = {"state": "STARTING"}  # no process yet
+        wanted = config["autoscaling_config"]["min_replicas"]
+        return {"message": "", "target_num_replicas": wanted, "replicas": [replica] * wanted}
+
+    def _code(self, config: dict[str, Any]) -> Any:
+        return config["import_path"], config["args"], [d["ray_actor_options"] for d in config["deployments"]]
+
+    def _advance(self, app: dict[str, Any]) -> None:
+        name = app["deployed_app_config"]["name"]
+        app["num_looks"] += 1
+        if app["num_looks"] < 2 or name in self.stuck:
+            return
+        app["status"] = "DEPLOY_FAILED" if name in self.failing else "RUNNING"
+        for deployment in app["deployments"].values():
+            if name in self.failing:
+                deployment["message"] = TRACEBACK
+                app["message"] = "Failed to update the deployments ['Model']."
+            else:
+                deployment["replicas"] = [
+                    {"pid": next(self._pids), "node_ip": "10.0.0.1", **one, "state": "RUNNING"}
+                    for one in deployment["replicas"]
+                ]
+
+    def _table(self) -> dict[str, Any] | None:
+        router = self.apps.get("router")
+        if router is None or router["status"] != "RUNNING":
+            return None
+        table: dict[str, Any] = router["deployed_app_config"]["deployments"][0]["user_config"]
+        return table
