@@ -75,7 +75,7 @@ def _write_config(folder: Path, num_streams: int) -> Path:
 async def _measure(url: str, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Tokens per second of each round: alone, and all streams together."""
     limits = httpx.Limits(max_connections=arguments.num_streams)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits, trust_env=False) as client:
 
         async def together(num_streams: int) -> float:
             began_s = time.perf_counter()

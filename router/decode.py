@@ -15,7 +15,14 @@ import random
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
-from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, RouterError
+from router.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    ModelFailed,
+    ModelStalled,
+    ModelUnavailable,
+    RouterError,
+)
 from router.job import Answering, Delta, Done, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
 from router.policy import META, Recovery, after_failure, allowed_experts
@@ -57,9 +64,8 @@ class Decoder:
                         if state.transcript.stopped:
                             break
             except RouterError as error:
-                finish = state.limit(job)  # whoever fails after the last token takes nothing along
-                if finish is None:
-                    await self._recover(job, state, error)
+                # Whoever fails after the last token takes nothing along.
+                finish = state.limit(job) or await self._recover(job, state, error)
             else:
                 finish = self._after(job, state, last) or state.limit(job)
         for model, text in state.transcript.close():
@@ -154,8 +160,11 @@ class Decoder:
         state.pass_pen(META)
         return None
 
-    async def _recover(self, job: Job, state: Answering, error: RouterError) -> None:
-        """Choose who goes on after a failure; raises the error when nobody can."""
+    async def _recover(self, job: Job, state: Answering, error: RouterError) -> Finish | None:
+        """Choose who goes on after a failure; raises the error when nobody can.
+
+        A window that is full once there is text is no error: the answer is as long as it can be.
+        """
         failed = state.writer
         state.failures[failed] += 1
         recovery = after_failure(
@@ -165,14 +174,17 @@ class Decoder:
             num_failures=state.failures[failed],
             retries=self._table.retries,
         )
+        if recovery is Recovery.FAIL and isinstance(error, ContextLengthExceeded) and state.transcript.text:
+            return Finish.LENGTH
         if recovery is Recovery.FAIL:
             raise error
         if recovery is Recovery.REDECIDE:
             state.masked.add(failed)
             state.num_handoffs -= 1  # or a failure would use up the hop of the next best expert
             state.pass_pen(META)
-            return
+            return None
         await asyncio.sleep(self._retry_pause_s * random.uniform(0.5, 1.5))
+        return None
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._table.deadlines.total_s

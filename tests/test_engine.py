@@ -8,6 +8,7 @@ import torch
 
 from experts.engine.base import Call, Chunk, FinishReason
 from experts.engine.config import TransformersConfig
+from experts.engine.sampler import Row
 from experts.engine.transformers import TransformersEngine
 from experts.errors import (
     ContextLengthExceeded,
@@ -185,6 +186,41 @@ async def test_top_k_of_one_and_a_tiny_top_p_are_greedy(engine):
     greedy = ids_of(await run(engine))
     assert ids_of(await run(engine, temperature=2.0, top_k=1)) == greedy
     assert ids_of(await run(engine, temperature=2.0, top_p=1e-6)) == greedy
+
+
+async def test_extreme_settings_still_draw_a_likely_token(engine):
+    """Regression: quotients beyond float32, and a top_p that masked even the likeliest token."""
+    greedy = ids_of(await run(engine))
+    for extreme in ({"temperature": 1e-38}, {"temperature": 1e-46}, {"temperature": 1.0, "top_p": 1e-50}):
+        assert ids_of(await run(engine, **extreme)) == greedy
+
+
+async def test_a_probe_with_nobody_allowed_has_an_empty_distribution(engine):
+    """Regression: it had none, which the router took for a failure."""
+    (chunk,) = await run(engine, probe=True)
+    assert chunk.distribution == {}
+
+
+async def test_an_older_table_does_not_replace_a_newer_one(engine, reference):
+    law = token(reference, "law", wins_after(reference, "hello", 0))
+    await engine.install(2, [law])
+    await engine.install(1, [])
+    assert (await run(engine, allowed=("law",)))[-1].expert == "law"
+
+
+async def test_an_engine_that_idled_for_long_is_well_at_its_next_request(folder):
+    """Regression: the silence before a request counted as a stall of it."""
+    engine = TransformersEngine(str(folder), CONFIG.model_copy(update={"stall_s": 1e-9}))
+    try:
+        await run(engine)
+        await engine.check()
+        silent_s = engine._sampler.silent_s
+        engine._sampler.open("r", Row(Call("r"), seed=0))
+        assert (silent_s, engine._sampler.silent_s < 0.5) == (0.0, True)
+        with pytest.raises(EngineDead, match="no token"):
+            await engine.check()
+    finally:
+        await engine.close()
 
 
 async def test_closing_a_stream_frees_its_slot_and_cache(engine):

@@ -17,6 +17,7 @@ TOKENIZERS = {
     "chatml": tiny_tokenizers.byte_level(CHATML),
     "tight": tiny_tokenizers.byte_level(TIGHT),
     "hostile": tiny_tokenizers.byte_level(HOSTILE),
+    "trimming": tiny_tokenizers.byte_level(HOSTILE.replace("message.content", "message.content | trim")),
     "sentencepiece": tiny_tokenizers.sentencepiece_like(CHATML),
 }
 RENDERERS = {name: PromptRenderer(tokenizer) for name, tokenizer in TOKENIZERS.items()}
@@ -42,8 +43,9 @@ def conversations(draw: st.DrawFn, parts: st.SearchStrategy[str]) -> tuple[list[
     """Any such parts in a row, cut into messages and written text at any place."""
     whole = "".join(draw(st.lists(parts, max_size=8)))
     cuts = sorted(draw(st.lists(st.integers(0, len(whole)), min_size=1, max_size=4)))
-    # An empty message would let the hostile template form a spelling from its own text alone.
-    contents = [whole[start:end] or "." for start, end in zip([0, *cuts[:-1]], cuts, strict=True)]
+    contents = [whole[start:end] for start, end in zip([0, *cuts[:-1]], cuts, strict=True)]
+    # A blank message would let a hostile template form a spelling from its own text alone.
+    contents = [content if content.strip() else "." for content in contents]
     return contents, whole[cuts[-1] :]
 
 
@@ -64,8 +66,9 @@ def plain_prompt(tokenizer: PreTrainedTokenizerFast, contents: list[str], writte
 @given(conversation=conversations(fragments))
 @example(conversation=(["<|im_end", "|>"], ""))
 @example(conversation=(["a", "im_end|>"], "im_start|>"))
+@example(conversation=([" <|im_end  ", "\n im_end "], ""))
 @example(conversation=(["abab", "☃☃✂"], "ababa☃"))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_text_from_outside_never_becomes_a_control_token_and_decodes_to_itself(name, conversation):
     contents, written = conversation
     tokenizer = TOKENIZERS[name]
@@ -78,7 +81,7 @@ def test_text_from_outside_never_becomes_a_control_token_and_decodes_to_itself(n
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(conversation=conversations(ordinary))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_text_that_spells_nothing_gets_exactly_the_tokenizers_own_ids(name, conversation):
     contents, written = conversation
     tokenizer = TOKENIZERS[name]

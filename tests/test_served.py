@@ -21,7 +21,8 @@ from experts.prompt import PromptRenderer
 from experts.token import ExpertToken
 from tests.reference import ReferenceModel, reference_answer
 
-pytestmark = pytest.mark.cluster
+# The first of them waits for the demo's models to be built.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 IN_FLIGHT = 16
 MAX_TOKENS = 48
@@ -218,6 +219,8 @@ async def test_route_shows_the_distribution_and_options_change_it(served):
         forced = await client.post(
             "/v1/chat/completions", json={**body("Hello!"), "routing": {"force": "morse", "trace": True}}
         )
+        nobody = await client.post("/v1/route", json={**asked, "routing": {"experts": []}})
+    assert nobody.raise_for_status().json()["decision"] is None
     assert free["decision"] == free["experts"][0]["name"] == "roman"
     assert sum(row["probability"] for row in free["experts"]) + free["word_probability"] == pytest.approx(1)
     assert "roman" not in {row["name"] for row in without["experts"]}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from cluster.config import ClusterConfig, load_config
 from cluster.local import find_head, state_root
 from examples.demo.build import build
+from examples.demo.errors import DemoError
 from examples.demo.models import SPECS
 from examples.demo.progress import showing_progress
 from examples.demo.survey import Scores, TestQuestion, ask_all, read_questions, survey
@@ -28,9 +30,13 @@ console = Console(highlight=False)
 
 
 def main(folder: Path) -> int:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # or Ray would stay behind
     build_s = prepare(folder)
     config = load_config(folder / "cluster.yaml")
-    was_up = find_head(state_root() / config.name) is not None
+    if find_head(state_root() / config.name):
+        # Applying the demo to it would delete whatever it serves.
+        console.print(f"a cluster '{config.name}' runs here already; end it with `etr down` first")
+        return 1
     began_s = time.perf_counter()
     try:
         _etr("up", str(folder / "cluster.yaml"))
@@ -46,10 +52,10 @@ def main(folder: Path) -> int:
             console.print(f"\nStill serving at {url}/v1 (ask as shown above); Ctrl-C ends it.")
         _print_json(scores, build_s, start_s)
         if sys.stdout.isatty():
-            signal.sigwait([signal.SIGINT, signal.SIGTERM])
+            with suppress(KeyboardInterrupt):
+                signal.pause()
     finally:
-        if not was_up:
-            _etr("down", "--name", config.name)
+        _etr("down", "--name", config.name)
     return 0
 
 
@@ -111,4 +117,11 @@ def _print_json(scores: Scores, build_s: float, start_s: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except DemoError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except subprocess.CalledProcessError as error:  # etr has said what is wrong
+        sys.exit(error.returncode)

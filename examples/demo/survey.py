@@ -53,7 +53,7 @@ def read_questions(path: Path) -> list[TestQuestion]:
 async def ask_all(url: str, model: str, questions: Iterable[TestQuestion]) -> list[Reply]:
     """Greedy answers of `model`, in order."""
     limit = asyncio.Semaphore(CONCURRENCY)
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as client:
 
         async def ask(question: TestQuestion) -> Reply:
             async with limit:

@@ -1,14 +1,13 @@
-"""A Hugging Face checkpoint, from disk to device, with every failure in one line."""
+"""What the engine must know of a model: the checkpoint, its window, where its turns end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from experts.checkpoint import load_checkpoint
 from experts.engine.config import TransformersConfig
 from experts.errors import ModelLoadError
 from experts.prompt import PromptRenderer
@@ -31,30 +30,18 @@ def load(source: str, config: TransformersConfig, revision: str | None = None) -
         ModelLoadError: it is not there, not a causal LM, or does not fit.
         TemplateError: its chat template cannot hold a conversation.
     """
-    if source.startswith((".", "/")) and not Path(source).is_dir():
-        raise ModelLoadError(f"{source}: no such model folder; correct model.path")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, local_files_only=True, trust_remote_code=False
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=config.dtype,
-            device_map=config.device_map,
-            attn_implementation=config.attention,
-        )
-    except (OSError, ValueError, ImportError, SafetensorError, torch.OutOfMemoryError) as error:
-        raise ModelLoadError(f"{source}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, renderer = load_checkpoint(
+        source,
+        revision=revision,
+        dtype=config.dtype,
+        device_map=config.device_map,
+        attention=config.attention,
+    )
     _require_one_device(source, model)
-    renderer = PromptRenderer(tokenizer)
-    renderer.self_test()
+    tokenizer = renderer.tokenizer
     return LoadedModel(
         Path(source).name if Path(source).is_dir() else source,
-        model.eval(),
+        model,
         tokenizer,
         renderer,
         _max_model_len(source, model, config),
@@ -74,12 +61,14 @@ def _require_one_device(source: str, model: PreTrainedModel) -> None:
 
 
 def _max_model_len(source: str, model: PreTrainedModel, config: TransformersConfig) -> int:
-    trained = int(model.config.get_text_config().max_position_embeddings)
-    if config.max_model_len is not None and config.max_model_len > trained:
+    trained: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if trained is None and config.max_model_len is None:
+        raise ModelLoadError(f"{source}: config.json names no context window; set engine.max_model_len")
+    if trained and config.max_model_len is not None and config.max_model_len > trained:
         raise ModelLoadError(
             f"{source}: engine.max_model_len is {config.max_model_len}, but the model takes {trained} tokens"
         )
-    return config.max_model_len or trained
+    return config.max_model_len or trained or 0
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from experts.engine.base import Call
 from experts.head import ExpertTable, ExtendedHead, decide, distribution
 
+MIN_TEMPERATURE = 1e-5  # below it the quotients leave float32, and the limit is greedy anyway
 MAX_CHARACTER_TOKENS = 4  # bytes of the longest UTF-8 character, so of its tokens too
 
 
@@ -35,6 +36,7 @@ class Row:
 
     call: Call
     seed: int
+    forgotten: bool = False
     num_steps: int = 0
     partial: list[int] = field(default_factory=list)
     masks: ExpertMasks | None = None
@@ -60,13 +62,31 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
     supported_kwargs: dict[str, type] = {}
     ignored_kwargs: tuple[str, ...] = ()
 
-    def __init__(self, head: ExtendedHead, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.rows: dict[str, Row] = {}
-        self.last_step_at = time.monotonic()
+    def __init__(self, head: ExtendedHead, tokenizer: PreTrainedTokenizerBase, end_id: int | None) -> None:
+        self._rows: dict[str, Row] = {}
+        self._last_sign_of_life = time.monotonic()
         self._head = head
+        self._end_id = end_id
         self._tokenizer = tokenizer
         self._generator = torch.Generator(device=head.device)
         self._batch: list[Row] = []
+
+    def open(self, request_id: str, row: Row) -> None:
+        if not self._rows:  # the wait for a token begins now, however long nobody asked
+            self._last_sign_of_life = time.monotonic()
+        self._rows[request_id] = row
+
+    def close(self, request_id: str) -> None:
+        self._rows.pop(request_id, None)
+
+    @property
+    def num_open(self) -> int:
+        return len(self._rows)
+
+    @property
+    def silent_s(self) -> float:
+        """How long open requests have waited for any token."""
+        return time.monotonic() - self._last_sign_of_life if self._rows else 0.0
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         int32_tensor.zero_()
@@ -81,18 +101,20 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
         rows = self._batch
         handed_over = self._route(scores, rows)
         scores[:, self._head.num_words :] = float("-inf")
-        self._sample(scores, rows)
+        self._sample(scores[:, : self._head.num_words], rows)
         if handed_over:
             scores[handed_over, self._head.num_words] = float("inf")
-        for row in rows:
+        for i, row in enumerate(rows):
             row.num_steps += 1
-        self.last_step_at = time.monotonic()
+            if row.forgotten and self._end_id is not None:
+                scores[i, self._end_id] = float("inf")
+        self._last_sign_of_life = time.monotonic()
         return scores
 
     def _row(self, request: FutureRequestState) -> Row:
-        row = self.rows.get(request.state.request_id)
-        if row is None:  # cancelled after this step was scheduled: nobody reads its token
-            return Row(Call(request_id="", temperature=0.0), seed=0)
+        row = self._rows.get(request.state.request_id)
+        if row is None:  # nobody reads it any more; it ends now, even if its cancellation came too early
+            return Row(Call(request_id="", temperature=0.0), seed=0, forgotten=True)
         if row.num_steps and row.call.allowed:
             tokens = request.state.generated_tokens or request.state.initial_tokens
             row.partial = self._partial_character([*row.partial, tokens[-1]])
@@ -141,8 +163,8 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
             row.distribution = {name: p for name, p in named.items() if name in row.call.allowed}
 
     def _sample(self, scores: Tensor, rows: Sequence[Row]) -> None:
-        """In place; greedy rows are left as they are."""
-        sampled = [i for i, row in enumerate(rows) if row.call.temperature > 0]
+        """[B, V], in place; greedy rows are left as they are."""
+        sampled = [i for i, row in enumerate(rows) if row.call.temperature >= MIN_TEMPERATURE]
         if not sampled:
             return
         shaped = shape(scores[sampled], [rows[i].call for i in sampled])
@@ -167,5 +189,7 @@ def shape(scores: Tensor, calls: Sequence[Call]) -> Tensor:
     top_p = scores.new_tensor([call.top_p for call in calls]).unsqueeze(-1)
     ordered = ordered.masked_fill(torch.arange(width, device=scores.device) >= top_k, float("-inf"))
     probs = ordered.softmax(dim=-1)
-    ordered = ordered.masked_fill(probs.cumsum(dim=-1) - probs >= top_p, float("-inf"))
+    beyond = probs.cumsum(dim=-1) - probs >= top_p
+    beyond[..., 0] = False  # the likeliest stays, however small top_p is
+    ordered = ordered.masked_fill(beyond, float("-inf"))
     return torch.empty_like(scores).scatter_(-1, index, ordered)

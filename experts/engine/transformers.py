@@ -7,7 +7,6 @@ import itertools
 import math
 import queue
 import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -28,7 +27,8 @@ from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt
 from experts.head import ExpertTable, ExtendedHead
 from experts.token import ExpertToken, head_fingerprint
 
-PAGE_TOKENS = 16
+CPU_PAGE_TOKENS = 16  # every stream wastes half a page on average
+GPU_PAGE_TOKENS = 256  # what flash attention's paged kernels take
 
 
 class TransformersEngine:
@@ -41,7 +41,8 @@ class TransformersEngine:
         self._loaded = load(source, config, revision)
         self._head = _extend_head(self._loaded)
         self._fingerprint = head_fingerprint(self._head.weight)
-        self._sampler = RoutingSampler(self._head, self._loaded.tokenizer)
+        end_id = min(self._loaded.stop_ids, default=None)
+        self._sampler = RoutingSampler(self._head, self._loaded.tokenizer, end_id)
         self._manager = _manager(self._loaded, config, self._sampler)
         self._numbers = itertools.count()
         self._num_tokens = 0
@@ -56,7 +57,7 @@ class TransformersEngine:
         request_id = f"{call.request_id}#{next(self._numbers)}"
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         text = _TextStream(self._loaded, prompt)
-        self._sampler.rows[request_id] = row
+        self._sampler.open(request_id, row)
         finished = False
         try:
             self._submit(request_id, prompt, max_tokens, outputs)
@@ -67,7 +68,7 @@ class TransformersEngine:
                 yield self._chunk(output, row, text, num_prompt_tokens)
                 num_prompt_tokens = None
         finally:
-            self._sampler.rows.pop(request_id, None)
+            self._sampler.close(request_id)
             if not finished:
                 self._cancel(request_id)
 
@@ -80,9 +81,10 @@ class TransformersEngine:
         error = self._manager.background_thread_status.fatal_error
         if error is not None or not self._manager.is_running():
             raise EngineDead(f"{self._loaded.name}: the generation loop has stopped ({error})")
-        idle_s = time.monotonic() - self._sampler.last_step_at
-        if self._sampler.rows and idle_s > self._config.stall_s:
-            raise EngineDead(f"{self._loaded.name}: no token for {idle_s:.0f} s with requests waiting")
+        if self._sampler.silent_s > self._config.stall_s:
+            raise EngineDead(
+                f"{self._loaded.name}: no token for {self._sampler.silent_s:.0f} s with requests waiting"
+            )
 
     def stats(self) -> Stats:
         processor = self._manager.batch_processor
@@ -90,7 +92,7 @@ class TransformersEngine:
             return Stats(0, 0, 0.0, 0)
         running = len(processor.scheduler.active_requests)
         free = float(processor.cache.compute_free_capacity()) if running else 1.0
-        return Stats(running, max(0, len(self._sampler.rows) - running), 1.0 - free, self._num_tokens)
+        return Stats(running, max(0, self._sampler.num_open - running), 1.0 - free, self._num_tokens)
 
     async def close(self) -> None:
         self._closing = True
@@ -154,7 +156,7 @@ class TransformersEngine:
             finish=finish,
             expert=row.expert if finish is FinishReason.EXPERT else None,
             probability=row.probability if finish is FinishReason.EXPERT else None,
-            distribution=row.distribution if finish else None,
+            distribution=row.distribution or {} if row.call.probe else None,
         )
 
     def _finish(self, output: GenerationOutput, row: Row) -> FinishReason | None:
@@ -177,8 +179,12 @@ class TransformersEngine:
                 break
 
     def _swap(self, table: ExpertTable) -> None:
-        with self._manager.pause():
-            self._head.install(table)
+        try:
+            with self._manager.pause():
+                if table.epoch >= self._head.table.epoch:  # two swaps may arrive in either order
+                    self._head.install(table)
+        except RuntimeError as error:
+            raise EngineDead(f"{self._loaded.name}: the generation loop has stopped") from error
 
 
 class _TextStream:
@@ -219,13 +225,14 @@ def _manager(
 ) -> ContinuousBatchingManager:
     on_cpu = loaded.model.device.type == "cpu"
     # On a CPU the default cache takes most of the memory there is, and every step pays for its size.
-    tokens = config.cache_tokens or (config.max_streams * loaded.max_model_len if on_cpu else None)
+    num_tokens = config.cache_tokens or (config.max_streams * loaded.max_model_len if on_cpu else None)
+    page_size = CPU_PAGE_TOKENS if on_cpu else GPU_PAGE_TOKENS
     model: Any = loaded.model  # the decorator of this method hides its type
     manager: ContinuousBatchingManager = model.init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
         continuous_batching_config=ContinuousBatchingConfig(
-            page_size=PAGE_TOKENS if on_cpu else 256,
-            num_blocks=tokens and math.ceil(tokens / (PAGE_TOKENS if on_cpu else 256)),
+            page_size=page_size,
+            num_blocks=num_tokens and math.ceil(num_tokens / page_size),
             max_batch_tokens=config.max_batch_tokens,
             max_requests_per_batch=config.max_streams,
             # The sampler runs Python at every step, which a replayed graph would leave out.
@@ -234,6 +241,6 @@ def _manager(
         ),
     )
     manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([sampler]))
-    # The list counts only processors it converted itself; without a line of its own ours is not called right.
+    # The list counts only processors it converted itself; without a row of arguments ours would be left out.
     manager.logit_processor.tensors_required = 1
     return manager

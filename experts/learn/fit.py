@@ -52,17 +52,9 @@ def fit_tokens(
     Raises DataError where nothing is to be learned, TokenMismatch where an incumbent is another meta's.
     """
     names = _names_to_learn(states, incumbents)
-    loss = TokenLoss(states, names, incumbents)
-    scale = float(loss.hidden.square().mean().sqrt()) or 1.0
-    strength = l2 * float((states.expert != WORD).double().mean())
+    scale = float(states.hidden.double().square().mean().sqrt()) or 1.0
+    objective = _Objective(TokenLoss(states, names, incumbents), states, l2, scale)
     losses: list[float] = []
-
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        steps = torch.from_numpy(flat).view(len(names), -1)
-        weight, bias = _rows(steps, states.head_mean, scale)
-        value, by_weight, by_bias = loss(weight, bias)
-        gradient = torch.cat([by_weight / scale, by_bias[:, None]], dim=1) + 2 * strength * steps
-        return value + strength * float(steps.square().sum()), gradient.flatten().numpy()
 
     def record(intermediate_result: OptimizeResult) -> None:
         losses.append(float(intermediate_result.fun))
@@ -71,12 +63,32 @@ def fit_tokens(
     start = np.zeros(len(names) * (states.hidden.shape[1] + 1))
     options = {**_TOLERANCES, "maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20}
     found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=record, options=options)
-    weight, bias = _rows(torch.from_numpy(found.x).view(len(names), -1), states.head_mean, scale)
+    weight, bias = objective.rows(found.x)
     tokens = [_token(states, *row) for row in zip(names, weight.float(), bias.tolist(), strict=True)]
     progress(len(losses), len(losses), "fit")
     judgements = judge(states, [*incumbents, *tokens])
     scored = [replace(token, scores=_train_scores(judgements, token.name)) for token in tokens]
     return FitResult(scored, losses, bool(found.success), RouteScores.of(judgements))
+
+
+class _Objective:
+    """Penalised loss and gradient, flat, for steps away from the mean row, scaled so that all count alike."""
+
+    def __init__(self, loss: TokenLoss, states: States, l2: float, scale: float) -> None:
+        self._loss = loss
+        self._start = states.head_mean.double()
+        self._strength = l2 * float((states.expert != WORD).double().mean())
+        self._scale = scale
+
+    def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        value, by_weight, by_bias = self._loss(*self.rows(flat))
+        by_step = torch.cat([by_weight / self._scale, by_bias[:, None]], dim=1).flatten().numpy()
+        return value + self._strength * float(flat @ flat), by_step + 2 * self._strength * flat
+
+    def rows(self, flat: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Rows [E, d] and biases [E]."""
+        steps = torch.from_numpy(flat).view(-1, len(self._start) + 1)
+        return self._start + steps[:, :-1] / self._scale, steps[:, -1]
 
 
 def _names_to_learn(states: States, incumbents: Sequence[ExpertToken]) -> list[str]:
@@ -88,11 +100,6 @@ def _names_to_learn(states: States, incumbents: Sequence[ExpertToken]) -> list[s
             'no query names a new expert; give queries with an "expert" that is yet to be learned'
         )
     return names
-
-
-def _rows(steps: Tensor, head_mean: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Rows [E, d] and biases [E] from the optimiser's variables: scaled steps away from the mean row."""
-    return head_mean.double() + steps[:, :-1] / scale, steps[:, -1]
 
 
 def _token(states: States, name: str, vector: Tensor, bias: float) -> ExpertToken:

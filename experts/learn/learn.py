@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-from experts.errors import DataError, ModelLoadError
+from experts.checkpoint import load_checkpoint
+from experts.errors import DataError
 from experts.learn.fit import DEFAULT_L2, fit_tokens
 from experts.learn.queries import Query
 from experts.learn.states import Progress, compute_states
-from experts.prompt import PromptRenderer
 from experts.token import ExpertToken
 
 
@@ -38,7 +35,7 @@ def learn_tokens(
     """
     if expert_names is not None:
         _require_labels(queries, expert_names)
-    model, renderer = _load_meta(model_path, revision, dtype, device)
+    model, renderer = load_checkpoint(model_path, revision=revision, dtype=dtype, device_map=device)
     states = compute_states(model, renderer, queries, batch_size=batch_size, progress=progress)
     return fit_tokens(states, l2=l2, incumbents=incumbents, progress=progress).tokens
 
@@ -53,23 +50,3 @@ def _require_labels(queries: Sequence[Query], expert_names: Sequence[str]) -> No
         )
     if missing := sorted(set(expert_names) - labels):
         raise DataError(f'no query names expert \'{missing[0]}\'; add queries with "expert": "{missing[0]}"')
-
-
-def _load_meta(
-    model_path: str, revision: str | None, dtype: str, device: str
-) -> tuple[PreTrainedModel, PromptRenderer]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_path,
-            revision=revision,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            device_map=device,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelLoadError(f"{model_path}: cannot be loaded: {reason}; correct the meta's model") from error
-    renderer = PromptRenderer(tokenizer)
-    renderer.self_test()
-    return model, renderer
