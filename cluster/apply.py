@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from cluster.config import ClusterConfig
 from cluster.errors import ApplyTimeout, ConfigError, DeployFailed, ServeUnreachable
 from cluster.events import ANSWERS, AppEvent, OnEvent
+from cluster.hosts import host_of, is_loopback, serving_url
 from cluster.serve_client import ServeClient
 from cluster.serve_config import META_APP, ROUTER_APP, build_serve_config, expert_app
 from cluster.session import until
@@ -27,7 +27,7 @@ def apply(
     on_event: OnEvent = lambda event: None,
     *,
     timeout_s: float = 600.0,
-    poll_s: float = 0.5,
+    poll_s: float = 1.0,
 ) -> str:
     """Converge the cluster behind `client`, and return its URL once it answers.
 
@@ -40,12 +40,12 @@ def apply(
         ApplyTimeout: not there yet.
         ServeUnreachable, ServeRefused.
     """
-    deploy = _plan(config, client.details())
+    deploy = _plan(config, client)
     client.put(deploy)
     progress = _Progress(client, deploy, on_event)
     if not until(progress.settled, timeout_s, poll_s):
         raise ApplyTimeout(f"not running after {timeout_s:g} s: {progress.pending()}; see `etr status`")
-    url = serving_url(config, client.address)
+    url = serving_url(config.http.host, config.http.port, client.address)
     if not progress.failed.keys() & {META_APP, ROUTER_APP}:
         opening = _Opening(url, deploy, set(progress.failed), on_event)
         if not until(opening.done, timeout_s, poll_s):
@@ -58,15 +58,21 @@ def apply(
     return url
 
 
-def serving_url(config: ClusterConfig, address: str) -> str:
-    """Where clients ask, as seen from here: a wildcard host is reached where the dashboard is."""
-    host = config.http.host
-    if host in ("0.0.0.0", "::"):
-        host = urlsplit(address).hostname or "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.http.port}"
+def _require_reachable(config: ClusterConfig, address: str) -> None:
+    """A proxy that listens on the loopback of another machine answers nobody here."""
+    dashboard, host = host_of(address), config.http.host
+    if dashboard and is_loopback(host) and not is_loopback(dashboard):
+        raise ConfigError(
+            [
+                f"{config.source}: http.host: {host} on {dashboard} cannot be reached from here; "
+                "use 0.0.0.0 or that node's address"
+            ]
+        )
 
 
-def _plan(config: ClusterConfig, running: dict[str, Any]) -> dict[str, Any]:
+def _plan(config: ClusterConfig, client: ServeClient) -> dict[str, Any]:
+    _require_reachable(config, client.address)
+    running = client.details()
     _require_same_http(config, running)
     deploy = build_serve_config(config)
     _set_epoch(deploy, _next_epoch(deploy, running))
@@ -135,7 +141,9 @@ class _Progress:
             if before is None or (before.status, before.message) != (app.status, app.message):
                 self._on_event(AppEvent(app.name, app.status, app.message))
         self._seen = {app.name: app for app in statuses}
-        self.failed = {app: s.message for app, s in self._seen.items() if s.status == FAILED}
+        self.failed = {
+            app.name: app.message for app in statuses if app.status == FAILED and app.name in self._wanted
+        }
         return not self._late()
 
     def pending(self) -> str:

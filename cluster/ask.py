@@ -22,18 +22,21 @@ class AnswerPart:
     writer: str | None
 
 
-def ask(url: str, question: str, *, model: str, trace: bool = False) -> Iterator[AnswerPart]:
+def ask(url: str, question: str, *, model: str | None = None, trace: bool = False) -> Iterator[AnswerPart]:
     """Stream the answer to one question. The server's own deadlines end a stalled one.
+
+    Without `model`, the generalist answers, whatever its name.
 
     Raises:
         AskError: nobody answers, the cluster refuses, or the answer breaks off.
     """
     body: dict[str, Any] = {
-        "model": model,
         "messages": [{"role": "user", "content": question}],
         "stream": True,
         "temperature": 0,
     }
+    if model is not None:
+        body["model"] = model
     if trace:
         body["routing"] = {"trace": True}
     timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from cluster.strict import OWN_WORDS, LoadContext, Strict
-from experts.engine.config import TransformersConfig, VllmConfig
+from experts.engine.config import TransformersConfig
 
 
 class LocalModel(Strict):
@@ -62,7 +62,12 @@ class TransformersEngine(TransformersConfig, Strict):
     """The engine's own settings, read as strictly as the rest of the file."""
 
 
-class VllmEngine(VllmConfig, Strict):
+class VllmEngine(Strict):
+    kind: Literal["vllm"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=16)
+    max_streams: int = Field(256, gt=0)
+
     @model_validator(mode="after")
     def _refuse(self) -> Self:
         raise ValueError("engine kind vllm is not built yet; use kind: transformers")
@@ -167,5 +172,15 @@ class ServedModel(Strict):
             raise ValueError(
                 f"autoscaling.target_ongoing_requests {target:g} is above engine.max_streams {limit}, "
                 "so a full replica would not count as busy; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_one_device(self) -> Self:
+        num_gpus = self.resources.num_gpus
+        if isinstance(self.engine, TransformersEngine) and num_gpus > 1:
+            raise ValueError(
+                f"resources.num_gpus {num_gpus:g}: engine transformers keeps model and KV cache on one "
+                "device; use num_gpus: 1, and more replicas"
             )
         return self

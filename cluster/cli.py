@@ -14,9 +14,11 @@ from rich.console import Console
 
 from cluster import show
 from cluster.ask import AnswerPart, ask
-from cluster.config import ClusterConfig, load_config
+from cluster.config import DEFAULT_HOST, DEFAULT_PORT, ClusterConfig, load_config
 from cluster.errors import ClusterError
-from cluster.local import Head, find_head, require_free_port, start_head, state_root, stop_head
+from cluster.hosts import serving_url
+from cluster.local import Head, find_head, start_head, state_root, stop_head
+from cluster.ports import require_free_port
 from cluster.serve_client import ServeClient
 from cluster.target import auth_token, connect, connect_to, num_logical_cpus, only_name, running_names
 from experts.errors import ExpertsError
@@ -96,7 +98,7 @@ def ask_(
 ) -> None:
     """Ask a question and stream the answer."""
     parts: list[AnswerPart] = []
-    for part in ask(url or _local_url(), question, model=model or _local_model(), trace=trace):
+    for part in ask(url or _local_url(), question, model=model, trace=trace):
         parts.append(part)
         out.out(part.text, end="", highlight=False)
     out.out()
@@ -146,14 +148,9 @@ def _apply(config: ClusterConfig, client: ServeClient) -> str:
 
 
 def _local_url() -> str:
-    running = running_names()
-    if len(running) != 1:
-        return "http://127.0.0.1:8000"
-    with connect(running[0], None) as client:
+    if not running_names():
+        return f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    with connect(only_name(), None) as client:
         options = client.details().get("http_options") or {}
-    return f"http://{options.get('host', '127.0.0.1')}:{options.get('port', 8000)}"
-
-
-def _local_model() -> str:
-    running = running_names()
-    return running[0] if len(running) == 1 else "generalist"
+        host, port = options.get("host", DEFAULT_HOST), options.get("port", DEFAULT_PORT)
+        return serving_url(host, port, client.address)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PrivateAttr,
     Tag,
@@ -20,13 +20,26 @@ from cluster.blocks import Autoscaling, Resources, ServedModel, one_of
 from cluster.errors import ConfigError
 from cluster.strict import LoadContext, Strict, problems
 from cluster.yaml_file import read_yaml
+from experts.names import EXPERT_NAME
+from router.table import META, Deadlines, RoutingRules
 
-EXPERT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-RESERVED_NAMES = ("meta",)
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+
+def _never_zero(autoscaling: Autoscaling) -> Autoscaling:
+    if autoscaling.min_replicas == 0:
+        raise ValueError("min_replicas 0 would leave nobody to answer; use 1 or more")
+    return autoscaling
+
+
+AlwaysThere = Annotated[Autoscaling, AfterValidator(_never_zero)]
 
 
 class MetaBlock(ServedModel):
     """The model that writes, and hands over."""
+
+    autoscaling: AlwaysThere = Autoscaling()
 
 
 class Expert(Strict):
@@ -95,25 +108,18 @@ AnyExpert = Annotated[
 ]
 
 
-class Deadlines(Strict):
-    first_token_s: float = Field(30.0, gt=0)
-    gap_s: float = Field(10.0, gt=0)
-    total_s: float = Field(600.0, gt=0)
+class DeadlinesBlock(Deadlines, Strict):
+    """The router's own settings, read as strictly as the rest of the file; so are those below."""
 
 
-class RoutingBlock(Strict):
-    when: Literal["anywhere", "start"] = "anywhere"
-    after_expert: Literal["finish", "return"] = "finish"
-    max_handoffs: int = Field(4, ge=0)
-    call_bias: float = 0.0
-    retries: int = Field(1, ge=0)
-    deadlines: Deadlines = Deadlines()
+class RoutingBlock(RoutingRules, Strict):
+    deadlines: DeadlinesBlock = DeadlinesBlock()
 
 
 class HttpBlock(Strict):
-    host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(8000, ge=1, le=65535)
-    max_body_bytes: int = Field(1_048_576, gt=0)
+    host: str = Field(DEFAULT_HOST, min_length=1)
+    port: int = Field(DEFAULT_PORT, ge=1, le=65535)
+    max_body_bytes: int = Field(1_048_576, ge=1024)
     keys_file: str | None = None
 
     @field_validator("keys_file")
@@ -125,15 +131,8 @@ class HttpBlock(Strict):
 
 
 class RouterBlock(Strict):
-    autoscaling: Autoscaling = Autoscaling()
+    autoscaling: AlwaysThere = Autoscaling()
     resources: Resources = Resources()
-
-    @field_validator("autoscaling")
-    @classmethod
-    def _always_there(cls, autoscaling: Autoscaling) -> Autoscaling:
-        if autoscaling.min_replicas == 0:
-            raise ValueError("min_replicas 0 would leave nobody to answer; use 1 or more")
-        return autoscaling
 
 
 class ClusterConfig(Strict):
@@ -163,7 +162,7 @@ class ClusterConfig(Strict):
     @classmethod
     def _names_are_usable(cls, experts: dict[str, AnyExpert]) -> dict[str, AnyExpert]:
         for name in experts:
-            if name in RESERVED_NAMES:
+            if name == META:
                 raise ValueError(f"the name '{name}' is reserved; rename that expert")
             if not EXPERT_NAME.fullmatch(name):
                 raise ValueError(

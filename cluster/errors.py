@@ -6,6 +6,7 @@ ClusterError
 │   ├── PortTaken               another program listens where the cluster should
 │   ├── HeadBusy                another `etr up` is starting the same cluster
 │   ├── HeadNotFound            no head was started here under that name
+│   ├── HeadFileBroken          what was kept of a head cannot be read
 │   └── HeadStartFailed         Ray did not come up
 ├── ServeError              Serve's REST API
 │   ├── ServeUnreachable        nothing answers, or it went away
@@ -49,6 +50,10 @@ class HeadBusy(HeadError):
 
 
 class HeadNotFound(HeadError):
+    pass
+
+
+class HeadFileBroken(HeadError):
     pass
 
 

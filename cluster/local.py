@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
-from cluster.errors import HeadBusy, HeadStartFailed, PortTaken
+from cluster.errors import HeadBusy, HeadFileBroken, HeadStartFailed
+from cluster.ports import free_ports
 from cluster.session import Session, until
 
 OBJECT_STORE_BYTES = 200_000_000  # answers are small messages; weights never pass through the store
 START_TIMEOUT_S = 90.0
+# Of another cluster: where it is, and a token that would beat our token file.
+OTHERS_ENV = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +47,6 @@ def state_root() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".local" / "state" / "etr"
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raises PortTaken unless a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortTaken(
-                f"port {port} on {host} is taken or cannot be used ({error.strerror or error}); "
-                "set http.port in cluster.yaml or stop the other program"
-            ) from error
-
-
 def start_head(
     state_dir: Path,
     *,
@@ -71,6 +60,7 @@ def start_head(
     A head that runs already is returned as it is.
 
     Raises:
+        HeadFileBroken: what was kept of an earlier head cannot be read.
         HeadBusy: another process is starting or stopping the same head.
         HeadStartFailed: Ray did not come up; what it had started is gone again.
     """
@@ -83,13 +73,19 @@ def start_head(
 
 
 def find_head(state_dir: Path) -> Head | None:
-    """The head started with this state folder, if it still runs."""
+    """The head started with this state folder, if it still runs. Raises HeadFileBroken."""
     head = _read(state_dir)
     return head if head and head.session.runs() else None
 
 
 def stop_head(state_dir: Path) -> bool:
-    """End the head and all it started, and nothing else. False when none was started with this folder."""
+    """End the head and all it started, and nothing else. False when none was started with this folder.
+
+    Raises:
+        HeadBusy, HeadFileBroken.
+    """
+    if not state_dir.is_dir():  # a lock would make it
+        return False
     with _only_one(state_dir):
         return _clean_up(state_dir)
 
@@ -120,7 +116,7 @@ def _only_one(state_dir: Path) -> Iterator[None]:
 
 def _start(state_dir: Path, num_cpus: int | None, dashboard_port: int | None, env: Mapping[str, str]) -> Head:
     log_path = state_dir / "head.log"
-    dashboard, gcs, client, agent = _free_ports(4)
+    dashboard, gcs, client, agent = free_ports(4)
     dashboard = dashboard_port or dashboard
     # Unix sockets live below it, and their paths end at 107 characters; so not in the state folder.
     temp_dir = tempfile.mkdtemp(prefix="etr-", dir="/tmp")
@@ -162,7 +158,7 @@ def _command(
 
 
 def _environment(temp_dir: str, extra: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    inherited = {name: value for name, value in os.environ.items() if name not in OTHERS_ENV}
     packages = str(Path(__file__).resolve().parent.parent)  # replicas import `deployments` from there
     return inherited | {
         # Ray's own ports listen on every interface: whoever connects must know the token.
@@ -171,6 +167,7 @@ def _environment(temp_dir: str, extra: Mapping[str, str]) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1 the controller takes a tenth of a small machine
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")])),
         **extra,
@@ -185,9 +182,15 @@ def _wait_until_up(head: Head, log_path: Path) -> None:
             if not head.session.runs():
                 raise HeadStartFailed(f"Ray ended while starting: {_last_line(log_path)}; see {log_path}")
             try:
-                return client.get("/api/serve/applications/").is_success
+                response = client.get("/api/serve/applications/")
             except httpx.TransportError:
                 return False
+            if response.status_code in (401, 403):  # waiting would not change its mind
+                raise HeadStartFailed(
+                    f"{head.dashboard_url} refuses this head's token, so it is another's or has another "
+                    f"token; try again, and see {log_path}"
+                )
+            return response.is_success
 
         if not until(is_up, START_TIMEOUT_S):
             raise HeadStartFailed(
@@ -201,10 +204,16 @@ def _end(head: Head) -> None:
 
 
 def _read(state_dir: Path) -> Head | None:
+    path = _state_path(state_dir)
     try:
-        return Head(**json.loads(_state_path(state_dir).read_text(encoding="utf-8")))
+        return TypeAdapter(Head).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
+    except (OSError, ValidationError) as error:
+        raise HeadFileBroken(
+            f"{path}: cannot be read or is no head's; delete it, and end a head that still runs by hand "
+            "(`pgrep -af /tmp/etr-` shows it)"
+        ) from error
 
 
 def _state_path(state_dir: Path) -> Path:
@@ -216,17 +225,11 @@ def _token_path(temp_dir: str) -> Path:
 
 
 def _write_private(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
-
-
-def _free_ports(num_ports: int) -> list[int]:
-    """Ports that are free now; all are held until the last is known, so that none comes twice."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(num_ports)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Whoever reads `path` meanwhile sees the old file or the new one. The lock allows only one writer."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.touch(mode=0o600)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _last_line(path: Path) -> str:

@@ -1,18 +1,19 @@
-"""cluster.yaml → Serve's deploy config: the same dict for Serve's REST API and for a RayService."""
+"""cluster.yaml → Serve's deploy config, the same dict for its REST API and for a RayService. Imports Ray."""
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from cluster.blocks import Autoscaling, Resources, ServedModel
 from cluster.config import ClusterConfig
+from cluster.hosts import is_loopback
+from cluster.serve_schema import check_deploy_config
 from cluster.tokens import inline_tokens
+from deployments.apps import MODEL_DEPLOYMENT, ROUTER_DEPLOYMENT
+from router.table import META
 
 META_APP = "meta"
 ROUTER_APP = "router"
-MODEL_DEPLOYMENT = "Model"
-ROUTER_DEPLOYMENT = "Router"
 ROUTER_MAX_ONGOING_REQUESTS = 512
 ROUTER_TARGET_ONGOING_REQUESTS = 128.0
 # Waiting requests per running one; a longer queue is only a later refusal.
@@ -30,12 +31,10 @@ def build_serve_config(config: ClusterConfig, *, epoch: int = 1) -> dict[str, An
     experts = {name: _expert_app(config, name, block) for name, block in config.local_experts.items()}
     deploy = {
         # A proxy on each node that serves, unless only this machine may ask.
-        "proxy_location": "HeadOnly" if _is_loopback(config.http.host) else "EveryNode",
+        "proxy_location": "HeadOnly" if is_loopback(config.http.host) else "EveryNode",
         "http_options": {"host": config.http.host, "port": config.http.port},
         "applications": [*experts.values(), _meta_app(config, epoch), _router_app(config, epoch)],
     }
-    from cluster.serve_schema import check_deploy_config  # imports Ray
-
     check_deploy_config(deploy, config.source)
     return deploy
 
@@ -46,15 +45,15 @@ def expert_app(name: str) -> str:
 
 def _meta_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
     user_config = {"epoch": epoch, "tokens": inline_tokens(config)}
-    return _model_app(config, META_APP, "meta", "meta", config.meta, {"user_config": user_config})
+    return _model_app(config, META_APP, META, config.meta, {"user_config": user_config})
 
 
 def _expert_app(config: ClusterConfig, name: str, block: ServedModel) -> dict[str, Any]:
-    return _model_app(config, expert_app(name), name, "expert", block, {})
+    return _model_app(config, expert_app(name), name, block, {})
 
 
 def _model_app(
-    config: ClusterConfig, app: str, name: str, role: str, block: ServedModel, changeable: dict[str, Any]
+    config: ClusterConfig, app: str, name: str, block: ServedModel, changeable: dict[str, Any]
 ) -> dict[str, Any]:
     max_streams = block.engine.max_streams
     deployment = {
@@ -70,7 +69,6 @@ def _model_app(
         "import_path": "deployments.apps:build_model",
         "args": {
             "name": name,
-            "role": role,
             "model": block.model.model_dump(mode="json", exclude_none=True),
             "engine": block.engine.model_dump(mode="json", exclude_none=True),
         },
@@ -139,10 +137,3 @@ def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
 
 def _entry(app: str, block: ServedModel) -> dict[str, Any]:
     return {"app": app, "wakes": block.autoscaling.min_replicas == 0}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -36,7 +36,9 @@ def only_name() -> str:
     if not running:
         raise HeadNotFound("no head that etr started runs here; run `etr up` or give --address")
     if len(running) > 1:
-        raise HeadNotFound(f"several clusters run here: {', '.join(running)}; choose one with --name")
+        raise HeadNotFound(
+            f"several clusters run here: {', '.join(running)}; choose one with --name (etr ask: --url)"
+        )
     return running[0]
 
 

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: Serve reads the builders' annotations as they stand, and would
 # pass a plain dict for one that is a string.
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -11,7 +11,7 @@ from ray.serve import Application
 
 from deployments.model import ModelServer
 from deployments.router import Router
-from experts.engine.config import EngineConfig, ModelSource, TransformersConfig
+from experts.engine.config import ModelSource, TransformersConfig
 
 MODEL_DEPLOYMENT = "Model"
 ROUTER_DEPLOYMENT = "Router"
@@ -25,9 +25,8 @@ class ModelArgs(Args):
     """What cannot change while a model serves; what can travels in `user_config`."""
 
     name: str
-    role: Literal["meta", "expert"]
     model: ModelSource
-    engine: EngineConfig
+    engine: TransformersConfig
 
 
 class RouterArgs(Args):
@@ -39,7 +38,7 @@ def build_model(args: ModelArgs) -> Application:
 
 
 def build_router(args: RouterArgs) -> Application:
-    ingress: type[Router] = serve.ingress()(Router)
+    ingress: type[ServedRouter] = serve.ingress()(ServedRouter)
     return serve.deployment(name=ROUTER_DEPLOYMENT)(ingress).bind(args.max_body_bytes)
 
 
@@ -51,5 +50,12 @@ class LoadedModelServer(ModelServer):
         from experts.engine.transformers import TransformersEngine
 
         args = ModelArgs.model_validate(raw)
-        assert isinstance(args.engine, TransformersConfig)
         super().__init__(TransformersEngine(args.model.source, args.engine, args.model.revision))
+
+    async def __del__(self) -> None:  # Serve awaits it when it ends a replica; the interpreter would not
+        await self.close()
+
+
+class ServedRouter(Router):
+    async def __del__(self) -> None:
+        await self.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError
+from grpc.aio import AioRpcError  # type: ignore[import-untyped]
+from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
@@ -21,7 +24,12 @@ from router.errors import (
     ModelUnavailable,
     RouterError,
 )
-from router.model import Ask, Finish, Piece
+from router.model import Ask, Finish, Model, Piece
+
+# What a handle raises. A TimeoutError is the far side's: our deadlines reach a stream as a cancellation.
+FOREIGN = (RayError, RayServeException, AioRpcError, ExpertsError, TimeoutError)
+# The replica, or the way to it, is gone; none of these says anything about the call itself.
+GONE = (EngineDead, RayActorError, TaskCancelledError, DeploymentUnavailableError, AioRpcError)
 
 
 class RemoteModel:
@@ -38,11 +46,17 @@ class RemoteModel:
         try:
             async for chunk in response:
                 yield to_piece(chunk)
-        except (RayError, RayServeException, ExpertsError) as error:
+        except asyncio.CancelledError as error:
+            if _is_own_cancellation():
+                raise
+            raise ModelUnavailable(f"{self._app} gave the request up") from error
+        except FOREIGN as error:
             raise translate(self._app, error) from error
         finally:
             # Leaving the loop alone would let the replica write on; after a normal end this does nothing.
-            response.cancel()
+            # Where no replica took the call, Serve raises the reason a second time.
+            with suppress(*FOREIGN):
+                response.cancel()
 
 
 def to_call(ask: Ask) -> Call:
@@ -87,27 +101,61 @@ def translate(app: str, error: Exception) -> RouterError:
         return InvalidRequest(error.message, error.param, error.code)
     if isinstance(error, BackPressureError):
         return ModelOverloaded(f"every queue of {app} is full; try again shortly")
-    if isinstance(error, EngineDead | RayActorError | DeploymentUnavailableError):
+    if isinstance(error, GONE):
         return ModelUnavailable(f"{app} is not available")
     return ModelFailed(f"{app} failed while answering")
 
 
-class Connections(Mapping[str, RemoteModel]):
-    """The models this router has handles to, by application."""
+class Connections(Mapping[str, Model]):
+    """The models this router has handles to, by application; `lost` hears of each that is found away."""
 
-    def __init__(self) -> None:
-        self._models: dict[str, RemoteModel] = {}
+    def __init__(self, lost: Callable[[str], None]) -> None:
+        self._models: dict[str, Model] = {}
+        self._lost = lost
 
-    def add(self, app: str, model: RemoteModel) -> None:
-        self._models[app] = model
+    def add(self, app: str, model: Model) -> None:
+        self._models[app] = _Watched(app, model, self._lost)
 
-    def __getitem__(self, app: str) -> RemoteModel:
+    def keep(self, apps: Collection[str]) -> None:
+        """Let go of every other application."""
+        self._models = {app: model for app, model in self._models.items() if app in apps}
+
+    def __getitem__(self, app: str) -> Model:
         if app not in self._models:
             raise ModelUnavailable(f"{app} is not connected yet")
         return self._models[app]
 
-    def __iter__(self) -> Any:
+    def __contains__(self, app: object) -> bool:
+        return app in self._models  # Mapping's own waits for a KeyError
+
+    def __iter__(self) -> Iterator[str]:
         return iter(self._models)
 
     def __len__(self) -> int:
         return len(self._models)
+
+
+class _Watched:
+    """A model that tells when a call finds it away; one that is merely busy is not."""
+
+    def __init__(self, app: str, model: Model, lost: Callable[[str], None]) -> None:
+        self._app = app
+        self._model = model
+        self._lost = lost
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        try:
+            async with aclosing(self._model.stream(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except ModelOverloaded:
+            raise
+        except ModelUnavailable:
+            self._lost(self._app)
+            raise
+
+
+def _is_own_cancellation() -> bool:
+    """Serve re-raises the cancellation of a replica's task here, where nobody cancelled anything."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -32,7 +32,7 @@ class Router:
     async def check_health(self) -> None:
         """Async, so that a blocked event loop fails it; the models' health is their own."""
 
-    async def __del__(self) -> None:
+    async def close(self) -> None:
         await self._gateway.close()
 
 

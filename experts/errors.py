@@ -11,7 +11,8 @@
         │   └── TokenMismatch        expert token learned against another meta
         ├── TemplateError            chat template missing or unfit
         ├── DataError                training data broken
-        └── EngineDead               the engine stopped and will not come back by itself
+        ├── EngineDead               the engine stopped and will not come back by itself
+        └── EngineFailed             the engine raised an exception of its own, named here
 
 They cross process boundaries by pickle, which rebuilds an exception from `args`: so every class hands
 its own arguments, positionally, to `Exception.__init__`.
@@ -94,3 +95,7 @@ class DataError(ExpertsFault):
 
 class EngineDead(ExpertsFault):
     """The engine's worker has stopped; its replica must be replaced."""
+
+
+class EngineFailed(ExpertsFault):
+    """What an engine raised that is none of these: its type and first line, for any process to rebuild."""

@@ -9,7 +9,6 @@ import importlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from experts.errors import ModelLoadError, TokenError, TokenMismatch
+from experts.names import EXPERT_NAME as EXPERT_NAME
 
 FORMAT_VERSION = 1
-EXPERT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_BYTES = 16 * 2**20
 _NUM_SAMPLED_ROWS = 256
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight")

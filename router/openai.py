@@ -14,34 +14,11 @@ from pydantic_core import PydanticCustomError, from_json
 
 from router.errors import InvalidRequest
 from router.model import Message, Prompt, Sampling
+from router.neutral import NEUTRAL
 from router.policy import Routing
 
 MAX_CHOICES = 128
 MAX_INT32 = 2**31 - 1
-
-# The values under which a parameter changes nothing, so that clients which always send it are served.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "ignore_eos": (False,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "stop_token_ids": ([],),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "web_search_options": (),
-}
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from router.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, RouterError, UnknownModel
+from router.table import META as META
 from router.table import RouteTable
-
-META = "meta"
 
 
 @dataclass(frozen=True, slots=True)

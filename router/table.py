@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+META = "meta"  # the meta's own name, which no expert may take
+
 
 class Frozen(BaseModel):
     """Shared between coroutines without copying, so nobody may change it; a misspelt key is an error."""
@@ -19,20 +21,9 @@ class Deadlines(Frozen):
     total_s: float = Field(600.0, gt=0)
 
 
-class ModelEntry(Frozen):
-    """Where a model is served. `wakes`: it may be scaled to zero, and a call starts it."""
+class RoutingRules(Frozen):
+    """What every answer keeps to, whichever experts there are."""
 
-    app: str
-    wakes: bool = False
-
-
-class RouteTable(Frozen):
-    """Replaced whole, never edited; `epoch` grows with every change."""
-
-    epoch: int
-    name: str
-    meta: ModelEntry
-    experts: dict[str, ModelEntry] = Field(default_factory=dict)
     when: Literal["anywhere", "start"] = "anywhere"
     after_expert: Literal["finish", "return"] = "finish"
     max_handoffs: int = Field(4, ge=0)
@@ -40,14 +31,30 @@ class RouteTable(Frozen):
     retries: int = Field(1, ge=0)
     deadlines: Deadlines = Deadlines()
 
+
+class ModelEntry(Frozen):
+    """Where a model is served. `wakes`: it may be scaled to zero, and a call starts it."""
+
+    app: str
+    wakes: bool = False
+
+
+class RouteTable(RoutingRules):
+    """Replaced whole, never edited; `epoch` grows with every change."""
+
+    epoch: int
+    name: str
+    meta: ModelEntry
+    experts: dict[str, ModelEntry] = Field(default_factory=dict)
+
     @field_validator("experts")
     @classmethod
     def _meta_is_taken(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
-        if "meta" in experts:
-            raise ValueError("experts: 'meta' names the meta itself; give this expert another name")
+        if META in experts:
+            raise ValueError(f"experts: '{META}' names the meta itself; give this expert another name")
         return experts
 
     @property
     def model_ids(self) -> list[str]:
         """Every model a client may name: the generalist, the meta, each expert."""
-        return [self.name, f"{self.name}/meta", *(f"{self.name}/{expert}" for expert in self.experts)]
+        return [self.name, f"{self.name}/{META}", *(f"{self.name}/{expert}" for expert in self.experts)]

@@ -23,7 +23,8 @@ class FakeServe:
     """Serve as its REST API shows it: PUT replaces everything, each GET is a look a little later.
 
     An application whose code (import path, arguments, actor options) changed gets a new process. `failing`
-    ones end in DEPLOY_FAILED, `stuck` ones stay DEPLOYING. The router answers at the same port.
+    ones end in DEPLOY_FAILED, `stuck` ones stay DEPLOYING, `lingering` ones are not gone yet when a PUT no
+    longer names them. The router answers at the same port.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,8 @@ class FakeServe:
         self.http_options: dict[str, Any] | None = None
         self.failing: set[str] = set()
         self.stuck: set[str] = set()
+        self.lingering: set[str] = set()
+        self.name = "generalist"
         self.token: str | None = None
         self.num_puts = 0
         self.num_looks = 0
@@ -63,7 +66,7 @@ class FakeServe:
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
-        if body["model"] != "generalist":
+        if body.get("model", self.name) != self.name:
             return JSONResponse({"error": {"message": f"model '{body['model']}' does not exist"}}, 404)
         parts = [("meta", "Hello! "), ("roman", "X"), ("roman", "IV")]
         trace = body.get("routing", {}).get("trace", False)
@@ -91,7 +94,8 @@ class FakeServe:
         self.num_puts += 1
         self.num_looks = 0
         self.http_options = self.http_options or config["http_options"]
-        self.apps = {app["name"]: self._deploy(app) for app in config["applications"]}
+        leaving = {name: app for name, app in self.apps.items() if name in self.lingering}
+        self.apps = leaving | {app["name"]: self._deploy(app) for app in config["applications"]}
         return Response()
 
     def _deploy(self, config: dict[str, Any]) -> dict[str, Any]:

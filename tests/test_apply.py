@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from cluster.cli import app as etr
 from cluster.config import ClusterConfig
 from cluster.errors import ApplyTimeout, ConfigError, DeployFailed, ServeRefused, ServeUnreachable
 from cluster.events import AppEvent
+from cluster.hosts import serving_url
+from cluster.local import Head
 from cluster.serve_client import ServeClient
 from cluster.status import ReplicaStatus, status
 from tests.fake_serve import FakeServe
@@ -181,6 +186,41 @@ def test_a_bad_token_is_told_before_anything_is_touched(
     assert serve.num_puts == 0
 
 
+@pytest.mark.parametrize("address", ["http://10.0.0.5:8265", "http://[fd00::5]:8265", "http://head:8265"])
+def test_a_loopback_host_is_refused_on_another_machine(
+    tmp_path: Path, world: dict[str, Any], config: ClusterConfig, address: str
+):
+    with (
+        ServeClient(address) as client,
+        pytest.raises(ConfigError, match=r"http\.host: 127\.0\.0\.1 on .* use 0\.0\.0\.0 or that node's"),
+    ):
+        apply(config, client)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8265", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://10.0.0.5:8265", "http://10.0.0.5:8000"),
+        ("::", "http://[fd00::5]:8265", "http://[fd00::5]:8000"),
+        ("::1", "http://127.0.0.1:8265", "http://[::1]:8000"),
+    ],
+)
+def test_clients_are_sent_where_they_can_reach_it(host: str, address: str, url: str):
+    assert serving_url(host, 8000, address) == url
+
+
+def test_a_failed_application_that_is_on_its_way_out_fails_nothing(
+    tmp_path: Path, world: dict[str, Any], client: ServeClient, serve: FakeServe
+):
+    serve.failing = serve.lingering = {"expert-roman"}
+    with pytest.raises(DeployFailed):
+        apply(load(tmp_path, world), client, timeout_s=20, poll_s=0.01)
+    del world["experts"]["roman"]
+    converge(load(tmp_path, world), client)
+    assert serve.apps["expert-roman"]["status"] == "DEPLOY_FAILED"
+
+
 def test_nobody_there(config: ClusterConfig):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
@@ -253,6 +293,51 @@ def test_etr_ask_streams_the_answer_and_then_who_wrote_it(cli: Any, client: Serv
         ["meta", "Hello!"],
         ["roman", "XIV"],
     ]
+
+
+@pytest.fixture
+def keep_head(tmp_path: Path, client: ServeClient) -> Iterator[Callable[[str], None]]:
+    """Keep the fake's address as that of a running head, under any name."""
+    mark = str(tmp_path)
+    command = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()", mark]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+
+        def keep(name: str) -> None:
+            path = tmp_path / "state" / name / "head.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(asdict(Head(process.pid, client.address, mark, "token"))))
+
+        yield keep
+        process.kill()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_etr_ask_finds_the_one_cluster_here_whatever_its_model_is_called(
+    cli: Any, keep_head: Callable[[str], None], serve: FakeServe, client: ServeClient, host: str
+):
+    serve.name = "polymath"
+    serve.http_options = {"host": host, "port": int(client.address.rpartition(":")[2])}
+    keep_head("folder-name")
+    asked = cli("ask", "14?")
+    assert (asked.exit_code, asked.stdout) == (0, "Hello! XIV\n"), asked.output
+
+
+def test_etr_ask_does_not_guess_among_several_clusters(cli: Any, keep_head: Callable[[str], None]):
+    keep_head("one")
+    keep_head("two")
+    asked = cli("ask", "14?")
+    assert asked.exit_code == 1
+    assert (
+        asked.stderr
+        == "error: several clusters run here: one, two; choose one with --name (etr ask: --url)\n"
+    )
+
+
+def test_etr_down_of_a_name_never_started_makes_nothing(cli: Any, tmp_path: Path):
+    assert "was not started here" in cli("down", "--name", "typo").stdout
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,8 @@ REFUSED = [
     ("pools", {"base": world()["meta"]}, "pools: pools are not built yet; give every expert its own model"),
     ("routing/when", "never", "routing.when: should be 'anywhere' or 'start'"),
     ("routing/max_handoffs", -1, "routing.max_handoffs: should be greater than or equal to 0; it is -1"),
+    ("routing/call_bias", float("inf"), "routing.call_bias: should be a finite number"),
+    ("routing/deadlines/gap_s", "3", "routing.deadlines.gap_s: should be a valid number; it is '3'"),
     ("routing/call_bias", ".inf", "routing.call_bias: should be a valid number"),
     ("routing/deadlines/gap", 3, "routing.deadlines.gap: unknown key; did you mean 'gap_s'?"),
     ("routing/deadlines/total_s", 0, "routing.deadlines.total_s: should be greater than 0; it is 0"),
@@ -193,7 +195,18 @@ REFUSED = [
     ("http/port", 65536, "http.port: should be less than or equal to 65535; it is 65536, correct it"),
     ("http/port", "8000", "http.port: should be a valid integer; it is '8000', correct it"),
     ("http/keys_file", "keys", "http.keys_file: API keys are not built yet; use keys_file: null"),
-    ("http/max_body_bytes", 0, "http.max_body_bytes: should be greater than"),
+    ("http/max_body_bytes", 1023, "http.max_body_bytes: should be greater than or equal to 1024"),
+    (
+        "meta/autoscaling",
+        {"min_replicas": 0},
+        "meta.autoscaling: min_replicas 0 would leave nobody to answer",
+    ),
+    (
+        "meta/resources/num_gpus",
+        2,
+        "meta: resources.num_gpus 2: engine transformers keeps model and KV cache on one device; "
+        "use num_gpus: 1, and more replicas",
+    ),
     (
         "router/autoscaling",
         {"min_replicas": 0},

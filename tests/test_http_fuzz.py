@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.http import build_app
-from router.openai import NEUTRAL, ChatRequest, CompletionRequest
+from router.neutral import NEUTRAL
+from router.openai import ChatRequest, CompletionRequest
 from tests.fakes import FakeGateway, hands_over, models, served, writes
 
 JSON = st.recursive(

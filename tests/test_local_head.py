@@ -11,8 +11,10 @@ import httpx
 import psutil
 import pytest
 
-from cluster.errors import HeadBusy, HeadStartFailed, PortTaken
-from cluster.local import find_head, require_free_port, start_head, stop_head
+from cluster import local
+from cluster.errors import HeadBusy, HeadFileBroken, HeadStartFailed, PortTaken
+from cluster.local import find_head, start_head, stop_head
+from cluster.ports import require_free_port
 from cluster.session import Session, until
 
 SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
@@ -36,7 +38,10 @@ def alive(members: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.cluster
-def test_a_head_comes_up_guarded_and_goes_away_whole(tmp_path: Path, bystander: subprocess.Popen[bytes]):
+def test_a_head_comes_up_guarded_and_goes_away_whole(
+    tmp_path: Path, bystander: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-another-cluster")
     head = start_head(tmp_path, num_cpus=3)
     try:
         members = head.session.processes()
@@ -58,6 +63,46 @@ def test_a_head_comes_up_guarded_and_goes_away_whole(tmp_path: Path, bystander: 
     assert bystander.poll() is None
     assert find_head(tmp_path) is None
     assert not stop_head(tmp_path)
+
+
+@pytest.mark.cluster
+def test_a_head_that_refuses_its_token_is_not_waited_for(tmp_path: Path):
+    with pytest.raises(HeadStartFailed, match=r"http://127\.0\.0\.1:\d+ refuses this head's token"):
+        start_head(tmp_path, num_cpus=1, env={"RAY_AUTH_TOKEN": "another"})
+    assert find_head(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b'{"pid": 1}',
+        b'{"pid": "x", "dashboard_url": "", "temp_dir": "", "auth_token": ""}',
+    ],
+)
+def test_a_broken_state_file_is_named_with_the_way_out(tmp_path: Path, content: bytes):
+    path = tmp_path / "head.json"
+    path.write_bytes(content)
+    for use in (find_head, stop_head, start_head):
+        with pytest.raises(HeadFileBroken, match=rf"^{path}: .*; delete it"):
+            use(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_write_that_breaks_off_leaves_the_old_state(tmp_path: Path):
+    path = tmp_path / "head.json"
+    local._write_private(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        local._write_private(path, "\ud800")
+    assert path.read_text() == "old"
+
+
+def test_ending_what_was_never_started_leaves_no_folder(tmp_path: Path):
+    assert not stop_head(tmp_path / "typo")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_head_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path):

@@ -147,8 +147,8 @@ def test_every_deployment_autoscales_from_the_first_deploy_on(deploy: dict[str, 
 
 def test_a_models_arguments_and_limits_are_its_blocks(deploy: dict[str, Any], tmp_path: Path):
     args = ModelArgs.model_validate(app(deploy, "expert-morse")["args"])
-    assert (args.name, args.role, args.model.path) == ("morse", "expert", str(tmp_path / "models/morse"))
-    assert ModelArgs.model_validate(app(deploy, "meta")["args"]).role == "meta"
+    assert (args.name, args.model.path) == ("morse", str(tmp_path / "models/morse"))
+    assert ModelArgs.model_validate(app(deploy, "meta")["args"]).name == "meta"
     model = deployment(deploy, "expert-morse")
     assert model["max_ongoing_requests"] == args.engine.max_streams == 32
     assert model["graceful_shutdown_timeout_s"] == 60.0

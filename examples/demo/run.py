@@ -30,7 +30,8 @@ console = Console(highlight=False)
 
 
 def main(folder: Path) -> int:
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # or Ray would stay behind
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # or Ray would stay behind when the terminal closes
+        signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     build_s = prepare(folder)
     config = load_config(folder / "cluster.yaml")
     if find_head(state_root() / config.name):
@@ -73,7 +74,8 @@ def prepare(folder: Path) -> float:
 
 def _etr(*arguments: str) -> None:
     """The very command a user would type."""
-    subprocess.run([Path(sys.executable).with_name("etr"), *arguments], check=True)
+    # In a session of its own, so that what ends us cannot also end the clean-up half-way.
+    subprocess.run([Path(sys.executable).with_name("etr"), *arguments], check=True, start_new_session=True)
 
 
 async def _show_answers(url: str, config: ClusterConfig, questions: list[TestQuestion]) -> None:

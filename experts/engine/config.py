@@ -1,8 +1,8 @@
-"""How a model is loaded and run: the `engine` block of cluster.yaml, tagged by `kind`."""
+"""How a model is loaded and run: the `engine` block of cluster.yaml."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -49,15 +49,3 @@ class ModelSource(Frozen):
     @property
     def source(self) -> str:
         return self.path or self.hub or ""
-
-
-class VllmConfig(Frozen):
-    """Known, and refused until it is built."""
-
-    kind: Literal["vllm"]
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: int | None = Field(None, ge=16)
-    max_streams: int = Field(256, ge=1)
-
-
-EngineConfig = Annotated[TransformersConfig | VllmConfig, Field(discriminator="kind")]

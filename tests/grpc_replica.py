@@ -1,0 +1,136 @@
+"""Serve's own gRPC transport between a `ModelServer` and a `RemoteModel`, without Ray around it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import pickle
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio  # type: ignore[import-untyped]
+from ray import ActorID
+from ray.serve._private.common import RequestMetadata
+from ray.serve._private.replica import _wrap_grpc_call
+from ray.serve._private.replica_result import gRPCReplicaResult
+from ray.serve.generated.serve_pb2 import ASGIRequest  # type: ignore[attr-defined]
+from ray.serve.generated.serve_pb2_grpc import (
+    ASGIServiceServicer,
+    ASGIServiceStub,
+    add_ASGIServiceServicer_to_server,
+)
+from ray.serve.handle import DeploymentResponseGenerator
+
+from deployments.model import ModelServer
+from deployments.remote import RemoteModel
+from experts.engine.base import Call, Chunk, Stats
+from experts.errors import EngineDead
+from experts.token import ExpertToken
+
+METADATA = RequestMetadata(
+    "r", "internal", call_method="generate", is_streaming=True, _by_reference=False, _on_separate_loop=False
+)
+
+
+@dataclass
+class ScriptedEngine:
+    """Plays chunks; raises an exception at its place; waits for ever where the script runs out."""
+
+    script: Sequence[Chunk | BaseException]
+    tokens: dict[int, list[str]] = field(default_factory=dict)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
+
+    async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        try:
+            for item in self.script:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if item.finish:
+                    return
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+    async def install(self, epoch: int, tokens: Sequence[ExpertToken]) -> None:
+        self.tokens[epoch] = [token.name for token in tokens]
+
+    async def check(self) -> None:
+        if self.closed:
+            raise EngineDead("closed")
+
+    def stats(self) -> Stats:
+        return Stats(0, 0, 0.0, 0)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Replica(ASGIServiceServicer):
+    """A Serve replica's gRPC door, errors and all, with a `ModelServer` behind it."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._server = server
+
+    @_wrap_grpc_call
+    async def HandleRequestStreaming(  # noqa: N802 - the service's name
+        self, context: Any, metadata: RequestMetadata, call: Call
+    ) -> AsyncIterator[Chunk]:
+        async with aclosing(self._server.generate(call)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+class Handle:
+    """A `DeploymentHandle` that has chosen its replica; `failure` is what choosing one raised."""
+
+    def __init__(self, stub: Any = None, failure: Exception | None = None) -> None:
+        self._stub = stub
+        self._failure = failure
+
+    def options(self, *, method_name: str, stream: bool) -> Handle:
+        assert (method_name, stream) == (METADATA.call_method, METADATA.is_streaming)
+        return self
+
+    def remote(self, call: Call) -> DeploymentResponseGenerator[Chunk]:
+        chosen: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        if self._failure:
+            chosen.set_exception(self._failure)
+            return DeploymentResponseGenerator(chosen, METADATA)
+        chosen.set_result(
+            gRPCReplicaResult(self._stub.HandleRequestStreaming(_request(call)), METADATA, ActorID.nil())
+        )
+        return DeploymentResponseGenerator(chosen, METADATA)
+
+
+def _request(call: Call) -> ASGIRequest:
+    return ASGIRequest(
+        pickled_request_metadata=pickle.dumps(METADATA),
+        request_args=pickle.dumps((call,)),
+        request_kwargs=pickle.dumps({}),
+    )
+
+
+@dataclass
+class Line:
+    """A model over a real connection, and the server to hang up with."""
+
+    model: RemoteModel
+    server: grpc.aio.Server
+
+
+@asynccontextmanager
+async def line_to(engine: ScriptedEngine) -> AsyncIterator[Line]:
+    server = grpc.aio.server()
+    add_ASGIServiceServicer_to_server(Replica(ModelServer(engine)), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = ASGIServiceStub(channel)
+            yield Line(RemoteModel("chem", Handle(stub)), server)  # type: ignore[arg-type]
+    finally:
+        await server.stop(None)

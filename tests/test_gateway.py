@@ -1,0 +1,224 @@
+"""Which routes a gateway holds open, and when: a route opens by an answer and closes by a failed call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from deployments.gateway import PROBE
+from deployments.router import Router
+from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
+from router.model import Finish, Piece
+from router.table import Deadlines, ModelEntry
+from tests.fake_cluster import Cluster, call, gateway_to, settle, table
+from tests.fakes import GONE, STOP, Item, Pause, in_virtual_time
+
+OVERLOADED = ModelOverloaded("full")
+PAUSED_THEN_GONE: list[Item] = [Pause(1), GONE]
+
+
+def test_routes_open_when_their_models_have_answered():
+    async def main() -> None:
+        cluster = Cluster(law=[[GONE], [ModelFailed("broken")], [Piece(finish=Finish.CANCELLED)], []])
+        async with gateway_to(cluster, table("chem", "law")) as gateway:
+            assert (gateway.meta_ready, gateway.ready) == (False, set())
+            await settle(0.05)
+            assert (gateway.meta_ready, "chem" in gateway.ready) == (True, True)
+            assert "law" not in gateway.ready
+            await settle()
+            assert "law" in gateway.ready
+            assert (cluster.num_calls("law"), cluster.connects.count("law")) == (5, 1)
+            assert cluster.models["law"].asks == [PROBE] * 5
+
+    in_virtual_time(main())
+
+
+def test_only_a_failed_connect_is_repeated():
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.failures["chem"] = [ModelUnavailable("no such application")] * 3
+        async with gateway_to(cluster, table("chem")) as gateway:
+            await settle()
+            assert "chem" in gateway.ready
+            assert (cluster.connects.count("chem"), cluster.num_calls("chem")) == (4, 1)
+
+    in_virtual_time(main())
+
+
+def test_an_unexpected_error_is_told_once_and_the_route_opens_yet(caplog: pytest.LogCaptureFixture):
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.failures["chem"] = [RuntimeError("surprise"), RuntimeError("surprise"), KeyError("again")]
+        async with gateway_to(cluster, table("chem")) as gateway:
+            await settle()
+            assert gateway.ready == {"meta", "chem"}
+            assert cluster.connects.count("chem") == 4
+
+    in_virtual_time(main())
+    [told] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert told.exc_info
+
+
+def test_a_model_that_never_answers_a_probe_is_given_up_and_asked_again():
+    async def main() -> None:
+        cluster = Cluster(chem=[[Pause()], [Piece("h", 1), Pause()]])
+        deadlines = Deadlines(first_token_s=3)
+        async with gateway_to(cluster, table("chem", deadlines=deadlines)) as gateway:
+            await settle(2.9)
+            assert cluster.num_calls("chem") == 1
+            await settle()
+            assert "chem" in gateway.ready
+            assert cluster.num_calls("chem") == 3
+
+    in_virtual_time(main())
+
+
+def test_a_call_that_finds_a_model_away_closes_its_route_until_it_answers():
+    async def main() -> None:
+        cluster = Cluster(chem=[[STOP], [GONE], [GONE], [GONE]], meta=[[STOP], [Piece("h", 1), GONE], [GONE]])
+        async with gateway_to(cluster, table("chem", "law")) as gateway:
+            await settle()
+            for app in ("chem", "meta"):
+                with pytest.raises(ModelUnavailable):
+                    await call(gateway, app)
+            assert gateway.ready == {"law"}
+            assert not gateway.meta_ready
+            assert await call(gateway, "law") == [STOP]
+            await settle()
+            assert gateway.ready == {"meta", "chem", "law"}
+            assert cluster.num_calls("chem") == 5  # probe, call, two probes that fail, one that does not
+            assert sorted(cluster.connects) == ["chem", "law", "meta"]
+
+    in_virtual_time(main())
+
+
+def test_calls_that_fail_together_start_one_opener():
+    async def main() -> None:
+        cluster = Cluster(chem=[[STOP], *[PAUSED_THEN_GONE] * 5])
+        async with gateway_to(cluster, table("chem")) as gateway:
+            await settle()
+            results = await asyncio.gather(*[call(gateway, "chem") for _ in range(5)], return_exceptions=True)
+            assert all(isinstance(result, ModelUnavailable) for result in results)
+            await settle()
+            assert "chem" in gateway.ready
+            assert cluster.num_calls("chem") == 1 + 5 + 1
+
+    in_virtual_time(main())
+
+
+@pytest.mark.parametrize("error", [OVERLOADED, ModelFailed("broken")], ids=["overloaded", "failed"])
+def test_a_model_that_is_busy_or_broken_keeps_its_route(error: RouterError):
+    async def main() -> None:
+        async with gateway_to(Cluster(chem=[[STOP], [error]]), table("chem")) as gateway:
+            await settle()
+            with pytest.raises(type(error)):
+                await call(gateway, "chem")
+            assert "chem" in gateway.ready
+
+    in_virtual_time(main())
+
+
+def test_a_sleeping_expert_is_connected_but_never_probed():
+    async def main() -> None:
+        cluster = Cluster(chem=[[GONE]])
+        asleep = table(experts={"chem": ModelEntry(app="chem", wakes=True)})
+        async with gateway_to(cluster, asleep) as gateway:
+            await settle()
+            with pytest.raises(ModelUnavailable):
+                await call(gateway, "chem")
+            await settle()
+            assert cluster.num_calls("chem") == 1
+            assert await call(gateway, "chem") == [STOP]
+
+    in_virtual_time(main())
+
+
+def test_experts_of_one_application_close_and_open_together():
+    async def main() -> None:
+        cluster = Cluster(chem=[[STOP], [STOP], [GONE], [GONE], [GONE], [GONE]])
+        shared = table(experts={"chem": ModelEntry(app="chem"), "law": ModelEntry(app="chem")})
+        async with gateway_to(cluster, shared) as gateway:
+            await settle()
+            with pytest.raises(ModelUnavailable):
+                await call(gateway, "chem")
+            assert gateway.ready == {"meta"}
+            await settle()
+            assert gateway.ready == {"meta", "chem", "law"}
+
+    in_virtual_time(main())
+
+
+def test_a_new_table_keeps_open_what_it_keeps_and_lets_go_of_the_rest():
+    async def main() -> None:
+        cluster = Cluster(weather=[[GONE]])
+        async with gateway_to(cluster, table("chem", "law")) as gateway:
+            await settle()
+            moved = {"chem": ModelEntry(app="chem"), "law": ModelEntry(app="weather")}
+            await gateway.install(table(experts=moved, epoch=2))
+            assert gateway.ready == {"meta", "chem"}
+            await settle()
+            assert gateway.ready == {"meta", "chem", "law"}
+            assert sorted(gateway.models) == ["chem", "meta", "weather"]
+            assert (cluster.num_calls("meta"), cluster.num_calls("chem")) == (1, 1)
+
+    in_virtual_time(main())
+
+
+def test_a_model_lost_during_an_install_gets_one_opener():
+    async def main() -> None:
+        cluster = Cluster(chem=[[STOP], [GONE]], law=[[Pause()]])
+        async with gateway_to(cluster, table("chem", "law")) as gateway:
+            await settle(1)
+            await asyncio.gather(
+                gateway.install(table("chem", "law", epoch=2)), call(gateway, "chem"), return_exceptions=True
+            )
+            await settle()
+            assert gateway.ready == {"meta", "chem", "law"}
+            assert cluster.num_calls("chem") == 3
+
+    in_virtual_time(main())
+
+
+def test_an_install_that_is_cancelled_stays_cancelled():
+    async def main() -> None:
+        cluster = Cluster(chem=[[Pause()]])
+        async with gateway_to(cluster, table("chem")) as gateway:
+            await settle(1)
+            install = asyncio.create_task(gateway.install(table("chem", epoch=2)))
+            await asyncio.sleep(0)
+            install.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await install
+            await settle()
+            assert (gateway.table.epoch, "chem" in gateway.ready) == (2, True)
+
+    in_virtual_time(main())
+
+
+def test_an_answer_that_fails_after_the_end_starts_nothing():
+    async def main() -> None:
+        cluster = Cluster(chem=[[STOP], [Pause(1), GONE]])
+        async with gateway_to(cluster, table("chem")) as gateway:
+            await settle()
+            late = asyncio.create_task(call(gateway, "chem"))
+            await asyncio.sleep(0)
+            await gateway.close()
+            with pytest.raises(ModelUnavailable):
+                await late
+            await settle()
+            assert cluster.num_calls("chem") == 2
+
+    in_virtual_time(main())
+
+
+async def test_a_router_that_ends_leaves_no_opener_behind(monkeypatch: pytest.MonkeyPatch):
+    cluster = Cluster(meta=[[Pause()]])
+    monkeypatch.setattr("deployments.router.connect", cluster.connect)
+    router = Router(max_body_bytes=1024)
+    before = asyncio.all_tasks()
+    await router.reconfigure(table("chem").model_dump(mode="json"))
+    assert asyncio.all_tasks() > before
+    await router.close()
+    assert asyncio.all_tasks() == before
