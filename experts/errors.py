@@ -3,7 +3,6 @@
     ExpertsError
     ├── InvalidCall                  the caller's mistake: code, param, message
     │   ├── ContextLengthExceeded    prompt longer than the model's window
-    │   ├── UnsupportedParameter     a sampling parameter the engine cannot honour
     │   └── InvalidPrompt            a conversation the chat template or tokenizer cannot take
     └── ExpertsFault                 ours, or the operator's: one line naming what, where and the remedy
         ├── ModelLoadError           model folder missing or unreadable
@@ -50,15 +49,6 @@ class ContextLengthExceeded(InvalidCall):
         super().__init__("context_length_exceeded", "messages", message, num_tokens, limit)
         self.num_tokens = num_tokens
         self.limit = limit
-
-
-class UnsupportedParameter(InvalidCall):
-    """`param` is known but cannot be honoured here, for `reason`."""
-
-    def __init__(self, param: str, reason: str) -> None:
-        message = f"{param} is not supported: {reason}; leave it out"
-        super().__init__("unsupported_parameter", param, message, param, reason)
-        self.reason = reason
 
 
 class InvalidPrompt(InvalidCall):

@@ -25,8 +25,8 @@ from router.errors import (
 )
 from router.job import Answering, Delta, Done, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
-from router.policy import META, Recovery, after_failure, allowed_experts
-from router.table import ModelEntry, RouteTable
+from router.policy import Recovery, after_failure, allowed_experts
+from router.table import META, ModelEntry, RouteTable
 from router.transcript import Transcript
 
 

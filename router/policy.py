@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from router.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, RouterError, UnknownModel
-from router.table import META as META
-from router.table import RouteTable
+from router.table import META, RouteTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from router.errors import (
 )
 from router.job import Delta, Done, Job
 from router.model import Ask, Finish, Piece
-from router.policy import META, Routing
+from router.policy import Routing
+from router.table import META
 from tests.fakes import (
     DIRECT,
     EXPERTS,

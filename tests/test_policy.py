@@ -22,8 +22,8 @@ from router.errors import (
 )
 from router.job import Job
 from router.model import Finish, Piece
-from router.policy import META, Recovery, Routing, Target, after_failure, allowed_experts, resolve
-from router.table import ModelEntry
+from router.policy import Recovery, Routing, Target, after_failure, allowed_experts, resolve
+from router.table import META, ModelEntry
 from tests.fakes import (
     DIRECT,
     EXPERTS,

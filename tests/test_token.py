@@ -168,7 +168,6 @@ def test_the_fingerprint_of_a_checkpoint_is_that_of_its_loaded_model(tmp_path, t
 ARGUMENTS = {
     errors.InvalidCall: ("code", None, "message"),
     errors.ContextLengthExceeded: (700, 512),
-    errors.UnsupportedParameter: ("top_k", "only greedy decoding"),
     errors.InvalidPrompt: ("messages", "empty"),
 }
 
