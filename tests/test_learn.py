@@ -69,7 +69,7 @@ def lesson(renderer: PromptRenderer, queries: list[Query]) -> tuple[Tensor, Tens
     ids, labels = [], []
     for one in queries:
         prompt = renderer.chat(one.messages)
-        answer = renderer.chat(one.messages, one.written + (one.expert or ""))[len(prompt) :]
+        answer = renderer.chat(one.messages, one.turn + (one.expert or ""))[len(prompt) :]
         answer.append(renderer.tokenizer.eos_token_id)
         ids.append(torch.tensor([*prompt, *answer]))
         labels.append(torch.tensor([-100] * len(prompt) + answer))
@@ -77,7 +77,7 @@ def lesson(renderer: PromptRenderer, queries: list[Query]) -> tuple[Tensor, Tens
 
 
 def query(question: str, expert: str | None, written: str = "", line: int = 1) -> Query:
-    return Query(({"role": "user", "content": question},), written, expert, line)
+    return Query(({"role": "user", "content": question},), expert, written, place=f"line {line}")
 
 
 def query_set(start: int, num_each: int) -> list[Query]:
@@ -347,12 +347,14 @@ def test_queries_are_read_with_what_the_meta_wrote_and_their_lines(tmp_path):
         {"messages": [user], "expert": "roman"},
         "",
         {"messages": [user, answer, user, answer], "expert": None},
+        {"messages": [user], "expert": "roman", "written": "Hello! "},
     )
-    first, second = read_queries(path)
-    assert first == Query((user,), "", "roman", 1)
-    assert second == Query((user, answer, user), "Hello! ", None, 3)
+    first, second, third = read_queries(path)
+    assert first == Query((user,), "roman", place="line 1")
+    assert second == Query((user, answer, user), None, response="Hello! ", place="line 3")
+    assert third == Query((user,), "roman", "Hello! ", place="line 4")
     assert dataset_digest([first, second]) != dataset_digest([second, first])
-    assert dataset_digest([first]) == dataset_digest([replace(first, line=9)])
+    assert dataset_digest([first]) == dataset_digest([replace(first, place="line 9")])
 
 
 def test_broken_lines_are_listed_by_number_and_counted(tmp_path):
@@ -361,7 +363,7 @@ def test_broken_lines_are_listed_by_number_and_counted(tmp_path):
         {"messages": [user], "expert": "roman"},
         "{",
         "[]",
-        {"messages": [user]},
+        {"messages": [user], "expert": 3},
         {"messages": [user], "expert": "No Name"},
         {"messages": [], "expert": None},
         {"messages": [{"role": "judge", "content": "x"}], "expert": None},
@@ -373,7 +375,7 @@ def test_broken_lines_are_listed_by_number_and_counted(tmp_path):
     message = str(caught.value)
     assert f"{tmp_path}/q.jsonl: 8 of 9 lines are broken" in message
     assert "line 2: not JSON" in message
-    assert "line 4: no key 'expert' (implicit" in message
+    assert "line 4: expert 3 is no expert name" in message
     assert message.endswith("and 3 more")
     assert "\n" not in message
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.demo.domains import DOMAINS, domain_split
-from examples.demo.question import GENERAL, GREETED_SHARE, Question, greet
+from examples.demo.question import GREETED_SHARE, Question, greet
 from examples.demo.smalltalk import smalltalk_split
 
 NUM_LEARN_PER_EXPERT = 150
@@ -19,20 +19,20 @@ NUM_TEST_GENERAL = 200
 
 
 def write_learn(path: Path) -> None:
-    """Chat JSONL of training questions; `expert` is who takes over after the messages, null is nobody."""
+    """Chat JSONL of training questions with reference answers; `expert` null is nobody's but the meta's."""
     draw = random.Random("learn")
     questions = [
         *(q for domain in DOMAINS for q in draw.sample(domain_split(domain).train, NUM_LEARN_PER_EXPERT)),
         *draw.sample(smalltalk_split().train, NUM_LEARN_GENERAL),
     ]
-    _write(path, (_learn_row(question) for question in _some_greeted(questions, draw)))
+    _write(path, (_row(question) for question in _some_greeted(questions, draw)))
 
 
 def write_questions(path: Path) -> None:
-    """Held-out questions with the whole visible answer, and who must give it."""
+    """Held-out questions with their right answers, and who must give them, in the same format."""
     _write(
         path,
-        ({"question": q.question, "answer": q.visible, "expert": q.expert} for q in held_out_questions()),
+        (_row(question) for question in held_out_questions()),
     )
 
 
@@ -50,12 +50,14 @@ def _some_greeted(questions: Sequence[Question], draw: random.Random) -> list[Qu
     return [q if q.greeted or draw.random() >= GREETED_SHARE else greet(q, draw) for q in questions]
 
 
-def _learn_row(question: Question) -> dict[str, Any]:
-    messages = [{"role": "user", "content": question.question}]
-    written = question.visible if question.domain == GENERAL else question.written
-    if written:
-        messages.append({"role": "assistant", "content": written})
-    return {"messages": messages, "expert": question.expert}
+def _row(question: Question) -> dict[str, Any]:
+    messages = [
+        {"role": "user", "content": question.question},
+        {"role": "assistant", "content": question.visible},
+    ]
+    row = {"messages": messages, "expert": question.expert, "answer": question.answer}
+    # An expert answers after the greeting, which is the meta's own.
+    return row | {"written": question.written} if question.expert and question.written else row
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -43,9 +43,9 @@ def learn_tokens(
 def _require_labels(queries: Sequence[Query], expert_names: Sequence[str]) -> None:
     labels = {query.expert for query in queries if query.expert is not None}
     if unknown := sorted(labels - set(expert_names)):
-        lines = [query.line for query in queries if query.expert == unknown[0]]
+        places = [query.place for query in queries if query.expert == unknown[0]]
         raise DataError(
-            f"line {lines[0]}: unknown expert '{unknown[0]}' ({len(lines)} queries); "
+            f"{places[0]}: unknown expert '{unknown[0]}' ({len(places)} queries); "
             f"use one of {', '.join(sorted(expert_names))}"
         )
     if missing := sorted(set(expert_names) - labels):

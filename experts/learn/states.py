@@ -137,12 +137,10 @@ def _all_targets(
         try:
             targets.append(find_targets(query, renderer, expert_names))
         except InvalidPrompt as error:
-            problems.append(f"line {query.line}: {error}")
+            problems.append(f"{query.place}: {error}")
             continue
         if max_tokens and len(targets[-1].ids) > max_tokens:
-            problems.append(
-                f"line {query.line}: {len(targets[-1].ids)} tokens, but the meta takes {max_tokens}"
-            )
+            problems.append(f"{query.place}: {len(targets[-1].ids)} tokens, but the meta takes {max_tokens}")
     if problems:
         raise DataError(broken_lines("query set", problems, len(queries)))
     return targets
@@ -208,6 +206,6 @@ def _require_finite(tensors: dict[str, Tensor], queries: Sequence[Query]) -> Non
     finite = tensors["hidden"].isfinite().all(dim=-1) & tensors["log_z"].isfinite()
     if bool(finite.all()):
         return
-    lines = sorted({queries[i].line for i in tensors["query"][~finite].tolist()})
-    problems = [f"line {line}: the meta's states are not finite; try float32" for line in lines]
+    broken = [queries[i] for i in sorted(set(tensors["query"][~finite].tolist()))]
+    problems = [f"{query.place}: the meta's states are not finite; try float32" for query in broken]
     raise DataError(broken_lines("query set", problems, len(queries)))

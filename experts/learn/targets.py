@@ -27,9 +27,9 @@ class Targets:
 
 
 def find_targets(query: Query, renderer: PromptRenderer, expert_names: Sequence[str]) -> Targets:
-    """Word targets for the written text, then the expert, or the end of the turn of a whole answer."""
+    """Word targets for what the meta writes, then the expert, or the end of the turn of a whole answer."""
     prompt = renderer.chat(query.messages)
-    ids = renderer.chat(query.messages, query.written) if query.written else prompt
+    ids = renderer.chat(query.messages, query.turn) if query.turn else prompt
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False)))
     # A token merged from prompt and answer is never predicted in service: there the prompt stands alone.
     first = shared if shared == len(prompt) else shared + 1
@@ -43,4 +43,4 @@ def find_targets(query: Query, renderer: PromptRenderer, expert_names: Sequence[
 
 def _last_word(query: Query, renderer: PromptRenderer) -> int:
     end_of_turn = renderer.tokenizer.eos_token_id
-    return int(end_of_turn) if query.written and isinstance(end_of_turn, int) else ANY_WORD
+    return int(end_of_turn) if query.turn and isinstance(end_of_turn, int) else ANY_WORD
