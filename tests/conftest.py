@@ -14,12 +14,17 @@ from typing import IO
 
 import pytest
 import yaml
+from transformers import PreTrainedModel
 
 from cluster.apply import apply
 from cluster.config import ClusterConfig, load_config
 from cluster.local import Head, start_head, stop_head
 from cluster.target import connect_to, num_logical_cpus
 from examples.demo.run import prepare
+from experts.learn import Query, States, compute_states
+from experts.prompt import PromptRenderer
+from tests.taught_meta import query_set, taught_meta
+from tests.tiny_tokenizers import byte_level
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -53,6 +58,39 @@ def demo_world() -> Path:
     folder = REPOSITORY / ".cache" / "demo"
     prepare(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def renderer() -> PromptRenderer:
+    return PromptRenderer(byte_level())
+
+
+@pytest.fixture(scope="session")
+def taught_model(renderer: PromptRenderer) -> PreTrainedModel:
+    """A tiny meta whose hidden states tell kinds of question apart; taught once a session, in seconds."""
+    return taught_meta(renderer)
+
+
+@pytest.fixture(scope="session")
+def taught_folder(
+    taught_model: PreTrainedModel, renderer: PromptRenderer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same as a checkpoint named "meta"."""
+    folder = tmp_path_factory.mktemp("taught") / "meta"
+    taught_model.save_pretrained(folder)
+    renderer.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def queries() -> list[Query]:
+    """What the taught meta is to learn experts from."""
+    return query_set(0, 30)
+
+
+@pytest.fixture(scope="session")
+def states(taught_model: PreTrainedModel, renderer: PromptRenderer, queries: list[Query]) -> States:
+    return compute_states(taught_model, renderer, queries, batch_size=7)
 
 
 @pytest.fixture(scope="session")

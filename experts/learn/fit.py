@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,26 +13,25 @@ from torch import Tensor
 
 from experts.errors import DataError
 from experts.learn.loss import TokenLoss
-from experts.learn.route import Judgement, RouteScores, judge
 from experts.learn.states import Progress, States
 from experts.learn.targets import WORD
 from experts.token import ExpertToken
 
 DEFAULT_L2 = 1e-6
-_TOLERANCES = {"ftol": 1e-13, "gtol": 1e-7}
+# The loss cannot fall below the noise of its own arithmetic.
+_TOLERANCES = {
+    torch.float64: {"ftol": 1e-13, "gtol": 1e-7},
+    torch.float32: {"ftol": 1e-8, "gtol": 1e-5},
+}
 
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """`tokens`: the new ones, by name. `losses`: one per L-BFGS iteration, penalty included.
-
-    `scores` judge the training set itself, new and incumbent tokens together.
-    """
+    """`tokens`: the new ones, by name. `losses`: one per L-BFGS iteration, penalty included."""
 
     tokens: list[ExpertToken]
     losses: list[float]
     converged: bool
-    scores: RouteScores
 
 
 def fit_tokens(
@@ -41,6 +39,7 @@ def fit_tokens(
     *,
     l2: float = DEFAULT_L2,
     incumbents: Sequence[ExpertToken] = (),
+    device: str = "cpu",
     max_iterations: int = 2000,
     progress: Progress = lambda done, total, what: None,
 ) -> FitResult:
@@ -48,12 +47,14 @@ def fit_tokens(
 
     Minimises TokenLoss + l2 · p · (s² Σ‖w − mean row of the head‖² + Σ b²), where s² is the mean square of
     a hidden value and p the share of hand-overs among the positions: so one `l2` means the same for every
-    scale of hidden states and every length of answers.
+    scale of hidden states and every length of answers. Computes in float64 on the CPU, in float32 elsewhere.
     Raises DataError where nothing is to be learned, TokenMismatch where an incumbent is another meta's.
     """
     names = _names_to_learn(states, incumbents)
     scale = float(states.hidden.double().square().mean().sqrt()) or 1.0
-    objective = _Objective(TokenLoss(states, names, incumbents), states, l2, scale)
+    dtype = torch.float64 if torch.device(device).type == "cpu" else torch.float32
+    loss = TokenLoss(states, names, incumbents, device=device, dtype=dtype)
+    objective = _Objective(loss, states, l2, scale)
     losses: list[float] = []
 
     def record(intermediate_result: OptimizeResult) -> None:
@@ -61,14 +62,12 @@ def fit_tokens(
         progress(len(losses), max_iterations, "fit")
 
     start = np.zeros(len(names) * (states.hidden.shape[1] + 1))
-    options = {**_TOLERANCES, "maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20}
+    options = {**_TOLERANCES[dtype], "maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20}
     found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=record, options=options)
     weight, bias = objective.rows(found.x)
     tokens = [_token(states, *row) for row in zip(names, weight.float(), bias.tolist(), strict=True)]
     progress(len(losses), len(losses), "fit")
-    judgements = judge(states, [*incumbents, *tokens])
-    scored = [replace(token, scores=_train_scores(judgements, token.name)) for token in tokens]
-    return FitResult(scored, losses, bool(found.success), RouteScores.of(judgements))
+    return FitResult(tokens, losses, bool(found.success))
 
 
 class _Objective:
@@ -111,8 +110,3 @@ def _token(states: States, name: str, vector: Tensor, bias: float) -> ExpertToke
         meta_fingerprint=states.meta_fingerprint,
         dataset_digest=states.dataset_digest,
     )
-
-
-def _train_scores(judgements: Sequence[Judgement], name: str) -> dict[str, float]:
-    scores = asdict(RouteScores.of(judgements, name))
-    return {f"train_{score}": value for score, value in scores.items() if not math.isnan(value)}

@@ -1,4 +1,4 @@
-"""Reading query sets from the formats people have: chat JSONL, Alpaca-style instructions, ShareGPT."""
+"""Reading query sets as people have them: JSONL or one JSON array, with rows in any format of rows.py."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 
 from experts.errors import DataError
 from experts.learn.queries import Query, broken_lines
-from experts.names import EXPERT_NAME
-from experts.prompt import ROLES
+from experts.learn.rows import parse_row
 
 
 def read_queries(path: Path | str) -> list[Query]:
-    """Reads one JSON object a line: `{"messages": [{"role": …, "content": …}, …], "expert": "roman"}`.
+    """Reads one JSON object a line, or all of them in one JSON array; see `parse_row` for what they hold.
 
-    `"expert": null` means no hand-over; an assistant message at the end is the reference answer.
-    Raises DataError for a missing or empty file, and for broken lines, giving their numbers and how many.
+    Raises DataError for a missing or empty file, and for broken rows, giving their numbers and how many.
     """
-    rows = list(_rows(Path(path)))
+    text = _read(Path(path))
+    rows = list(_items(text, path) if text.lstrip().startswith("[") else _lines(text))
     queries, problems = [], []
-    for place, text in rows:
+    for place, row in rows:
         try:
-            queries.append(_parse(text, place))
+            queries.append(parse_row(_parsed(row) if isinstance(row, str) else row, place))
         except ValueError as error:
             problems.append(f"{place}: {error}")
     if problems:
@@ -33,51 +32,35 @@ def read_queries(path: Path | str) -> list[Query]:
     return queries
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
+def _read(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        # Editors on Windows put a byte order mark before the text.
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; give a JSONL file in UTF-8") from error
-    for number, line in enumerate(lines, 1):
+        raise DataError(f"{path}: cannot be read: {error}; give JSON or JSONL in UTF-8") from error
+
+
+def _lines(text: str) -> Iterator[tuple[str, Any]]:
+    # Not splitlines(): it also cuts at U+2028 and the like, which JSON strings may hold as they are.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"line {number}", line
 
 
-def _parse(text: str, place: str) -> Query:
+def _items(text: str, path: object) -> Iterator[tuple[str, Any]]:
     try:
-        row = json.loads(text)
+        items = _parsed(text)
     except ValueError as error:
+        raise DataError(
+            f"{path}: begins as a JSON array, but is {error}; close the array or write one object a line"
+        ) from error
+    for number, item in enumerate(items, 1):
+        # A string would pass for an unparsed line.
+        yield f"item {number}", None if isinstance(item, str) else item
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    expert = row.get("expert")
-    if expert is not None and not (isinstance(expert, str) and EXPERT_NAME.fullmatch(expert)):
-        raise ValueError(f"expert {expert!r} is no expert name; use {EXPERT_NAME.pattern} or null")
-    messages = _messages(row.get("messages"))
-    turn = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
-    if not messages:
-        raise ValueError("messages hold nothing but the answer")
-    written = row.get("written", "")
-    return Query(
-        tuple(messages),
-        expert,
-        written,
-        turn.removeprefix(written),
-        answer=row.get("answer"),
-        labelled="expert" in row,
-        place=place,
-    )
-
-
-def _messages(value: Any) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("no list 'messages'")
-    return [_message(message) for message in value]
-
-
-def _message(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or value.get("role") not in ROLES:
-        raise ValueError(f"a message has no role of {', '.join(ROLES)}")
-    if not isinstance(value.get("content"), str):
-        raise ValueError("a message has no text content")
-    return {"role": value["role"], "content": value["content"]}

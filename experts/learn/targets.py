@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from experts.learn.queries import Query
+from experts.errors import DataError, InvalidPrompt
+from experts.learn.queries import Query, broken_lines
 from experts.prompt import PromptRenderer
 
 WORD = -1  # in place of an expert's index
@@ -24,6 +25,32 @@ class Targets:
     positions: list[int]
     words: list[int]
     experts: list[int]
+
+
+def expert_names(queries: Sequence[Query]) -> tuple[str, ...]:
+    """Every expert that the queries name, sorted."""
+    return tuple(sorted({query.expert for query in queries if query.expert is not None}))
+
+
+def all_targets(
+    queries: Sequence[Query], renderer: PromptRenderer, names: Sequence[str], max_tokens: int | None
+) -> list[Targets]:
+    """Raises DataError listing the queries that do not fit the template, or the window of `max_tokens`."""
+    if not queries:
+        raise DataError("there are no queries to learn from; give at least one for every expert")
+    targets, problems = [], []
+    for query in queries:
+        try:
+            found = find_targets(query, renderer, names)
+        except InvalidPrompt as error:
+            problems.append(f"{query.place}: {error}")
+            continue
+        targets.append(found)
+        if max_tokens and len(found.ids) > max_tokens:
+            problems.append(f"{query.place}: {len(found.ids)} tokens, but the meta takes {max_tokens}")
+    if problems:
+        raise DataError(broken_lines("query set", problems, len(queries)))
+    return targets
 
 
 def find_targets(query: Query, renderer: PromptRenderer, expert_names: Sequence[str]) -> Targets:
