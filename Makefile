@@ -34,11 +34,12 @@ format: install  ## format the code
 
 bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	$(BIN)/python -m benchmarks.concurrency
+	$(BIN)/python -m benchmarks.learn
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0'
-	$(VENV)-lock/bin/pip install --quiet --group dev .
+	$(VENV)-lock/bin/pip install --quiet --group dev '.[eval,data]'
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 

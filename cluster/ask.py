@@ -47,7 +47,7 @@ def ask(url: str, question: str, *, model: str | None = None, trace: bool = Fals
         ):
             if not response.is_success:
                 response.read()
-                raise AskError(f"{url} answers {response.status_code}: {_error_text(response.text)}")
+                raise AskError(f"{url} answers {response.status_code}: {error_text(response.text)}")
             yield from _parts(response.iter_lines())
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise AskError(f"{url} does not answer ({error}); run `etr up` or correct --url") from error
@@ -62,7 +62,7 @@ def _parts(lines: Iterator[str]) -> Iterator[AnswerPart]:
             return
         chunk = json.loads(data)
         if "error" in chunk:
-            raise AskError(f"the answer broke off: {_error_text(data)}")
+            raise AskError(f"the answer broke off: {error_text(data)}")
         writer = (chunk.get("routing") or {}).get("model")
         for choice in chunk["choices"]:
             if text := choice["delta"].get("content"):
@@ -70,7 +70,7 @@ def _parts(lines: Iterator[str]) -> Iterator[AnswerPart]:
     raise AskError("the answer broke off without an end; ask again")
 
 
-def _error_text(text: str) -> str:
+def error_text(text: str) -> str:
     """The message of an OpenAI error body, or the body itself where it is none."""
     try:
         return str(json.loads(text)["error"]["message"])

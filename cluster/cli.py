@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cluster import show
+from cluster import cli_learn, show
 from cluster.ask import AnswerPart, ask
-from cluster.config import DEFAULT_HOST, DEFAULT_PORT, ClusterConfig, load_config
-from cluster.errors import ClusterError
-from cluster.hosts import serving_url
+from cluster.cli_command import DEFAULT_CONFIG, ConfigPath, command_of, err, out
+from cluster.config import ClusterConfig, load_config
 from cluster.local import Head, find_head, start_head, state_root, stop_head
 from cluster.ports import require_free_port
 from cluster.serve_client import ServeClient
-from cluster.target import auth_token, connect, connect_to, num_logical_cpus, only_name, running_names
-from experts.errors import ExpertsError
-
-P = ParamSpec("P")
+from cluster.target import auth_token, connect, connect_to, local_url, num_logical_cpus, only_name
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+app.add_typer(cli_learn.app)
+app.add_typer(cli_learn.experts, name="experts")
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CLUSTER.YAML", help="The cluster's one file.")]
 Address = Annotated[
     str | None, typer.Option(help="Dashboard URL of a running Ray cluster, http://host:8265.")
 ]
 Name = Annotated[str | None, typer.Option(help="The cluster's name, if several run here.")]
-DEFAULT_CONFIG = Path("cluster.yaml")
 
 
-def command(run: Callable[P, None]) -> Callable[P, None]:
-    """Register a command that tells our errors in one line each, and exits 1."""
-
-    @functools.wraps(run)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            run(*args, **kwargs)
-        except (ClusterError, ExpertsError) as error:
-            for line in str(error).splitlines():
-                err.print(f"error: {line}", markup=False)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-    return app.command(run.__name__.strip("_"))(wrapped)
+command = command_of(app)
 
 
 @command
@@ -98,23 +74,12 @@ def ask_(
 ) -> None:
     """Ask a question and stream the answer."""
     parts: list[AnswerPart] = []
-    for part in ask(url or _local_url(), question, model=model, trace=trace):
+    for part in ask(url or local_url(), question, model=model, trace=trace):
         parts.append(part)
         out.out(part.text, end="", highlight=False)
     out.out()
     if trace:
         show.trace(out, parts)
-
-
-@command
-def learn(
-    config: ConfigPath,
-    data: Annotated[Path, typer.Option(help="Chat JSONL: messages, and which expert should answer.")],
-) -> None:
-    """Learn every expert's token from labelled questions, and write the files that the config names."""
-    from cluster.learn import learn_all
-
-    show.scores(out, learn_all(load_config(config, tokens_required=False), data, show.learning(err)))
 
 
 @command
@@ -145,12 +110,3 @@ def _apply(config: ClusterConfig, client: ServeClient) -> str:
 
     with err.status("starting the models") as spinner:
         return converge(config, client, show.progress(err, spinner))
-
-
-def _local_url() -> str:
-    if not running_names():
-        return f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
-    with connect(only_name(), None) as client:
-        options = client.details().get("http_options") or {}
-        host, port = options.get("host", DEFAULT_HOST), options.get("port", DEFAULT_PORT)
-        return serving_url(host, port, client.address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -187,7 +187,11 @@ def load_config(path: Path | str, *, tokens_required: bool = True) -> ClusterCon
         ConfigError: with one line per problem.
     """
     path = Path(path)
-    data = read_yaml(path)
+    return check_config(read_yaml(path), path, tokens_required=tokens_required)
+
+
+def check_config(data: Any, path: Path, *, tokens_required: bool = True) -> ClusterConfig:
+    """`load_config` for the `data` that `path` holds, or is to hold."""
     context = LoadContext(path.absolute().parent, tokens_required)
     try:
         config = ClusterConfig.model_validate({} if data is None else data, context=context)

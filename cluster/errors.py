@@ -2,6 +2,7 @@
 
 ClusterError
 ├── ConfigError             cluster.yaml, or a file it names, is wrong; nothing was touched
+├── ExpertRefused           a new expert would harm another, or is never called; nothing was written
 ├── HeadError               the Ray head of this machine
 │   ├── PortTaken               another program listens where the cluster should
 │   ├── HeadBusy                another `etr up` is starting the same cluster
@@ -14,6 +15,7 @@ ClusterError
 ├── ApplyError              the cluster did not become what was asked
 │   ├── DeployFailed            an application failed; the others serve on
 │   └── ApplyTimeout            not there in time; it may still get there
+├── RayFailed               states could not be computed on a Ray cluster
 └── AskError                a question was not answered
 """
 
@@ -35,6 +37,10 @@ class ConfigError(ClusterError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class ExpertRefused(ClusterError):
+    pass
 
 
 class HeadError(ClusterError):
@@ -82,6 +88,10 @@ class DeployFailed(ApplyError):
 
 
 class ApplyTimeout(ApplyError):
+    pass
+
+
+class RayFailed(ClusterError):
     pass
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Console
@@ -60,22 +60,3 @@ def trace(console: Console, parts: Sequence[AnswerPart]) -> None:
     for writer, run in groupby(parts, key=lambda part: part.writer or "unknown"):
         colour = colours.setdefault(writer, COLOURS[len(colours) % len(COLOURS)])
         console.print(Text(f"{writer:>16}  ", "bold " + colour).append("".join(p.text for p in run), colour))
-
-
-def learning(console: Console) -> Callable[[int, int, str], None]:
-    """One line for each finished stage of learning."""
-
-    def on_progress(done: int, total: int, what: str) -> None:
-        if done == total:
-            console.print(f"{what}: {total}")
-
-    return on_progress
-
-
-def scores(console: Console, by_expert: Mapping[str, Mapping[str, float]]) -> None:
-    names = sorted({name for one in by_expert.values() for name in one})
-    columns = [name.removeprefix("train_").replace("_", " ") for name in names]
-    table = Table("expert", *columns, title="scores on the data learned from")
-    for expert, one in sorted(by_expert.items()):
-        table.add_row(expert, *(f"{one[name]:.3f}" if name in one else "" for name in names))
-    console.print(table)

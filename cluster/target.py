@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from cluster.blocks import ServedModel
-from cluster.config import ClusterConfig, RouterBlock
+from cluster.config import DEFAULT_HOST, DEFAULT_PORT, ClusterConfig, RouterBlock
 from cluster.errors import ConfigError, HeadNotFound
+from cluster.hosts import serving_url
 from cluster.local import Head, find_head, state_root
 from cluster.serve_client import ServeClient
 
@@ -44,6 +45,19 @@ def only_name() -> str:
 
 def running_names() -> list[str]:
     return sorted(path.parent.name for path in state_root().glob("*/head.json") if find_head(path.parent))
+
+
+def local_url() -> str:
+    """Where the one cluster of this machine serves; where it would by default if none runs.
+
+    Raises HeadNotFound where several run, ServeUnreachable.
+    """
+    if not running_names():
+        return f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    with connect(only_name(), None) as client:
+        options = client.details().get("http_options") or {}
+        host, port = options.get("host", DEFAULT_HOST), options.get("port", DEFAULT_PORT)
+        return serving_url(host, port, client.address)
 
 
 def auth_token() -> str | None:

@@ -12,7 +12,12 @@ from experts.token import ExpertToken, checkpoint_fingerprint
 
 
 def inline_tokens(config: ClusterConfig) -> dict[str, str]:
-    """Every expert's token as text, by expert name.
+    """Every expert's token as text, by expert name. Raises ConfigError as `load_tokens` does."""
+    return {name: token.to_inline() for name, token in load_tokens(config).items()}
+
+
+def load_tokens(config: ClusterConfig) -> dict[str, ExpertToken]:
+    """Every expert's token, by expert name in sorted order.
 
     Raises:
         ConfigError: a token is unreadable, another expert's, the same as another's, or was made for another
@@ -28,7 +33,7 @@ def inline_tokens(config: ClusterConfig) -> dict[str, str]:
     problems += [*_misnamed(config, tokens), *_twins(tokens), *_of_another_meta(config.meta, tokens)]
     if problems:
         raise ConfigError([f"{config.source}: {problem}" for problem in problems])
-    return {name: tokens[name].to_inline() for name in sorted(tokens)}
+    return {name: tokens[name] for name in sorted(tokens)}
 
 
 def _misnamed(config: ClusterConfig, tokens: Mapping[str, ExpertToken]) -> Iterator[str]:

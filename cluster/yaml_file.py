@@ -10,6 +10,8 @@ import yaml
 
 from cluster.errors import ConfigError
 
+_NOT_TEXT = "{path}: is not a UTF-8 text file; save it as UTF-8 text"
+
 
 def read_yaml(path: Path) -> Any:
     """Parse the file with YAML's safe types only.
@@ -17,7 +19,17 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: not readable, not YAML (with the line), or a key given twice.
     """
-    loader = yaml.SafeLoader(_read_text(path))
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """`read_yaml` for the `text` that `path` has, or is to have."""
+    try:
+        # It refuses control characters, which the parser would report without a line.
+        yaml.reader.Reader(text)
+    except yaml.reader.ReaderError as error:
+        raise ConfigError([_NOT_TEXT.format(path=path)]) from error
+    loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
         duplicates = [f"{path}: {problem}" for problem in _duplicates(root, (), set())] if root else []
@@ -30,17 +42,16 @@ def read_yaml(path: Path) -> Any:
         loader.dispose()
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The file's text with its line endings as they are. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        yaml.reader.Reader(text)  # refuses control characters, which the loader would report without a line
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError([f"{path}: no such file; name the cluster.yaml to use"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}; name a readable file"]) from error
-    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
-        raise ConfigError([f"{path}: is not a UTF-8 text file; save it as UTF-8 text"]) from error
-    return text
+    except UnicodeDecodeError as error:
+        raise ConfigError([_NOT_TEXT.format(path=path)]) from error
 
 
 def _syntax_problem(path: Path, error: yaml.MarkedYAMLError) -> str:

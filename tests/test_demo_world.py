@@ -20,6 +20,7 @@ from examples.demo.question import GENERAL, GREETING_BACK, GREETINGS, Question
 from examples.demo.smalltalk import smalltalk_split
 from examples.demo.tokenizer import CHATML, INST, LETTERS, MARKDOWN, WORDS, train_tokenizer
 from examples.demo.train import save
+from experts.learn import read_queries
 
 FORMATS = {"chatml": CHATML, "inst": INST, "markdown": MARKDOWN}
 SPLITS = {**{domain: domain_split(domain) for domain in DOMAINS}, GENERAL: smalltalk_split()}
@@ -205,15 +206,17 @@ def test_three_experts_differ_from_the_meta_in_tokenizer_and_template():
 def test_the_files_have_the_promised_rows(tmp_path):
     write_learn(tmp_path / "learn.jsonl")
     write_questions(tmp_path / "questions.jsonl")
-    learn = [json.loads(line) for line in (tmp_path / "learn.jsonl").read_text().splitlines()]
-    tests = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
-    for row in learn:
-        last = row["messages"][-1]
-        assert row["expert"] in {*DOMAINS, None}
-        # General chat is answered whole; an expert's question is open, at most greeted.
-        assert (row["expert"] is None) == (last["role"] == "assistant" and last["content"] != GREETING_BACK)
-    assert {row["messages"][0]["content"] for row in learn}.isdisjoint(row["question"] for row in tests)
-    assert any(row["messages"][-1]["content"] == GREETING_BACK for row in learn)
+    learn, tests = read_queries(tmp_path / "learn.jsonl"), read_queries(tmp_path / "questions.jsonl")
+    for row in (*learn, *tests):
+        assert row.expert in {*DOMAINS, None}
+        assert row.labelled
+        # Whole answers; an expert's begins after the greeting, which is the meta's own.
+        assert row.answer
+        assert row.response.endswith(row.answer)
+        assert row.written in {"", GREETING_BACK}
+        assert row.expert or not row.written
+    assert {str(row.messages) for row in learn}.isdisjoint(str(row.messages) for row in tests)
+    assert any(row.written for row in learn)
 
 
 def test_a_finished_build_is_found_and_a_foreign_folder_is_left_alone(tmp_path):

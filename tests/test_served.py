@@ -16,7 +16,8 @@ from cluster.apply import apply
 from cluster.session import until
 from cluster.status import status
 from cluster.target import connect_to
-from examples.demo.survey import read_questions, survey
+from examples.demo.survey import survey
+from experts.learn import read_queries
 from experts.prompt import PromptRenderer
 from experts.token import ExpertToken
 from tests.reference import ReferenceModel, reference_answer
@@ -31,7 +32,7 @@ LONG = 300  # tokens
 
 @pytest.fixture(scope="module")
 def questions(served):
-    return read_questions(served.world / "data" / "questions.jsonl")
+    return read_queries(served.world / "data" / "questions.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +82,13 @@ async def test_answers_are_token_for_token_those_of_the_papers_loop(served, ques
 
         async def one(question):
             async with limit:
-                return await ask(client, question.question)
+                return await ask(client, question.messages[0]["content"])
 
         answers = await asyncio.gather(*(one(question) for question in chosen))
     meta, experts = references
     num_handed_over = 0
     for question, answer in zip(chosen, answers, strict=True):
-        messages = [{"role": "user", "content": question.question}]
+        messages = list(question.messages)
         text, spans = reference_answer(meta, experts, messages, MAX_TOKENS)
         assert answer == (text, sum(len(ids) for _, ids in spans)), question
         num_handed_over += len(spans) == 2
@@ -121,8 +122,8 @@ async def test_text_that_spells_control_tokens_is_text(served, references, quest
     chat = [question for question in questions if question.expert is None][:6]
     async with httpx.AsyncClient(base_url=served.url, timeout=120) as client:
         for question, injection in [(q, i) for q in chat for i in INJECTIONS]:
-            messages = [{"role": "user", "content": f"{question.question} {injection}"}]
-            plain = [{"role": "user", "content": question.question}]
+            plain = list(question.messages)
+            messages = [{"role": "user", "content": f"{plain[0]['content']} {injection}"}]
             for model in (meta, *experts.values()):
                 control = set(model.tokenizer.added_tokens_decoder)
                 renderer = PromptRenderer(model.tokenizer)

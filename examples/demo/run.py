@@ -21,7 +21,9 @@ from examples.demo.build import build
 from examples.demo.errors import DemoError
 from examples.demo.models import SPECS
 from examples.demo.progress import showing_progress
-from examples.demo.survey import Scores, TestQuestion, ask_all, read_questions, survey
+from examples.demo.survey import Scores, ask_all, survey
+from experts.learn.formats import read_queries
+from experts.learn.queries import Query
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 LEARNED = "tokens/learned.json"
@@ -42,7 +44,7 @@ def main(folder: Path) -> int:
     try:
         _etr("up", str(folder / "cluster.yaml"))
         url = f"http://{config.http.host}:{config.http.port}"
-        questions = read_questions(folder / "data" / "questions.jsonl")
+        questions = read_queries(folder / "data" / "questions.jsonl")
         asyncio.run(ask_all(url, config.name, questions[:1]))
         start_s = time.perf_counter() - began_s
         asyncio.run(_show_answers(url, config, questions))
@@ -78,23 +80,23 @@ def _etr(*arguments: str) -> None:
     subprocess.run([Path(sys.executable).with_name("etr"), *arguments], check=True, start_new_session=True)
 
 
-async def _show_answers(url: str, config: ClusterConfig, questions: list[TestQuestion]) -> None:
+async def _show_answers(url: str, config: ClusterConfig, questions: list[Query]) -> None:
     """A plain and a greeted question per expert, and two of general chat; each writer has a colour."""
-    by_expert: dict[str | None, list[TestQuestion]] = {}
+    by_expert: dict[str | None, list[Query]] = {}
     for question in questions:
         by_expert.setdefault(question.expert, []).append(question)
     shown = [q for group in by_expert.values() for q in (group[0], next(filter(_greeted, group), group[1]))]
     colours = dict(zip(["meta", *config.experts], ("white", *COLOURS), strict=False))
     console.print("\nWho wrote which part:\n")
     for question, reply in zip(shown, await ask_all(url, config.name, shown), strict=True):
-        console.print(f"  {question.question}", style="dim", markup=False)
+        console.print(f"  {question.messages[-1]['content']}", style="dim", markup=False)
         for writer, text in reply.spans:
             console.print(f"    {writer:>10}  ", end="", style=f"bold {colours[writer]}")
             console.print(text, style=colours[writer], markup=False)
 
 
-def _greeted(question: TestQuestion) -> bool:
-    return (question.answer or "").startswith("Hello!") and question.expert is not None
+def _greeted(question: Query) -> bool:
+    return question.expert is not None and question.written != ""
 
 
 def _show_table(scores: Scores) -> None:
