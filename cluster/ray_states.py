@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from ray.exceptions import RayError
 from cluster.errors import RayFailed
 from experts.checkpoint import Checkpoint
 from experts.learn.shards import Run, ShardTask, ShardWorker
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 def run_on_ray(address: str, *, num_workers: int = 1, num_gpus: float = 0.0) -> Run:
@@ -55,9 +58,12 @@ class _Actor:
 
 
 def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+    except (OSError, RayError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RayFailed(f"{address}: no Ray cluster answers there: {reason}; correct --ray") from error
 

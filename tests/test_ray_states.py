@@ -34,9 +34,9 @@ cache_states(Checkpoint(meta), query_set(0, 30), Path(folder), shard_size=30, ru
 
 
 def compute_on_ray(
-    served: Served, *, meta: Path, workers_meta: Path, folder: Path
+    served: Served, *, meta: Path, workers_meta: Path, folder: Path, address: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    address = Path(served.head.temp_dir, "ray_current_cluster").read_text(encoding="utf-8").strip()
+    address = address or Path(served.head.temp_dir, "ray_current_cluster").read_text("utf-8").strip()
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": served.head.auth_token}
     arguments = [address, *map(str, (meta, workers_meta, folder))]
     return subprocess.run(
@@ -66,3 +66,13 @@ def test_what_a_worker_raises_is_told_in_one_line(served, taught_folder, tmp_pat
     last = done.stderr.strip().splitlines()[-1]
     assert "RayFailed" in last
     assert last.endswith(f"ModelLoadError: {missing}: no such model folder; correct model.path")
+
+
+def test_an_address_where_no_ray_is_is_told_at_once(served, taught_folder, tmp_path):
+    done = compute_on_ray(
+        served, meta=taught_folder, workers_meta=taught_folder, folder=tmp_path, address="127.0.0.1:1"
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "RayFailed: 127.0.0.1:1: no Ray cluster answers there: " in last
+    assert last.endswith("Connection refused; correct --ray")

@@ -13,7 +13,7 @@ from experts.learn.forward import ForwardPass, Item, longest_first
 from experts.learn.queries import Query, dataset_digest
 from experts.learn.states import Progress, States
 from experts.learn.states_folder import Manifest, StatesFolder
-from experts.learn.targets import all_targets, expert_names
+from experts.learn.targets import Targets, all_targets, expert_names
 from experts.token import head_fingerprint
 
 
@@ -71,12 +71,23 @@ def cache_states(
     """
     names = expert_names(queries)
     targets = all_targets(queries, checkpoint.load_renderer(), names, checkpoint.max_tokens())
-    ordered = longest_first(list(enumerate(targets)))
-    tasks = [
-        ShardTask(number, tuple(ordered[start : start + shard_size]))
-        for number, start in enumerate(range(0, len(ordered), shard_size))
-    ]
-    manifest = Manifest(
+    store = StatesFolder(folder, _manifest(checkpoint, queries, names, shard_size))
+    tasks = {task.number: task for task in _tasks(targets, shard_size)}
+    missing = [tasks[number] for number in sorted(tasks.keys() - store.finished())]
+    num_done = len(queries) - sum(len(task.items) for task in missing)
+    progress(num_done, len(queries), "states")
+    # Where all is there, no model is loaded.
+    for number, shard in run(checkpoint, batch_size, missing) if missing else ():
+        store.add(number, shard, queries)
+        num_done += len(tasks[number].items)
+        progress(num_done, len(queries), "states")
+    return store.load(len(tasks))
+
+
+def _manifest(
+    checkpoint: Checkpoint, queries: Sequence[Query], names: tuple[str, ...], shard_size: int
+) -> Manifest:
+    return Manifest(
         meta_name=checkpoint.name,
         meta_fingerprint=checkpoint.fingerprint(),
         dataset_digest=dataset_digest(queries),
@@ -84,14 +95,9 @@ def cache_states(
         expert_names=names,
         shard_size=shard_size,
     )
-    store = StatesFolder(folder, manifest)
-    done = store.finished()
-    missing = [task for task in tasks if task.number not in done]
-    num_done = len(queries) - sum(len(task.items) for task in missing)
-    sizes = {task.number: len(task.items) for task in missing}
-    progress(num_done, len(queries), "states")
-    for number, shard in run(checkpoint, batch_size, missing) if missing else ():
-        store.add(number, shard, queries)
-        num_done += sizes[number]
-        progress(num_done, len(queries), "states")
-    return store.load(len(tasks))
+
+
+def _tasks(targets: Sequence[Targets], shard_size: int) -> Iterator[ShardTask]:
+    ordered = longest_first(list(enumerate(targets)))
+    for number, start in enumerate(range(0, len(ordered), shard_size)):
+        yield ShardTask(number, tuple(ordered[start : start + shard_size]))
