@@ -63,8 +63,8 @@ def test_the_gradient_is_the_losss_own_with_and_without_frozen_rows(states):
 
 
 def test_the_fit_reaches_at_least_the_loss_of_many_steps_of_adam(states):
-    found = fit_tokens(states, l2=1e-3)
-    l2 = 1e-3 * float((states.expert != WORD).double().mean())
+    found = fit_tokens(states, l2=0.2)
+    l2 = 0.2 / len(states)
     loss = TokenLoss(states, EXPERTS)
     mean, scale = states.head_mean.double(), float(states.hidden.double().square().mean().sqrt())
 
@@ -84,7 +84,7 @@ def test_the_fit_reaches_at_least_the_loss_of_many_steps_of_adam(states):
         value, weight.grad, bias.grad = penalised(weight.detach(), bias.detach())
         adam.step()
     assert found.converged
-    assert found.losses[-1] <= value + 1e-9
+    assert found.losses[-1] <= value * (1 + 1e-3)
     assert value == pytest.approx(found.losses[-1], abs=1e-2)  # so Adam was no straw man
     assert found.losses == sorted(found.losses, reverse=True)
     vectors = torch.stack([token.vector for token in found.tokens]).double()
@@ -102,7 +102,7 @@ def test_the_default_fit_routes_queries_it_has_never_seen(taught_model, renderer
 
 
 def test_routing_is_the_argmax_over_the_concatenated_head(taught_model, renderer, queries, states):
-    tokens = fit_tokens(states, l2=0.02).tokens
+    tokens = fit_tokens(states, l2=4.0).tokens
     words = taught_model.get_output_embeddings()(states.hidden).detach()
     experts = states.hidden @ torch.stack([token.vector for token in tokens]).T
     experts += torch.tensor([token.bias for token in tokens])
@@ -141,7 +141,7 @@ def test_a_hand_over_in_the_wrong_place_is_counted_as_what_it_is(states, queries
 
 def test_single_precision_finds_the_same_minimum(states):
     exact, single = (TokenLoss(states, EXPERTS, dtype=dtype) for dtype in (torch.float64, torch.float32))
-    tokens = fit_tokens(states, l2=1e-3).tokens
+    tokens = fit_tokens(states, l2=0.2).tokens
     weight = torch.stack([token.vector for token in tokens]).double()
     bias = torch.tensor([token.bias for token in tokens]).double()
     for wanted, found in zip(exact(weight, bias), single(weight, bias), strict=True):

@@ -13,6 +13,7 @@ from experts.token import ExpertToken
 
 _MAX_CONVERTED_BYTES = 2**30  # above, hidden states are converted part by part, at every evaluation
 _MAX_SCORES = 2**24  # at once: 128 MiB of float64
+_CACHED_VALUES = 2**20  # of hidden states, read twice a step: the second time from the processor's cache
 
 
 class TokenLoss:
@@ -57,7 +58,7 @@ class TokenLoss:
         weight_here, bias_here = (x.to(self._hidden.device, self._dtype) for x in (weight, bias))
         loss = 0.0
         by_weight, by_bias = torch.zeros_like(weight_here), torch.zeros_like(bias_here)
-        num_rows = max(1, _MAX_SCORES // (sum(weight.shape)))
+        num_rows = self._num_rows(*weight.shape)
         for start in range(0, len(self._hidden), num_rows):
             rows = slice(start, start + num_rows)
             hidden = self._hidden[rows].to(self._dtype)
@@ -67,6 +68,10 @@ class TokenLoss:
             by_bias += by_score.sum(dim=0)
         size = len(self._hidden)
         return loss / size, by_weight.div_(size).to("cpu", torch.float64), by_bias.div_(size).cpu().double()
+
+    def _num_rows(self, num_experts: int, dim: int) -> int:
+        """Of a part: as many as the cache holds, unless products that small would waste the processor."""
+        return max(1, min(max(_CACHED_VALUES // dim, num_experts), _MAX_SCORES // (dim + num_experts)))
 
     def _part(self, scores: Tensor, rows: slice) -> tuple[float, Tensor]:
         """Summed loss of some positions, and its gradient by their `scores`, whose memory it takes."""
