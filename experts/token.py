@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from experts.errors import ModelLoadError, TokenError, TokenMismatch
+from experts.files import replace_file
 from experts.names import EXPERT_NAME as EXPERT_NAME
 
 FORMAT_VERSION = 1
@@ -73,11 +73,7 @@ class ExpertToken:
 
     def save(self, path: Path | str) -> None:
         """Writes safetensors; whoever reads `path` meanwhile sees the old file or the new one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(self._to_bytes())
-        unfinished.replace(path)
+        replace_file(Path(path), self._to_bytes())
 
     @classmethod
     def load(cls, source: Path | str) -> ExpertToken:

@@ -154,7 +154,9 @@ def test_a_killed_run_goes_on_where_it_was(taught_folder, queries, tmp_path):
     checkpoint = Checkpoint(str(taught_folder))
     resumed = cache_states(checkpoint, queries, tmp_path / "killed", shard_size=30)
     assert [path.stat().st_mtime_ns for path in finished] == written
-    require_same(resumed, cache_states(checkpoint, queries, tmp_path / "whole", shard_size=30))
+    whole = cache_states(checkpoint, queries, tmp_path / "whole", shard_size=30)
+    # The killed process may have had another number of threads, and so another order of summing.
+    require_same(resumed, whole, atol=1e-5, rtol=1e-5)
 
 
 def test_a_damaged_shard_is_computed_again(taught_folder, queries, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from experts.checkpoint import Checkpoint
 from experts.errors import DataError
+from experts.files import replace_file
 from experts.learn.likelihood import Likelihood, reference_likelihoods, require_references
 from experts.learn.queries import Query, broken_lines
 from experts.learn.rows import to_row
@@ -56,11 +56,7 @@ class AssignedSet:
         pairs = zip(self.queries, self.assignments, strict=True)
         rows = [to_row(query) | (_scores_row(one) if one else {}) for query, one in pairs]
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(text.encode())
-        unfinished.replace(path)
+        replace_file(Path(path), text.encode())
 
 
 def assign_queries(

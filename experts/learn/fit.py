@@ -21,8 +21,11 @@ from experts.token import ExpertToken
 # Weak enough that a row can rise above whatever the words weigh: at 0.03 a meta that is very sure of its
 # words already keeps queries to itself. Cross-validation, 3 to 300 queries an expert, is flat up to 0.1.
 DEFAULT_L2 = 0.01
-# A step that gains less than this share of the loss is the last: some 0.005 % above the minimum.
-_TOLERANCES = {"ftol": 1e-7, "gtol": 1e-7}
+# A step that gains less, in nats per position, is the last.
+_OPTIONS = {"ftol": 1e-7, "gtol": 1e-7, "maxcor": 10}
+# From here on twice the speed is worth more than digits far below the tolerance; and experts so many have
+# a direction each, which whitening cannot make rounder.
+_MANY_PARAMETERS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +50,15 @@ def fit_tokens(
 
     Minimises TokenLoss + l2 / N · (s² Σ‖w − mean row of the head‖² + Σ b²) over N positions, where s² is the
     mean square of a hidden value: a Gaussian prior, the same for every scale of hidden states, whose weight
-    fades as data grow. Computes in float64 on the CPU, in float32 elsewhere.
+    fades as data grow. Computes in float64 on the CPU; in float32 elsewhere, and for over a million values.
     Raises DataError where nothing is to be learned, TokenMismatch where an incumbent is another meta's.
     """
     names = _names_to_learn(states, incumbents)
     scale = float(states.hidden.double().square().mean().sqrt()) or 1.0
-    dtype = torch.float64 if torch.device(device).type == "cpu" else torch.float32
+    many = len(names) * (states.hidden.shape[1] + 1) > _MANY_PARAMETERS
+    dtype = torch.float32 if many or torch.device(device).type != "cpu" else torch.float64
     loss = TokenLoss(states, names, incumbents, device=device, dtype=dtype)
-    objective = _Objective(loss, states, l2, scale)
+    objective = _Objective(loss, states, l2, scale, None if many else whitening(states, scale))
     losses: list[float] = []
 
     def record(intermediate_result: OptimizeResult) -> None:
@@ -62,7 +66,7 @@ def fit_tokens(
         progress(len(losses), max_iterations, "fit")
 
     start = np.zeros(len(names) * (states.hidden.shape[1] + 1))
-    options = {**_TOLERANCES, "maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20}
+    options = {**_OPTIONS, "maxiter": max_iterations, "maxfun": 2 * max_iterations}
     # SciPy's threads would fight torch's for the same cores, and cost more than all of the arithmetic.
     with threadpool_limits(1, user_api="blas"):
         found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=record, options=options)
@@ -73,28 +77,32 @@ def fit_tokens(
 
 
 class _Objective:
-    """Penalised loss and gradient, flat, for steps away from the mean row, in whitened coordinates."""
+    """Penalised loss and gradient, flat, for steps away from the mean row, in coordinates of `whitening`."""
 
-    def __init__(self, loss: TokenLoss, states: States, l2: float, scale: float) -> None:
+    def __init__(
+        self, loss: TokenLoss, states: States, l2: float, scale: float, whitening: Tensor | None
+    ) -> None:
         self._loss = loss
         self._start = states.head_mean.double()
         self._strength = l2 / len(states)
         self._scale = scale
-        self._whitening = whitening(states, scale)
+        self._whitening = whitening
 
     def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         steps = self._steps(flat)
         value, by_weight, by_bias = self._loss(*self._rows(steps))
         by_step = torch.cat([by_weight / self._scale, by_bias[:, None]], dim=1) + 2 * self._strength * steps
         penalty = self._strength * float(steps.square().sum())
-        return value + penalty, (by_step @ self._whitening.T).flatten().numpy()
+        by_flat = by_step if self._whitening is None else by_step @ self._whitening.T
+        return value + penalty, by_flat.flatten().numpy()
 
     def rows(self, flat: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Rows [E, d] and biases [E]."""
         return self._rows(self._steps(flat))
 
     def _steps(self, flat: NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(flat).view(-1, len(self._start) + 1) @ self._whitening
+        steps = torch.from_numpy(flat).view(-1, len(self._start) + 1)
+        return steps if self._whitening is None else steps @ self._whitening
 
     def _rows(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         return self._start + steps[:, :-1] / self._scale, steps[:, -1]

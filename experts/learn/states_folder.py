@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from experts.errors import DataError
+from experts.files import replace_file
 from experts.learn.queries import Query
 from experts.learn.states import ROW_TENSORS, States, require_finite
 
@@ -54,10 +54,10 @@ class StatesFolder:
         tensors = load_tensors(shard)
         self._require_same_meta(shard)
         require_finite(tensors["hidden"], tensors["log_z"], tensors["query"], queries)
-        _replace(self._shard(str(number)), shard)
+        replace_file(self._shard(str(number)), shard)
         self._digests[str(number)] = hashlib.sha256(shard).hexdigest()
         content = asdict(self._manifest) | {"shards": self._digests}
-        _replace(self._path / _MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+        replace_file(self._path / _MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
 
     def load(self, num_shards: int) -> States:
         shards = [load_tensors(self._shard(str(number)).read_bytes()) for number in range(num_shards)]
@@ -110,10 +110,3 @@ class StatesFolder:
 
     def _unusable(self, problem: str) -> DataError:
         return DataError(f"{self._path}: {problem}; delete that folder or name another")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Whoever is killed here leaves the old file or the new one, never a part of one."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
