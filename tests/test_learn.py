@@ -200,3 +200,14 @@ def test_the_confusion_counts_every_query_once(states, queries):
 def test_labels_that_do_not_fit_the_experts_are_refused(queries, names, complaint):
     with pytest.raises(DataError, match=complaint):
         require_labels(queries, names)
+
+
+def test_a_fit_that_starts_from_tokens_finds_the_same_minimum_in_fewer_steps(states):
+    before = fit_tokens(states).tokens
+    cold, warm = fit_tokens(states, l2=0.03), fit_tokens(states, l2=0.03, start=before)
+    assert len(warm.losses) < 0.7 * len(cold.losses)
+    assert warm.losses[-1] == pytest.approx(cold.losses[-1], abs=1e-5)
+    assert len(fit_tokens(states, start=before).losses) <= 2
+    stranger = replace(before[0], meta_fingerprint="of another meta")
+    with pytest.raises(TokenMismatch):
+        fit_tokens(states, start=[stranger])

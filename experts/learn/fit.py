@@ -42,6 +42,7 @@ def fit_tokens(
     *,
     l2: float = DEFAULT_L2,
     incumbents: Sequence[ExpertToken] = (),
+    start: Sequence[ExpertToken] = (),
     device: str = "cpu",
     max_iterations: int = 2000,
     progress: Progress = lambda done, total, what: None,
@@ -51,9 +52,10 @@ def fit_tokens(
     Minimises TokenLoss + l2 / N · (s² Σ‖w − mean row of the head‖² + Σ b²) over N positions, where s² is the
     mean square of a hidden value: a Gaussian prior, the same for every scale of hidden states, whose weight
     fades as data grow. Computes in float64 on the CPU; in float32 elsewhere, and for over a million values.
-    Raises DataError where nothing is to be learned, TokenMismatch where an incumbent is another meta's.
+    Tokens to `start` from, say of a fit with another penalty, save most of the steps; the minimum is the same.
+    Raises DataError where nothing is to be learned, TokenMismatch where a token given is another meta's.
     """
-    names = _names_to_learn(states, incumbents)
+    names = _names_to_learn(states, incumbents, start)
     scale = float(states.hidden.double().square().mean().sqrt()) or 1.0
     many = len(names) * (states.hidden.shape[1] + 1) > _MANY_PARAMETERS
     dtype = torch.float32 if many or torch.device(device).type != "cpu" else torch.float64
@@ -65,11 +67,17 @@ def fit_tokens(
         losses.append(float(intermediate_result.fun))
         progress(len(losses), max_iterations, "fit")
 
-    start = np.zeros(len(names) * (states.hidden.shape[1] + 1))
     options = {**_OPTIONS, "maxiter": max_iterations, "maxfun": 2 * max_iterations}
     # SciPy's threads would fight torch's for the same cores, and cost more than all of the arithmetic.
     with threadpool_limits(1, user_api="blas"):
-        found = minimize(objective, start, method="L-BFGS-B", jac=True, callback=record, options=options)
+        found = minimize(
+            objective,
+            objective.flat(names, start),
+            method="L-BFGS-B",
+            jac=True,
+            callback=record,
+            options=options,
+        )
     weight, bias = objective.rows(found.x)
     tokens = [_token(states, *row) for row in zip(names, weight.float(), bias.tolist(), strict=True)]
     progress(len(losses), len(losses), "fit")
@@ -83,7 +91,7 @@ class _Objective:
         self, loss: TokenLoss, states: States, l2: float, scale: float, whitening: Tensor | None
     ) -> None:
         self._loss = loss
-        self._start = states.head_mean.double()
+        self._mean = states.head_mean.double()
         self._strength = l2 / len(states)
         self._scale = scale
         self._whitening = whitening
@@ -100,16 +108,29 @@ class _Objective:
         """Rows [E, d] and biases [E]."""
         return self._rows(self._steps(flat))
 
+    def flat(self, names: Sequence[str], tokens: Sequence[ExpertToken]) -> NDArray[np.float64]:
+        """Where `rows` gives the tokens of these names; the mean row of the head for a name without one."""
+        steps = torch.zeros(len(names), len(self._mean) + 1, dtype=torch.float64)
+        for token in tokens:
+            if token.name in names:
+                step = (token.vector.double() - self._mean) * self._scale
+                steps[names.index(token.name)] = torch.cat([step, step.new_tensor([token.bias])])
+        if self._whitening is not None:
+            steps = torch.linalg.solve_triangular(self._whitening, steps, upper=False, left=False)
+        return steps.flatten().numpy()
+
     def _steps(self, flat: NDArray[np.float64]) -> Tensor:
-        steps = torch.from_numpy(flat).view(-1, len(self._start) + 1)
+        steps = torch.from_numpy(flat).view(-1, len(self._mean) + 1)
         return steps if self._whitening is None else steps @ self._whitening
 
     def _rows(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        return self._start + steps[:, :-1] / self._scale, steps[:, -1]
+        return self._mean + steps[:, :-1] / self._scale, steps[:, -1]
 
 
-def _names_to_learn(states: States, incumbents: Sequence[ExpertToken]) -> list[str]:
-    for token in incumbents:
+def _names_to_learn(
+    states: States, incumbents: Sequence[ExpertToken], start: Sequence[ExpertToken]
+) -> list[str]:
+    for token in (*incumbents, *start):
         token.require_meta(states.meta_name, states.meta_fingerprint, states.hidden.shape[1])
     names = sorted(set(states.expert_names) - {token.name for token in incumbents})
     if not names:
