@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ def fit_tokens(
     Minimises TokenLoss + l2 / N · (s² Σ‖w − mean row of the head‖² + Σ b²) over N positions, where s² is the
     mean square of a hidden value: a Gaussian prior, the same for every scale of hidden states, whose weight
     fades as data grow. Computes in float64 on the CPU; in float32 elsewhere, and for over a million values.
-    Tokens to `start` from, say of a fit with another penalty, save most of the steps; the minimum is the same.
+    Tokens to `start` from, say of a fit with another penalty, save steps and lead to the same minimum.
     Raises DataError where nothing is to be learned, TokenMismatch where a token given is another meta's.
     """
     names = _names_to_learn(states, incumbents, start)
@@ -67,21 +67,20 @@ def fit_tokens(
         losses.append(float(intermediate_result.fun))
         progress(len(losses), max_iterations, "fit")
 
-    options = {**_OPTIONS, "maxiter": max_iterations, "maxfun": 2 * max_iterations}
-    # SciPy's threads would fight torch's for the same cores, and cost more than all of the arithmetic.
-    with threadpool_limits(1, user_api="blas"):
-        found = minimize(
-            objective,
-            objective.flat(names, start),
-            method="L-BFGS-B",
-            jac=True,
-            callback=record,
-            options=options,
-        )
+    found = _minimum(objective, objective.flat(names, start), record, max_iterations)
     weight, bias = objective.rows(found.x)
     tokens = [_token(states, *row) for row in zip(names, weight.float(), bias.tolist(), strict=True)]
     progress(len(losses), len(losses), "fit")
     return FitResult(tokens, losses, bool(found.success))
+
+
+def _minimum(
+    objective: _Objective, start: NDArray[np.float64], record: Callable[..., None], max_iterations: int
+) -> OptimizeResult:
+    options = {**_OPTIONS, "maxiter": max_iterations, "maxfun": 2 * max_iterations}
+    # SciPy's threads would fight torch's for the same cores, and cost more than all of the arithmetic.
+    with threadpool_limits(1, user_api="blas"):
+        return minimize(objective, start, method="L-BFGS-B", jac=True, callback=record, options=options)
 
 
 class _Objective:
