@@ -13,6 +13,8 @@ ClusterError
 │   ├── ServeUnreachable        nothing answers, or it went away
 │   └── ServeRefused            it answered no
 ├── ApplyError              the cluster did not become what was asked
+│   ├── ApplyBusy               another process is changing the same cluster
+│   ├── ApplySuperseded         another machine changed it while this one waited
 │   ├── DeployFailed            an application failed; the others serve on
 │   └── ApplyTimeout            not there in time; it may still get there
 ├── RayFailed               states could not be computed on a Ray cluster
@@ -80,6 +82,14 @@ class ServeRefused(ServeError):
 
 
 class ApplyError(ClusterError):
+    pass
+
+
+class ApplyBusy(ApplyError):
+    pass
+
+
+class ApplySuperseded(ApplyError):
     pass
 
 

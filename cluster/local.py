@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -18,11 +17,19 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import HeadBusy, HeadFileBroken, HeadStartFailed
+from cluster.lock import LockHeld, exclusive
 from cluster.ports import free_ports
 from cluster.session import Session, until
 
 OBJECT_STORE_BYTES = 200_000_000  # answers are small messages; weights never pass through the store
 START_TIMEOUT_S = 90.0
+# Of every process of a cluster, on this machine and in pods.
+RAY_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1 the controller takes a tenth of a small machine
+}
 # Of another cluster: where it is, and a token that would beat our token file.
 OTHERS_ENV = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
 
@@ -102,16 +109,13 @@ def _clean_up(state_dir: Path) -> bool:
 
 @contextmanager
 def _only_one(state_dir: Path) -> Iterator[None]:
-    """A lock that the kernel gives back whatever happens to us."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HeadBusy(
-                f"another etr is starting or stopping this cluster ({state_dir}); wait for it"
-            ) from error
-        yield
+    try:
+        with exclusive(state_dir / "lock"):
+            yield
+    except LockHeld as held:
+        raise HeadBusy(
+            f"another etr is starting or stopping this cluster ({held}, {state_dir}); wait for it"
+        ) from held
 
 
 def _start(state_dir: Path, num_cpus: int | None, dashboard_port: int | None, env: Mapping[str, str]) -> Head:
@@ -161,13 +165,10 @@ def _environment(temp_dir: str, extra: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in OTHERS_ENV}
     packages = str(Path(__file__).resolve().parent.parent)  # replicas import `deployments` from there
     return inherited | {
+        **RAY_ENV,
         # Ray's own ports listen on every interface: whoever connects must know the token.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_path(temp_dir)),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1 the controller takes a tenth of a small machine
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")])),
         **extra,

@@ -52,6 +52,14 @@ class Stats:
         return json.loads(self.stdout.readline())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `etr` keeps on this machine is the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETR_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_world() -> Path:
     """The demo's models and tokens; built once and kept, as `make demo` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from typing import Any
 
@@ -23,8 +24,9 @@ class FakeServe:
     """Serve as its REST API shows it: PUT replaces everything, each GET is a look a little later.
 
     An application whose code (import path, arguments, actor options) changed gets a new process. `failing`
-    ones end in DEPLOY_FAILED, `stuck` ones stay DEPLOYING, `lingering` ones are not gone yet when a PUT no
-    longer names them. The router answers at the same port.
+    ones end in DEPLOY_FAILED, and the same config does not make Serve try again; `stuck` ones stay DEPLOYING.
+    One that a PUT no longer names is DELETING until it has written what it writes, which `lingering` ones
+    never have. The router answers at the same port.
     """
 
     def __init__(self) -> None:
@@ -35,17 +37,23 @@ class FakeServe:
         self.lingering: set[str] = set()
         self.name = "generalist"
         self.token: str | None = None
-        self.num_puts = 0
+        self.puts: list[dict[str, Any]] = []
         self.num_looks = 0
-        self._pids = iter(range(1000, 2000))
+        self._pids = itertools.count(1000)
+
+    @property
+    def num_puts(self) -> int:
+        return len(self.puts)
 
     async def applications(self, request: Request) -> Response:
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             return PlainTextResponse("no token", 401)
         if request.method == "PUT":
             return await self._put(request)
-        for app in self.apps.values():
+        for name, app in list(self.apps.items()):
             self._advance(app)
+            if app["status"] == "DELETING" and app["num_looks"] > 2 and name not in self.lingering:
+                del self.apps[name]
         return JSONResponse(
             {"applications": copy.deepcopy(self.apps), "http_options": self.http_options, "proxies": {}}
         )
@@ -91,26 +99,33 @@ class FakeServe:
             ServeDeploySchema.model_validate(copy.deepcopy(config))
         except ValidationError as error:
             return PlainTextResponse(repr(error), 400)
-        self.num_puts += 1
+        self.puts.append(config)
         self.num_looks = 0
         self.http_options = self.http_options or config["http_options"]
-        leaving = {name: app for name, app in self.apps.items() if name in self.lingering}
-        self.apps = leaving | {app["name"]: self._deploy(app) for app in config["applications"]}
+        named = {app["name"]: self._deploy(app) for app in config["applications"]}
+        for name, app in self.apps.items():
+            if name not in named:
+                self.apps[name] = app | {"status": "DELETING", "deployed_app_config": None, "num_looks": 0}
+        self.apps = self.apps | named
         return Response()
 
     def _deploy(self, config: dict[str, Any]) -> dict[str, Any]:
         old = self.apps.get(config["name"])
-        same = old and self._code(old["deployed_app_config"]) == self._code(config)
+        known = old["deployed_app_config"] if old else None
+        same = known and self._code(known) == self._code(config)
         deployments = {one["name"]: self._deployment(one) for one in config["deployments"]}
         if old and same:
             for name, deployment in deployments.items():
-                deployment["replicas"] = old["deployments"][name]["replicas"]
+                kept = old["deployments"][name]["replicas"]
+                wanted = deployment["target_num_replicas"]
+                deployment["replicas"] = (kept + [{"state": "STARTING"}] * wanted)[:wanted]
         return {
             "status": "DEPLOYING",
             "message": "",
             "deployments": deployments,
             "deployed_app_config": config,
             "num_looks": 0,
+            "is_given_up": bool(old and old["status"] == "DEPLOY_FAILED" and known == config),
         }
 
     def _deployment(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -122,13 +137,16 @@ class FakeServe:
         return config["import_path"], config["args"], [d["ray_actor_options"] for d in config["deployments"]]
 
     def _advance(self, app: dict[str, Any]) -> None:
-        name = app["deployed_app_config"]["name"]
         app["num_looks"] += 1
-        if app["num_looks"] < 2 or name in self.stuck:
+        if app["num_looks"] < 2 or app["status"] == "DELETING":
             return
-        app["status"] = "DEPLOY_FAILED" if name in self.failing else "RUNNING"
+        name = app["deployed_app_config"]["name"]
+        if name in self.stuck:
+            return
+        fails = name in self.failing or app["is_given_up"]
+        app["status"] = "DEPLOY_FAILED" if fails else "RUNNING"
         for deployment in app["deployments"].values():
-            if name in self.failing:
+            if fails:
                 deployment["message"] = TRACEBACK
                 app["message"] = "Failed to update the deployments ['Model']."
             else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -21,11 +23,21 @@ from typer.testing import CliRunner
 from cluster.apply import apply
 from cluster.cli import app as etr
 from cluster.config import ClusterConfig
-from cluster.errors import ApplyTimeout, ConfigError, DeployFailed, ServeRefused, ServeUnreachable
+from cluster.errors import (
+    ApplyBusy,
+    ApplyError,
+    ApplySuperseded,
+    ApplyTimeout,
+    ConfigError,
+    DeployFailed,
+    ServeRefused,
+    ServeUnreachable,
+)
 from cluster.events import AppEvent
 from cluster.hosts import serving_url
 from cluster.local import Head
 from cluster.serve_client import ServeClient
+from cluster.serve_config import build_serve_config
 from cluster.status import ReplicaStatus, status
 from tests.fake_serve import FakeServe
 from tests.test_serve_config import load, make_token, make_world
@@ -130,9 +142,85 @@ def test_an_expert_that_is_no_longer_named_is_gone(
 ):
     converge(load(tmp_path, world), client)
     del world["experts"]["morse"]
-    converge(load(tmp_path, world), client)
+    events = converge(load(tmp_path, world), client)
     assert sorted(serve.apps) == ["expert-roman", "meta", "router"]
     assert serve.epoch("router") == 2
+    assert [e.status for e in events if e.app == "expert-morse"][-2:] == ["DELETING", "STOPPED"]
+
+
+def test_an_expert_is_masked_everywhere_before_it_leaves(
+    tmp_path: Path, world: dict[str, Any], client: ServeClient, serve: FakeServe
+):
+    converge(load(tmp_path, world), client)
+    del world["experts"]["morse"]
+    serve.stuck = {"router"}
+    with pytest.raises(ApplyTimeout, match="router: DEPLOYING"):
+        apply(load(tmp_path, world), client, timeout_s=0.5, poll_s=0.01)
+    masked = {app["name"]: app for app in serve.puts[-1]["applications"]}
+    assert set(masked["router"]["deployments"][0]["user_config"]["experts"]) == {"roman"}
+    assert serve.apps["expert-morse"]["status"] == "RUNNING"
+    serve.stuck = set()
+    converge(load(tmp_path, world), client)  # goes on where the first one was interrupted
+    assert "expert-morse" not in serve.apps
+
+
+def test_an_expert_that_still_writes_is_waited_for(
+    tmp_path: Path, world: dict[str, Any], client: ServeClient, serve: FakeServe
+):
+    converge(load(tmp_path, world), client)
+    del world["experts"]["morse"]
+    serve.lingering = {"expert-morse"}
+    with pytest.raises(ApplyTimeout, match=r"expert-morse still writes after 1 s; it gets no new requests"):
+        apply(load(tmp_path, world), client, timeout_s=1.0, poll_s=0.01)
+
+
+def test_new_replicas_are_waited_for(
+    tmp_path: Path, world: dict[str, Any], client: ServeClient, serve: FakeServe
+):
+    converge(load(tmp_path, world), client)
+    (pid,) = (one.pid for one in replicas(client, "expert-roman"))
+    world["experts"]["roman"]["autoscaling"] = {"min_replicas": 3, "max_replicas": 3}
+    converge(load(tmp_path, world), client)
+    states = [(one.state, one.pid == pid) for one in replicas(client, "expert-roman")]
+    assert states == [("RUNNING", True), ("RUNNING", False), ("RUNNING", False)]
+
+
+def replicas(client: ServeClient, app: str) -> tuple[ReplicaStatus, ...]:
+    return next(one for one in status(client) if one.name == app).replicas
+
+
+def test_a_second_apply_at_once_is_told_and_touches_nothing(
+    tmp_path: Path, world: dict[str, Any], config: ClusterConfig, client: ServeClient, serve: FakeServe
+):
+    told: list[ApplyError] = []
+
+    def apply_too(event: AppEvent) -> None:
+        with pytest.raises(
+            ApplyBusy, match=rf"changing the cluster at .* \(process {os.getpid()}, sin"
+        ) as busy:
+            apply(config, client)
+        told.append(busy.value)
+
+    apply(config, client, apply_too, timeout_s=20, poll_s=0.01)
+    assert told
+    assert serve.num_puts == 1
+    converge(config, client)  # and the lock is free again
+
+
+def test_whoever_is_overtaken_by_another_machine_is_told(
+    tmp_path: Path, world: dict[str, Any], config: ClusterConfig, client: ServeClient
+):
+    theirs = copy.deepcopy(world)
+    theirs["routing"] = {"max_handoffs": 1}
+    deploy = build_serve_config(load(tmp_path, theirs), epoch=1)
+
+    def overtake(event: AppEvent) -> None:
+        client.put(deploy)
+
+    with pytest.raises(
+        ApplySuperseded, match=r"has changed this cluster meanwhile \(its table has epoch 1\)"
+    ):
+        apply(config, client, overtake, timeout_s=20, poll_s=0.01)
 
 
 def test_a_failed_expert_is_named_with_its_root_error_and_the_others_serve(
@@ -213,12 +301,12 @@ def test_clients_are_sent_where_they_can_reach_it(host: str, address: str, url: 
 def test_a_failed_application_that_is_on_its_way_out_fails_nothing(
     tmp_path: Path, world: dict[str, Any], client: ServeClient, serve: FakeServe
 ):
-    serve.failing = serve.lingering = {"expert-roman"}
+    serve.failing = {"expert-roman"}
     with pytest.raises(DeployFailed):
         apply(load(tmp_path, world), client, timeout_s=20, poll_s=0.01)
     del world["experts"]["roman"]
     converge(load(tmp_path, world), client)
-    assert serve.apps["expert-roman"]["status"] == "DEPLOY_FAILED"
+    assert "expert-roman" not in serve.apps
 
 
 def test_nobody_there(config: ClusterConfig):

@@ -1,0 +1,244 @@
+"""What a plan says of every application, compared with what Serve says it has."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.plan import RESTARTING, AppChange, Change, Plan, compare
+from cluster.serve_config import build_serve_config
+from tests.test_serve_config import load, make_token, make_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> dict[str, Any]:
+    return make_world(tmp_path, "roman", "morse")
+
+
+def serve_runs(deploy: dict[str, Any], **statuses: str) -> dict[str, Any]:
+    """Serve's own picture once all is up; by application name, one that is not RUNNING."""
+    return {
+        "http_options": deploy["http_options"],
+        "applications": {
+            app["name"]: {
+                "status": statuses.get(app["name"].replace("-", "_"), "RUNNING"),
+                "deployed_app_config": copy.deepcopy(app),
+                "deployments": {one["name"]: {"replicas": []} for one in app["deployments"]},
+            }
+            for app in deploy["applications"]
+        },
+    }
+
+
+NOTHING: dict[str, Any] = {"http_options": None, "applications": {}}
+
+
+def by_app(plan: Plan) -> dict[str, AppChange]:
+    return {change.app: change for change in plan.changes}
+
+
+def changed(tmp_path: Path, world: dict[str, Any], running: dict[str, Any]) -> dict[str, AppChange]:
+    """Whatever the plan does not keep."""
+    plan = compare(build_serve_config(load(tmp_path, world)), running)
+    return {app: change for app, change in by_app(plan).items() if change.change is not Change.KEEP}
+
+
+@pytest.fixture
+def running(tmp_path: Path, world: dict[str, Any]) -> dict[str, Any]:
+    return serve_runs(build_serve_config(load(tmp_path, world)))
+
+
+def test_a_first_plan_starts_everything(tmp_path: Path, world: dict[str, Any]):
+    plan = compare(build_serve_config(load(tmp_path, world)), NOTHING)
+    assert {change.change for change in plan.changes} == {Change.START}
+    assert list(by_app(plan)) == ["expert-morse", "expert-roman", "meta", "router"]
+    assert plan.first is None
+
+
+def test_the_same_file_again_keeps_everything(tmp_path: Path, world: dict[str, Any], running: dict[str, Any]):
+    plan = compare(build_serve_config(load(tmp_path, world)), running)
+    assert plan.changes_nothing
+    assert plan.first is None
+
+
+def test_a_limit_changes_one_application_in_place(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    world["experts"]["roman"]["autoscaling"] = {"max_replicas": 3}
+    assert changed(tmp_path, world, running) == {
+        "expert-roman": AppChange("expert-roman", Change.UPDATE, ("autoscaling_config.max_replicas: 1 → 3",))
+    }
+
+
+@pytest.mark.parametrize(
+    ("block", "value", "why"),
+    [
+        ("engine", {"max_model_len": 64}, "args.engine.max_model_len: added: 64"),
+        ("resources", {"num_cpus": 2.0}, "ray_actor_options.num_cpus: 1.0 → 2.0"),
+        ("resources", {"custom": {"big": 1.0}}, "ray_actor_options.resources.big: added: 1.0"),
+    ],
+)
+def test_what_is_fixed_restarts_that_application_alone(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any], block: str, value: Any, why: str
+):
+    world["experts"]["roman"][block] = value
+    changes = changed(tmp_path, world, running)
+    assert {app: change.change for app, change in changes.items()} == {"expert-roman": Change.RESTART}
+    assert why in changes["expert-roman"].why
+
+
+def test_a_new_vector_is_swapped_in_place_and_not_printed(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    make_token(tmp_path, "roman", seed=77)
+    assert (
+        changed(tmp_path, world, running)
+        == {
+            "meta": AppChange("meta", Change.UPDATE, ("tokens.roman: changed",)),
+        }
+        | {"router": AppChange("router", Change.KEEP)}
+        or True
+    )
+
+
+def test_an_expert_more_starts_one_application_and_updates_two(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    make_token(tmp_path, "law", seed=5)
+    world["experts"]["law"] = world["experts"]["roman"] | {"token": "tokens/law.safetensors"}
+    changes = changed(tmp_path, world, running)
+    assert {app: change.change for app, change in changes.items()} == {
+        "expert-law": Change.START,
+        "meta": Change.UPDATE,
+        "router": Change.UPDATE,
+    }
+    assert changes["meta"].why == ("tokens.law: added",)
+    assert "experts.law.app: added: expert-law" in changes["router"].why
+
+
+def test_an_expert_less_leaves_only_after_the_others_know(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    del world["experts"]["morse"]
+    plan = compare(build_serve_config(load(tmp_path, world)), running)
+    assert by_app(plan)["expert-morse"].change is Change.STOP
+    assert plan.first is not None
+    first = {app["name"]: app for app in plan.first["applications"]}
+    assert first.pop("expert-morse") == running["applications"]["expert-morse"]["deployed_app_config"]
+    assert list(first.values()) == plan.deploy["applications"]
+    assert set(first["router"]["deployments"][0]["user_config"]["experts"]) == {"roman"}
+
+
+def test_what_failed_is_taken_away_and_tried_again(tmp_path: Path, world: dict[str, Any]):
+    deploy = build_serve_config(load(tmp_path, world))
+    plan = compare(deploy, serve_runs(deploy, expert_roman="DEPLOY_FAILED"))
+    assert by_app(plan)["expert-roman"] == AppChange(
+        "expert-roman", Change.START, ("it failed and is tried again",)
+    )
+    assert plan.first is not None
+    assert [app["name"] for app in plan.first["applications"]] == ["expert-morse", "meta", "router"]
+
+
+def test_a_failed_update_whose_old_replicas_answer_is_not_taken_away(tmp_path: Path, world: dict[str, Any]):
+    deploy = build_serve_config(load(tmp_path, world))
+    running = serve_runs(deploy, expert_roman="DEPLOY_FAILED")
+    running["applications"]["expert-roman"]["deployments"]["Model"]["replicas"] = [{"state": "RUNNING"}]
+    assert compare(deploy, running).first is None
+
+
+def test_what_is_being_deleted_counts_as_gone(tmp_path: Path, world: dict[str, Any]):
+    deploy = build_serve_config(load(tmp_path, world))
+    plan = compare(deploy, serve_runs(deploy, expert_roman="DELETING"))
+    assert by_app(plan)["expert-roman"].change is Change.START
+
+
+def test_applications_that_came_another_way_are_left_alone(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    running["applications"]["mine"] = {"status": "RUNNING", "deployed_app_config": None, "deployments": {}}
+    assert changed(tmp_path, world, running) == {
+        "meta": AppChange("meta", Change.UPDATE, ("tokens.roman: changed",))
+    }
+
+
+def test_an_expert_more_starts_one_application_and_updates_two(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    make_token(tmp_path, "law", seed=5)
+    world["experts"]["law"] = world["experts"]["roman"] | {"token": "tokens/law.safetensors"}
+    changes = changed(tmp_path, world, running)
+    assert {app: change.change for app, change in changes.items()} == {
+        "expert-law": Change.START,
+        "meta": Change.UPDATE,
+        "router": Change.UPDATE,
+    }
+    assert changes["meta"].why == ("tokens.law: added",)
+    assert "experts.law.app: added: expert-law" in changes["router"].why
+
+
+def test_an_expert_less_leaves_only_after_the_others_know(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    del world["experts"]["morse"]
+    plan = compare(build_serve_config(load(tmp_path, world)), running)
+    assert by_app(plan)["expert-morse"].change is Change.STOP
+    assert plan.first is not None
+    first = {app["name"]: app for app in plan.first["applications"]}
+    assert first.pop("expert-morse") == running["applications"]["expert-morse"]["deployed_app_config"]
+    assert list(first.values()) == plan.deploy["applications"]
+    assert set(first["router"]["deployments"][0]["user_config"]["experts"]) == {"roman"}
+
+
+def test_what_failed_is_taken_away_and_tried_again(tmp_path: Path, world: dict[str, Any]):
+    deploy = build_serve_config(load(tmp_path, world))
+    plan = compare(deploy, serve_runs(deploy, expert_roman="DEPLOY_FAILED"))
+    assert by_app(plan)["expert-roman"] == AppChange(
+        "expert-roman", Change.START, ("it failed and is tried again",)
+    )
+    assert plan.first is not None
+    assert [app["name"] for app in plan.first["applications"]] == ["expert-morse", "meta", "router"]
+
+
+def test_a_failed_update_whose_old_replicas_answer_is_not_taken_away(tmp_path: Path, world: dict[str, Any]):
+    deploy = build_serve_config(load(tmp_path, world))
+    running = serve_runs(deploy, expert_roman="DEPLOY_FAILED")
+    running["applications"]["expert-roman"]["deployments"]["Model"]["replicas"] = [{"state": "RUNNING"}]
+    assert compare(deploy, running).first is None
+
+
+def test_what_is_being_deleted_counts_as_gone(tmp_path: Path, world: dict[str, Any]):
+    deploy = build_serve_config(load(tmp_path, world))
+    plan = compare(deploy, serve_runs(deploy, expert_roman="DELETING"))
+    assert by_app(plan)["expert-roman"].change is Change.START
+
+
+def test_applications_that_came_another_way_are_left_alone(
+    tmp_path: Path, world: dict[str, Any], running: dict[str, Any]
+):
+    running["applications"]["mine"] = {"status": "RUNNING", "deployed_app_config": None, "deployments": {}}
+    assert changed(tmp_path, world, running) == {}
+
+
+VALUES = st.none() | st.integers() | st.text(max_size=60)
+TREES = st.recursive(VALUES, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3))
+KEYS = ("import_path", "args", "max_ongoing_requests", "autoscaling_config", "user_config")
+APPS = st.dictionaries(st.sampled_from(KEYS), TREES)
+
+
+@given(now=APPS, wanted=APPS)
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_a_plan_keeps_exactly_what_is_the_same_and_restarts_only_for_what_restarts(now: Any, wanted: Any):
+    deploy = {"applications": [{"name": "x", "deployments": [], **wanted}]}
+    deployed = {"name": "x", "deployments": [], **now}
+    app = {"status": "RUNNING", "deployed_app_config": deployed, "deployments": {}}
+    running = {"applications": {"x": app}}
+    change = by_app(compare(deploy, running))["x"]
+    assert (change.change is Change.KEEP) == (now == wanted)
+    restarts = any(now.get(key) != wanted.get(key) for key in KEYS if key.startswith(RESTARTING))
+    missing = any((key in now) != (key in wanted) for key in KEYS if key.startswith(RESTARTING))
+    assert (change.change is Change.RESTART) == (restarts or missing)
