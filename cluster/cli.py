@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from cluster import cli_learn, show
+from cluster import cli_change, cli_experts, cli_learn, cli_status, show
+from cluster import cli_options as option
 from cluster.ask import AnswerPart, ask
+from cluster.cli_change import converge
 from cluster.cli_command import DEFAULT_CONFIG, ConfigPath, command_of, err, out
 from cluster.config import ClusterConfig, load_config
 from cluster.local import Head, find_head, start_head, state_root, stop_head
 from cluster.ports import require_free_port
 from cluster.serve_client import ServeClient
-from cluster.target import auth_token, connect, connect_to, local_url, num_logical_cpus, only_name
+from cluster.target import auth_token, connect_to, local_url, num_logical_cpus, only_name
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_change.app)
 app.add_typer(cli_learn.app)
-app.add_typer(cli_learn.experts, name="experts")
+app.add_typer(cli_status.app)
+app.add_typer(cli_experts.app, name="experts")
 
-Address = Annotated[
-    str | None, typer.Option(help="Dashboard URL of a running Ray cluster, http://host:8265.")
-]
 Name = Annotated[str | None, typer.Option(help="The cluster's name, if several run here.")]
 
 
@@ -31,38 +30,12 @@ command = command_of(app)
 
 
 @command
-def up(config: ConfigPath = DEFAULT_CONFIG, address: Address = None) -> None:
+def up(config: ConfigPath = DEFAULT_CONFIG, address: option.Address = None) -> None:
     """Start the cluster: a Ray head here unless an address is given, then every model and the router."""
     loaded = load_config(config)
     with ServeClient(address, auth_token()) if address else connect_to(_ensure_head(loaded)) as client:
-        url = _apply(loaded, client)
+        url = converge(loaded, client)
     show.ready(out, url, loaded.name)
-
-
-@command
-def apply(config: ConfigPath = DEFAULT_CONFIG, address: Address = None) -> None:
-    """Make a running cluster what the file says now."""
-    loaded = load_config(config)
-    with connect(loaded.name, address) as client:
-        url = _apply(loaded, client)
-    show.ready(out, url, loaded.name)
-
-
-@command
-def status(
-    name: Name = None,
-    address: Address = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Show every application and its replicas."""
-    from cluster.status import status as read_status
-
-    with connect(name, address) as client:
-        statuses = read_status(client)
-    if as_json:
-        typer.echo(json.dumps([asdict(one) for one in statuses]))
-    else:
-        show.statuses(out, statuses)
 
 
 @command
@@ -103,10 +76,3 @@ def _ensure_head(config: ClusterConfig) -> Head:
     require_free_port(config.http.host, config.http.port)
     with err.status("starting Ray on this machine"):
         return start_head(state_dir, num_cpus=num_logical_cpus(config))
-
-
-def _apply(config: ClusterConfig, client: ServeClient) -> str:
-    from cluster.apply import apply as converge
-
-    with err.status("starting the models") as spinner:
-        return converge(config, client, show.progress(err, spinner))

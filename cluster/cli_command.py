@@ -40,3 +40,11 @@ def command_of(app: typer.Typer) -> Callable[[Callable[P, None]], Callable[P, No
         return app.command(run.__name__.strip("_"))(wrapped)
 
     return command
+
+
+def say(text: str) -> None:
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    err.print(f"warning: {text}", markup=False)

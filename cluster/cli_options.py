@@ -1,4 +1,4 @@
-"""The options of the commands that learn and judge, with what their help says."""
+"""The options that commands have in common, with what their help says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+Address = Annotated[
+    str | None, typer.Option(help="Dashboard URL of a running Ray cluster, http://host:8265.")
+]
+NoApply = Annotated[bool, typer.Option("--no-apply", help="Change the file alone, not the running cluster.")]
 Data = Annotated[
     Path, typer.Option(help="Chat JSONL, Alpaca or ShareGPT: questions, answers, and which expert's.")
 ]
@@ -43,7 +47,7 @@ FalseTriggerRate = Annotated[
     ),
 ]
 Write = Annotated[bool, typer.Option("--write", help="Put the call bias found for it into the config.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What the new expert is to be called.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The expert's name.")]
 Model = Annotated[Path | None, typer.Option(help="Folder of its checkpoint.")]
 Hub = Annotated[str | None, typer.Option(help="Or its id on the Hugging Face hub.")]
 Revision = Annotated[str | None, typer.Option(help="Of the hub's model.")]

@@ -1,4 +1,4 @@
-"""Change one value of a cluster.yaml and leave every other byte of it as it is.
+"""Change values of a cluster.yaml and leave every other byte of it as it is.
 
 No YAML writer keeps comments, anchors and line breaks quite as a person set them. So the file is not written
 anew: the new lines are put where the parser says that a block ends, and what comes out must mean exactly what
@@ -46,6 +46,19 @@ def set_value(path: Path, keys: Sequence[str], value: Any) -> None:
     replace_text(path, with_value(path, keys, value))
 
 
+def set_values(path: Path, values: Mapping[Sequence[str], Any]) -> None:
+    """`set_value` for several places at once: the result as a whole has to be valid. Raises ConfigError."""
+    text = read_text(path)
+    for keys, value in values.items():
+        text = _with_value(text, path, keys, value)
+    replace_text(path, text)
+
+
+def remove_expert(path: Path, name: str) -> None:
+    """Take an expert out of the file. Raises ConfigError if it has none of that name, or as `set_value`."""
+    replace_text(path, without_expert(path, name))
+
+
 def with_expert(path: Path, name: str, entry: Mapping[str, Any]) -> str:
     """What the file's text would be with one more expert. Raises ConfigError."""
     data = parse_yaml(read_text(path), path)
@@ -55,9 +68,34 @@ def with_expert(path: Path, name: str, entry: Mapping[str, Any]) -> str:
     return with_value(path, ("experts", name), entry)
 
 
+def without_expert(path: Path, name: str) -> str:
+    """What the file's text would be with one expert less. Raises ConfigError."""
+    text = read_text(path)
+    data = parse_yaml(text, path)
+    experts = data.get("experts") if isinstance(data, Mapping) else None
+    experts = experts if isinstance(experts, Mapping) else {}
+    if name not in experts:
+        known = ", ".join(map(str, experts)) or "none"
+        raise ConfigError([f"{path}: experts.{name}: there is no such expert; experts: {known}"])
+    others = {other: entry for other, entry in experts.items() if other != name}
+    wanted = {key: others if key == "experts" else value for key, value in data.items()}
+    if not others:  # a key with nothing below it would mean something else
+        del wanted["experts"]
+    with suppress(_Uneditable, ConfigError):
+        edited = _without(text, find_places(text), ("experts", name) if others else ("experts",))
+        if parse_yaml(edited, path) == wanted:
+            return edited
+    raise ConfigError(
+        [f"{path}: experts.{name}: cannot be taken out safely; remove the block by hand and run `etr apply`"]
+    )
+
+
 def with_value(path: Path, keys: Sequence[str], value: Any) -> str:
     """What the file's text would be with `value` under the nested `keys`. Raises ConfigError."""
-    text = read_text(path)
+    return _with_value(read_text(path), path, keys, value)
+
+
+def _with_value(text: str, path: Path, keys: Sequence[str], value: Any) -> str:
     wanted = _nested(parse_yaml(text, path), keys, value)
     # YAML has more ways of writing a mapping than are understood here; the comparison finds them all.
     with suppress(_Uneditable, ConfigError):
@@ -105,6 +143,29 @@ def _edited(text: str, root: Place | None, keys: Sequence[str], value: Any) -> s
         parent, place = place, place.members[key]
     assert place is not None
     return _with_text(text, place, _flow(value))
+
+
+def _without(text: str, root: Place | None, keys: Sequence[str]) -> str:
+    """Takes the member under `keys` out; comments above it stay, for they may be about more than it."""
+    mapping = root
+    for key in keys[:-1]:
+        mapping = mapping.members.get(key) if mapping and mapping.members else None
+    if mapping is None or not mapping.members or keys[-1] not in mapping.key_starts:
+        raise _Uneditable
+    names, start = list(mapping.key_starts), mapping.key_starts[keys[-1]]
+    end, position = mapping.members[keys[-1]].end, names.index(keys[-1])
+    if not mapping.is_flow:
+        line_start = text.rfind("\n", 0, start) + 1
+        if text[line_start:start].strip(" "):
+            raise _Uneditable
+        return text[:line_start] + text[_end_of_lines(text, end, mapping.column) :]
+    if position + 1 < len(names):
+        end = mapping.key_starts[names[position + 1]]
+    elif position:
+        start = mapping.members[names[position - 1]].end
+    if "#" in text[start:end]:
+        raise _Uneditable
+    return text[:start] + text[end:]
 
 
 def _with_member(text: str, mapping: Place, member: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import yaml
 
@@ -12,8 +12,8 @@ import yaml
 class Place:
     """A value's text is `text[start:end]`; what follows the last value of a block is not part of it.
 
-    Of a mapping: `members` by key, `is_flow` if it is written in braces, `column` where its keys stand, and
-    `members_end`, which is before a closing brace.
+    Of a mapping: `members` by key in order, `key_starts` where each key begins, `is_flow` if it is written in
+    braces, `column` where its keys stand, and `members_end`, which is before a closing brace.
     """
 
     start: int
@@ -22,6 +22,7 @@ class Place:
     is_flow: bool = False
     column: int = 0
     members_end: int = 0
+    key_starts: dict[str, int] = field(default_factory=dict)
 
 
 def find_places(text: str) -> Place | None:
@@ -47,11 +48,13 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event]) -> Place:
 
 def _mapping(event: yaml.MappingStartEvent, events: Iterator[yaml.Event]) -> Place:
     members: dict[str, Place] = {}
+    key_starts: dict[str, int] = {}
     start, end = _span(event)
     column = event.start_mark.column if event.start_mark else 0
     for key in events:
         if isinstance(key, yaml.MappingEndEvent):
-            return Place(start, max(end, _closed(key)), members, bool(event.flow_style), column, end)
+            closed = max(end, _closed(key))
+            return Place(start, closed, members, bool(event.flow_style), column, end, key_starts)
         if not members and key.start_mark:
             column = key.start_mark.column  # not the mapping's own, which is an anchor's where there is one
         key_end = _value(key, events).end
@@ -59,6 +62,7 @@ def _mapping(event: yaml.MappingStartEvent, events: Iterator[yaml.Event]) -> Pla
         end = max(end, key_end, value.end)
         if isinstance(key, yaml.ScalarEvent):
             members[key.value] = value
+            key_starts[key.value] = _span(key)[0]
     raise AssertionError("the parser closes every mapping")
 
 

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from cluster.config import load_config
 from cluster.errors import ConfigError
-from cluster.yaml_edit import add_expert, set_value, with_expert, with_value
+from cluster.yaml_edit import (
+    add_expert,
+    remove_expert,
+    set_value,
+    set_values,
+    with_expert,
+    with_value,
+    without_expert,
+)
 
 ENTRY = {"model": {"path": "models/new"}, "token": "tokens/new.safetensors"}
 META = "meta:\n  model: {path: models/meta}\n"
@@ -226,3 +234,83 @@ def test_only_the_new_entry_is_new_in_any_file(tmp_path: Path, text: str, name: 
     biased = with_value(path, ("routing", "call_bias"), 0.5)
     assert yaml.safe_load(biased) == before | {"routing": {"call_bias": 0.5}}
     assert inserted(text, biased).strip() == "routing: {call_bias: 0.5}"
+
+
+OLD = "  old:\n    model: {path: models/old}\n    token: tokens/old.safetensors  # learned\n"
+NEW = "  new:\n    model: {path: models/new}\n    token: tokens/new.safetensors\n"
+FLOW_OLD = "old: {model: {path: models/old}, token: tokens/old.safetensors}"
+FLOW_NEW = "new: {model: {path: models/new}, token: tokens/new.safetensors}"
+
+
+@pytest.mark.parametrize(
+    ("experts", "after"),
+    [
+        (f"experts:\n{OLD}{NEW}", f"experts:\n{NEW}"),
+        (f"experts:\n{NEW}{OLD}\n# next\n", f"experts:\n{NEW}\n# next\n"),
+        (f"experts:\n{OLD}    # about old\n{NEW}", f"experts:\n{NEW}"),
+        (
+            f"experts:\n  # about both\n{OLD}  # between\n{NEW}",
+            f"experts:\n  # about both\n  # between\n{NEW}",
+        ),
+        (f"experts: {{{FLOW_OLD}, {FLOW_NEW}}}  # two\n", f"experts: {{{FLOW_NEW}}}  # two\n"),
+        (f"experts: {{{FLOW_NEW}, {FLOW_OLD}}}  # two\n", f"experts: {{{FLOW_NEW}}}  # two\n"),
+        (f"experts:\n{OLD}", ""),
+        (f"experts: {{{FLOW_OLD}}}\n", ""),
+    ],
+)
+@pytest.mark.parametrize("tail", ["", "http: {port: 9000}\n"])
+def test_an_expert_is_taken_out_and_nothing_else(folder: Path, experts: str, after: str, tail: str):
+    path = write(folder, META + experts + tail)
+    remove_expert(path, "old")
+    assert path.read_text() == META + after + tail
+    assert "old" not in load_config(path).experts
+
+
+def test_an_expert_whose_settings_others_share_is_not_taken_out(folder: Path):
+    shared = "  old:\n    model: &m {path: models/old}\n    token: tokens/old.safetensors\n"
+    user = "  new:\n    model: *m\n    token: tokens/new.safetensors\n"
+    path = write(folder, f"{META}experts:\n{shared}{user}")
+    before = path.read_text()
+    with pytest.raises(
+        ConfigError, match=r"experts\.old: cannot be taken out safely; remove the block by hand"
+    ):
+        remove_expert(path, "old")
+    assert path.read_text() == before
+
+
+def test_an_expert_that_is_not_there_cannot_be_taken_out(folder: Path):
+    with pytest.raises(ConfigError, match=r"experts\.nobody: there is no such expert; experts: old"):
+        remove_expert(write(folder, f"{META}experts:\n{OLD}"), "nobody")
+    with pytest.raises(ConfigError, match="experts: none"):
+        remove_expert(write(folder, META), "nobody")
+
+
+def test_several_values_are_judged_together(folder: Path):
+    path = write(folder, f"{META}experts:\n{OLD}")
+    scaling = ("experts", "old", "autoscaling")
+    with pytest.raises(ConfigError, match="min_replicas 2 is above max_replicas 1"):
+        set_value(path, (*scaling, "min_replicas"), 2)
+    set_values(path, {(*scaling, "min_replicas"): 2, (*scaling, "max_replicas"): 3})
+    found = load_config(path).local_experts["old"].autoscaling
+    assert (found.min_replicas, found.max_replicas) == (2, 3)
+
+
+@given(names=st.lists(st.sampled_from("abcdef"), min_size=1, unique=True), flow=st.booleans(), data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_what_is_added_can_be_taken_out_again(tmp_path: Path, names: list[str], flow: bool, data: Any):
+    experts = {name: {"model": {"path": f"m/{name}"}, "token": f"t/{name}"} for name in names}
+    text = f"# top\n{META}" + _block(experts, flow) + "# end\n"
+    path = tmp_path / "any.yaml"
+    path.write_text(text)
+    gone = data.draw(st.sampled_from(names))
+    after = without_expert(path, gone)
+    del experts[gone]
+    assert yaml.safe_load(after).get("experts", {}) == experts
+    assert after.startswith(f"# top\n{META}")
+    assert after.endswith("# end\n")
+
+
+def _block(experts: dict[str, Any], flow: bool) -> str:
+    if not flow:
+        return yaml.safe_dump({"experts": experts})
+    return f"experts: {yaml.safe_dump(experts, default_flow_style=True, width=1000)}"

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Route
-from typer.testing import CliRunner
 
 from cluster.apply import apply
-from cluster.cli import app as etr
 from cluster.config import ClusterConfig
 from cluster.errors import (
     ApplyBusy,
@@ -35,57 +24,11 @@ from cluster.errors import (
 )
 from cluster.events import AppEvent
 from cluster.hosts import serving_url
-from cluster.local import Head
 from cluster.serve_client import ServeClient
 from cluster.serve_config import build_serve_config
 from cluster.status import ReplicaStatus, status
 from tests.fake_serve import FakeServe
-from tests.test_serve_config import load, make_token, make_world
-
-
-@pytest.fixture
-def served() -> Iterator[tuple[FakeServe, int]]:
-    """The fake on a real port, in a thread, for a client that blocks."""
-    fake = FakeServe()
-    routes = [
-        Route("/api/serve/applications/", fake.applications, methods=["GET", "PUT"]),
-        Route("/healthz", fake.health),
-        Route("/v1/models", fake.models),
-        Route("/v1/chat/completions", fake.chat, methods=["POST"]),
-    ]
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="error", lifespan="off"))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # from here on a connection waits instead of being refused
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield fake, listener.getsockname()[1]
-        server.should_exit = True
-        thread.join(timeout=30)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def serve(served: tuple[FakeServe, int]) -> FakeServe:
-    return served[0]
-
-
-@pytest.fixture
-def client(served: tuple[FakeServe, int]) -> Iterator[ServeClient]:
-    with ServeClient(f"http://127.0.0.1:{served[1]}") as client:
-        yield client
-
-
-@pytest.fixture
-def world(tmp_path: Path, served: tuple[FakeServe, int]) -> dict[str, Any]:
-    world = make_world(tmp_path, "roman", "morse")
-    world["http"] = {"port": served[1]}
-    return world
-
-
-@pytest.fixture
-def config(tmp_path: Path, world: dict[str, Any]) -> ClusterConfig:
-    return load(tmp_path, world)
+from tests.test_serve_config import load, make_token
 
 
 def converge(config: ClusterConfig, client: ServeClient, timeout_s: float = 20.0) -> list[AppEvent]:
@@ -351,112 +294,3 @@ def test_status_tells_replicas_and_the_reason(config: ClusterConfig, client: Ser
     assert by_name["meta"].message == ""
     assert by_name["expert-roman"].status == "DEPLOY_FAILED"
     assert by_name["expert-roman"].message.startswith("experts.errors.ModelLoadError: models/roman")
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run `etr` with a state folder of its own."""
-    monkeypatch.setenv("ETR_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("COLUMNS", "200")
-    return lambda *arguments: CliRunner().invoke(etr, list(arguments))
-
-
-def test_etr_apply_and_status(cli: Any, config: ClusterConfig, client: ServeClient):
-    applied = cli("apply", str(config.source), "--address", client.address)
-    assert applied.exit_code == 0, applied.output
-    assert f"http://127.0.0.1:{config.http.port}/v1" in applied.stdout
-    assert "expert-roman" in applied.stderr
-    shown = cli("status", "--json", "--address", client.address)
-    assert {one["name"]: one["status"] for one in json.loads(shown.stdout)}["meta"] == "RUNNING"
-    assert "expert-morse" in cli("status", "--address", client.address).stdout
-
-
-def test_etr_ask_streams_the_answer_and_then_who_wrote_it(cli: Any, client: ServeClient):
-    plain = cli("ask", "14?", "--url", client.address)
-    assert (plain.exit_code, plain.stdout) == (0, "Hello! XIV\n")
-    traced = cli("ask", "14?", "--url", client.address, "--trace")
-    assert [line.split() for line in traced.stdout.splitlines()] == [
-        ["Hello!", "XIV"],
-        [],
-        ["meta", "Hello!"],
-        ["roman", "XIV"],
-    ]
-
-
-@pytest.fixture
-def keep_head(tmp_path: Path, client: ServeClient) -> Iterator[Callable[[str], None]]:
-    """Keep the fake's address as that of a running head, under any name."""
-    mark = str(tmp_path)
-    command = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()", mark]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-
-        def keep(name: str) -> None:
-            path = tmp_path / "state" / name / "head.json"
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps(asdict(Head(process.pid, client.address, mark, "token"))))
-
-        yield keep
-        process.kill()
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_etr_ask_finds_the_one_cluster_here_whatever_its_model_is_called(
-    cli: Any, keep_head: Callable[[str], None], serve: FakeServe, client: ServeClient, host: str
-):
-    serve.name = "polymath"
-    serve.http_options = {"host": host, "port": int(client.address.rpartition(":")[2])}
-    keep_head("folder-name")
-    asked = cli("ask", "14?")
-    assert (asked.exit_code, asked.stdout) == (0, "Hello! XIV\n"), asked.output
-
-
-def test_etr_ask_does_not_guess_among_several_clusters(cli: Any, keep_head: Callable[[str], None]):
-    keep_head("one")
-    keep_head("two")
-    asked = cli("ask", "14?")
-    assert asked.exit_code == 1
-    assert (
-        asked.stderr
-        == "error: several clusters run here: one, two; choose one with --name (etr ask: --url)\n"
-    )
-
-
-def test_etr_down_of_a_name_never_started_makes_nothing(cli: Any, tmp_path: Path):
-    assert "was not started here" in cli("down", "--name", "typo").stdout
-    assert not (tmp_path / "state").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("ask", "hi", "--url", "URL", "--model", "nobody"), "answers 404: model 'nobody' does not exist"),
-        (("ask", "broken", "--url", "URL"), "the answer broke off without an end"),
-        (("ask", "hi", "--url", "http://127.0.0.1:1"), "does not answer"),
-        (("up", "nowhere.yaml"), "nowhere.yaml: no such file; name the cluster.yaml to use"),
-        (("status",), "no head that etr started runs here; run `etr up` or give --address"),
-        (("down",), "no head that etr started runs here"),
-        (("apply", "CONFIG"), "no head of cluster 'generalist' runs here"),
-        (
-            ("up", "CONFIG"),
-            "is taken or cannot be used (Address already in use); set http.port in cluster.yaml",
-        ),
-        (("learn", "CONFIG", "--data", "nowhere.jsonl"), "nowhere.jsonl"),
-    ],
-    ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else "",
-)
-def test_etr_errors_are_one_line_and_an_exit_code(
-    cli: Any, config: ClusterConfig, client: ServeClient, arguments: tuple[str, ...], expected: str
-):
-    given = [{"URL": client.address, "CONFIG": str(config.source)}.get(one, one) for one in arguments]
-    result = cli(*given)
-    assert result.exit_code == 1
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert expected in line
-
-
-def test_a_wrong_command_line_is_usage(cli: Any):
-    assert cli("upp").exit_code == 2
-    assert cli("learn").exit_code == 2

@@ -1,0 +1,103 @@
+"""`etr plan`, `etr apply`, `etr scale`: change a cluster that serves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster import cli_options as option
+from cluster import show
+from cluster.cli_command import DEFAULT_CONFIG, ConfigPath, command_of, err, out, say
+from cluster.config import ClusterConfig, load_config
+from cluster.errors import HeadNotFound
+from cluster.local import find_head, state_root
+from cluster.serve_client import ServeClient
+from cluster.target import connect
+from cluster.yaml_edit import set_values
+from router.table import META
+
+ROUTER = "router"
+
+app = typer.Typer()
+command = command_of(app)
+
+
+@command
+def plan(
+    config: ConfigPath = DEFAULT_CONFIG,
+    address: option.Address = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what `apply` would start, restart, change in place and stop; nothing is touched."""
+    from cluster import show_plan
+    from cluster.plan import compare, make_plan
+    from cluster.serve_config import build_serve_config
+
+    loaded = load_config(config)
+    try:
+        with connect(loaded.name, address) as client:
+            planned = make_plan(loaded, client)
+    except HeadNotFound:  # then all of it would be new
+        planned = compare(build_serve_config(loaded), {"applications": {}})
+    if as_json:
+        typer.echo(json.dumps([asdict(change) for change in planned.changes]))
+    else:
+        show_plan.plan(out, planned)
+
+
+@command
+def apply(
+    config: ConfigPath = DEFAULT_CONFIG,
+    address: option.Address = None,
+) -> None:
+    """Make a running cluster what the file says now."""
+    loaded = load_config(config)
+    with connect(loaded.name, address) as client:
+        url = converge(loaded, client)
+    show.ready(out, url, loaded.name)
+
+
+@command
+def scale(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"An expert, '{META}' or '{ROUTER}'.")],
+    low: Annotated[int | None, typer.Option("--min", min=0, help="Replicas at the least.")] = None,
+    high: Annotated[int | None, typer.Option("--max", min=1, help="Replicas at the most.")] = None,
+    config: option.ConfigOption = DEFAULT_CONFIG,
+    address: option.Address = None,
+    no_apply: option.NoApply = False,
+) -> None:
+    """Change how many replicas of one model there may be, in the file and in the running cluster."""
+    limits = {"min_replicas": low, "max_replicas": high}
+    chosen = {key: limit for key, limit in limits.items() if limit is not None}
+    if not chosen:
+        raise typer.BadParameter("give --min, --max or both")
+    known = (META, ROUTER, *load_config(config).experts)
+    if name not in known:
+        raise typer.BadParameter(f"there is no '{name}'; use one of: {', '.join(known)}")
+    where = (name,) if name in (META, ROUTER) else ("experts", name)
+    set_values(config, {(*where, "autoscaling", key): limit for key, limit in chosen.items()})
+    say(f"{name}: {', '.join(f'{key} {limit}' for key, limit in chosen.items())} in {config}")
+    serve_change(config, address, no_apply=no_apply)
+
+
+def serve_change(config: Path, address: str | None, *, no_apply: bool) -> None:
+    """Apply a file that a command has changed, if its cluster is known to run."""
+    loaded = load_config(config)
+    if no_apply or not (address or find_head(state_root() / loaded.name)):
+        say(f"serve it with: etr apply {config}")
+        return
+    with connect(loaded.name, address) as client:
+        url = converge(loaded, client)
+    say(f"{loaded.name} serves it at {url}/v1")
+
+
+def converge(config: ClusterConfig, client: ServeClient) -> str:
+    """`apply`, with its progress on the terminal."""
+    from cluster.apply import apply as converge
+
+    with err.status("changing the cluster") as spinner:
+        return converge(config, client, show.progress(err, spinner))
