@@ -14,7 +14,7 @@ TEMPLATE = (
 )
 
 
-def save_random_model(folder: Path, *, hidden_size: int, num_layers: int) -> None:
+def save_random_model(folder: Path, *, hidden_size: int, num_layers: int, max_model_len: int = 512) -> None:
     tokenizer = _byte_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -24,7 +24,7 @@ def save_random_model(folder: Path, *, hidden_size: int, num_layers: int) -> Non
         num_hidden_layers=num_layers,
         num_attention_heads=hidden_size // 32,
         num_key_value_heads=hidden_size // 32,
-        max_position_embeddings=512,
+        max_position_embeddings=max_model_len,
         tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.2,

@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from cluster.strict import OWN_WORDS, LoadContext, Strict
+from cluster.model_source import ModelSource
+from cluster.strict import OWN_WORDS, Strict
 from experts.engine.config import TransformersConfig
-
-
-class LocalModel(Strict):
-    """A Hugging Face checkpoint in a folder; relative paths start at the folder of cluster.yaml."""
-
-    path: Annotated[Path, Field(strict=False)]
-
-    @field_validator("path")
-    @classmethod
-    def _is_checkpoint(cls, path: Path, info: ValidationInfo) -> Path:
-        folder = (LoadContext.of(info).folder / path.expanduser()).resolve()
-        if not folder.is_dir():
-            raise ValueError(f"no such folder '{folder}'; put the model there or correct the path")
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"'{folder}' has no config.json; name the folder of a Hugging Face checkpoint")
-        return folder
-
-
-class HubModel(Strict):
-    """A model of the Hugging Face hub, taken from the local cache where it is there."""
-
-    hub: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
-    revision: str | None = None
-
-
-def one_of(*keys: str) -> Discriminator:
-    """A union told apart by which one of `keys` is there."""
-
-    def tag(value: object) -> str | None:
-        present = [key for key in keys if key in value] if isinstance(value, Mapping) else []
-        present = present or [key for key in keys if hasattr(value, key)]
-        return f"<{present[0]}>" if len(present) == 1 else None
-
-    message = f"needs exactly one of {', '.join(keys)}; keep or add one of them"
-    return Discriminator(tag, OWN_WORDS, custom_error_message=message)
 
 
 def _engine_kind(value: object) -> str | None:
     kind = value.get("kind", "transformers") if isinstance(value, Mapping) else getattr(value, "kind", None)
     return f"<{kind}>" if kind in ("transformers", "vllm", "openai") else None
-
-
-ModelSource = Annotated[
-    Annotated[LocalModel, Tag("<path>")] | Annotated[HubModel, Tag("<hub>")],
-    one_of("path", "hub"),
-]
 
 
 class TransformersEngine(TransformersConfig, Strict):
@@ -94,13 +53,18 @@ AnyEngine = Annotated[
 
 
 class Autoscaling(Strict):
-    """Serve's autoscaling knobs. Delays are shorter than Serve's going up and kinder going down, because a
-    model takes long to load and an idle one is dear only when it holds a GPU."""
+    """Serve's autoscaling knobs. Delays are shorter than Serve's: up because callers wait while a
+    model loads, down because an idle one holds a GPU.
+
+    `target_tokens_in_flight`, ours: prompt and still-to-write tokens per replica. The larger of what requests
+    and what tokens ask for decides.
+    """
 
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, gt=0)
     initial_replicas: int | None = Field(None, ge=0)
     target_ongoing_requests: float | None = Field(None, gt=0)  # None: half of what a replica can take
+    target_tokens_in_flight: int | None = Field(None, gt=0)
     upscale_delay_s: float = Field(10.0, ge=0)
     downscale_delay_s: float = Field(300.0, ge=0)
     downscale_to_zero_delay_s: float | None = Field(None, ge=0)
@@ -137,7 +101,11 @@ class Resources(Strict):
     accelerator_type: str | None = Field(None, min_length=1)
     custom: dict[str, Annotated[float, Field(gt=0)]] = {}
     labels: dict[str, str] = {}
-    tensor_parallel: int = Field(1, gt=0)
+    tensor_parallel: int = Field(1, gt=0)  # so many GPUs of one node
+
+    @property
+    def gpus_per_replica(self) -> float:
+        return self.tensor_parallel if self.tensor_parallel > 1 else self.num_gpus
 
     @model_validator(mode="after")
     def _ray_can_reserve(self) -> Self:
@@ -148,18 +116,38 @@ class Resources(Strict):
         reserved = sorted({"CPU", "GPU", "memory", "object_store_memory"} & set(self.custom))
         if reserved:
             raise ValueError(f"custom.{reserved[0]} is Ray's own; use num_cpus, num_gpus or memory_bytes")
-        if self.tensor_parallel > 1:
-            raise ValueError("tensor_parallel above 1 is not built yet; use 1")
+        return self
+
+    @model_validator(mode="after")
+    def _reserves_something(self) -> Self:
+        """What reserves nothing fits everywhere: on the head, or all replicas on one node."""
+        if not (self.num_cpus or self.gpus_per_replica or self.custom):
+            raise ValueError("reserves nothing; give it num_cpus, num_gpus or custom resources")
+        return self
+
+    @model_validator(mode="after")
+    def _parallel_gpus_are_whole(self) -> Self:
+        size = self.tensor_parallel
+        if size > 1 and "num_gpus" in self.model_fields_set and self.num_gpus != size:
+            raise ValueError(
+                f"num_gpus {self.num_gpus:g} contradicts tensor_parallel {size}, which takes that many whole "
+                "GPUs; remove num_gpus"
+            )
         return self
 
 
 class ServedModel(Strict):
-    """What the meta and an expert with its own model have in common."""
+    """What the meta and an expert with its own model have in common.
+
+    `rollout`, when replicas have to be replaced: `start_first` needs room for one more, and until there is
+    some the old one serves on; `stop_first` needs none, and a single replica is away meanwhile.
+    """
 
     model: ModelSource
     engine: AnyEngine = Field(default_factory=TransformersEngine)
     autoscaling: Autoscaling = Autoscaling()
     resources: Resources = Resources()
+    rollout: Literal["start_first", "stop_first"] = "start_first"
 
     @property
     def target_ongoing_requests(self) -> float:
@@ -176,11 +164,26 @@ class ServedModel(Strict):
         return self
 
     @model_validator(mode="after")
-    def _fits_one_device(self) -> Self:
-        num_gpus = self.resources.num_gpus
-        if isinstance(self.engine, TransformersEngine) and num_gpus > 1:
+    def _scales_before_it_is_full(self) -> Self:
+        target, engine = self.autoscaling.target_tokens_in_flight, self.engine
+        if target is None or not isinstance(engine, TransformersEngine) or engine.max_model_len is None:
+            return self
+        limit = engine.max_streams * engine.max_model_len
+        if target > limit:
             raise ValueError(
-                f"resources.num_gpus {num_gpus:g}: engine transformers keeps model and KV cache on one "
-                "device; use num_gpus: 1, and more replicas"
+                f"autoscaling.target_tokens_in_flight {target} is above engine.max_streams × max_model_len = "
+                f"{limit}, so a full replica would not count as busy; lower it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_one_device(self) -> Self:
+        if not isinstance(self.engine, TransformersEngine):
+            return self
+        for field in ("num_gpus", "tensor_parallel"):
+            if (amount := getattr(self.resources, field)) > 1:
+                raise ValueError(
+                    f"resources.{field} {amount:g}: engine transformers keeps model and KV cache on one "
+                    f"device; use {field}: 1, and more replicas"
+                )
         return self

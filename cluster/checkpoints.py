@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cluster.blocks import LocalModel, ServedModel, TransformersEngine
+from cluster.blocks import ServedModel, TransformersEngine
 from cluster.config import ClusterConfig
+from cluster.model_source import HubModel, LocalModel
 from experts.checkpoint import Checkpoint
 from router.table import META
 
@@ -18,9 +19,12 @@ def checkpoint_of(block: ServedModel) -> Checkpoint:
     """The block's model in the dtype that it is served in, for hidden states of another would differ."""
     model, engine = block.model, block.engine
     assert isinstance(engine, TransformersEngine)  # the other kinds are refused when the file is read
+    device = default_device()
     if isinstance(model, LocalModel):
-        return Checkpoint(str(model.path), dtype=engine.dtype, device=default_device())
-    return Checkpoint(model.hub, model.revision, dtype=engine.dtype, device=default_device())
+        return Checkpoint(str(model.path), dtype=engine.dtype, device=device)
+    if isinstance(model, HubModel):
+        return Checkpoint(model.hub, model.revision, dtype=engine.dtype, device=device)
+    return Checkpoint(model.uri, dtype=engine.dtype, device=device)
 
 
 def checkpoints(config: ClusterConfig) -> dict[str, Checkpoint]:

@@ -53,8 +53,16 @@ def plan(
 def apply(
     config: ConfigPath = DEFAULT_CONFIG,
     address: option.Address = None,
+    rayservice: option.RayService = None,
+    allow_new_cluster: option.AllowNewCluster = False,
+    take_over: option.TakeOver = False,
 ) -> None:
     """Make a running cluster what the file says now."""
+    if rayservice:
+        _apply_rayservice(config, rayservice, allow_new_cluster=allow_new_cluster, take_over=take_over)
+        return
+    if allow_new_cluster or take_over:
+        raise typer.BadParameter("--allow-new-cluster and --take-over need --rayservice; add it")
     loaded = load_config(config)
     with connect(loaded.name, address) as client:
         url = converge(loaded, client)
@@ -101,3 +109,23 @@ def converge(config: ClusterConfig, client: ServeClient) -> str:
 
     with err.status("changing the cluster") as spinner:
         return converge(config, client, show.progress(err, spinner))
+
+
+def _apply_rayservice(config: Path, rayservice: str, *, allow_new_cluster: bool, take_over: bool) -> None:
+    namespace, _, name = rayservice.partition("/")
+    if not namespace or not name:
+        raise typer.BadParameter("--rayservice is NAMESPACE/NAME")
+    from cluster.k8s import build_rayservice
+    from cluster.rayservice import patch_rayservice
+
+    manifest = build_rayservice(load_config(config, models_required=False))
+    with err.status("changing the RayService") as spinner:
+        changes = patch_rayservice(
+            namespace,
+            name,
+            manifest,
+            show.progress(err, spinner),
+            allow_new_cluster=allow_new_cluster,
+            take_over=take_over,
+        )
+    say(f"{rayservice} is what {config} says; changed: {', '.join(changes.in_place) or 'nothing'}")

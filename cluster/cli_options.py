@@ -11,6 +11,16 @@ Address = Annotated[
     str | None, typer.Option(help="Dashboard URL of a running Ray cluster, http://host:8265.")
 ]
 NoApply = Annotated[bool, typer.Option("--no-apply", help="Change the file alone, not the running cluster.")]
+RayService = Annotated[
+    str | None,
+    typer.Option(metavar="NAMESPACE/NAME", help="Change this RayService instead, through kubectl."),
+]
+AllowNewCluster = Annotated[
+    bool, typer.Option("--allow-new-cluster", help="Of a RayService: also what replaces all of its pods.")
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Of a RayService: also fields that others have set.")
+]
 Data = Annotated[
     Path, typer.Option(help="Chat JSONL, Alpaca or ShareGPT: questions, answers, and which expert's.")
 ]

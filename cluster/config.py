@@ -16,8 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-from cluster.blocks import Autoscaling, Resources, ServedModel, one_of
+from cluster.blocks import Autoscaling, Resources, ServedModel
 from cluster.errors import ConfigError
+from cluster.k8s_block import KubernetesBlock
+from cluster.model_source import one_of
 from cluster.strict import LoadContext, Strict, problems
 from cluster.yaml_file import read_yaml
 from experts.names import EXPERT_NAME
@@ -66,11 +68,9 @@ class ModelExpert(ServedModel, Expert):
 
     @model_validator(mode="after")
     def _cold_start_takes_effect(self) -> Self:
-        if self.cold_start == "wait":
-            return self
-        if self.autoscaling.min_replicas > 0:
+        if self.cold_start == "meta" and self.autoscaling.min_replicas > 0:
             raise ValueError("cold_start: meta has no effect; set autoscaling.min_replicas: 0 or remove it")
-        raise ValueError("cold_start: meta is not built yet; use cold_start: wait")
+        return self
 
 
 class AdapterSource(Strict):
@@ -131,8 +131,24 @@ class HttpBlock(Strict):
 
 
 class RouterBlock(Strict):
+    """The router's replicas. Serve spreads them over the nodes; `max_replicas_per_node` makes that a must."""
+
     autoscaling: AlwaysThere = Autoscaling()
     resources: Resources = Resources()
+    max_replicas_per_node: int | None = Field(None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> Self:
+        limit, high = self.max_replicas_per_node, self.autoscaling.max_replicas
+        if limit is not None and limit >= high:
+            raise ValueError(
+                f"max_replicas_per_node {limit} has no effect with autoscaling.max_replicas {high}; remove it"
+            )
+        if self.autoscaling.target_tokens_in_flight is not None:
+            raise ValueError("autoscaling.target_tokens_in_flight has no effect on a router; remove it")
+        if self.resources.tensor_parallel > 1:
+            raise ValueError("resources.tensor_parallel has no effect on a router; remove it")
+        return self
 
 
 class ClusterConfig(Strict):
@@ -145,6 +161,7 @@ class ClusterConfig(Strict):
     routing: RoutingBlock = RoutingBlock()
     http: HttpBlock = HttpBlock()
     router: RouterBlock = RouterBlock()
+    kubernetes: KubernetesBlock | None = None
 
     _source: Path = PrivateAttr(Path("cluster.yaml"))
 
@@ -178,21 +195,28 @@ class ClusterConfig(Strict):
         return pools
 
 
-def load_config(path: Path | str, *, tokens_required: bool = True) -> ClusterConfig:
+def load_config(
+    path: Path | str, *, tokens_required: bool = True, models_required: bool = True
+) -> ClusterConfig:
     """Read and check a cluster.yaml. Paths in it are resolved against its folder.
 
     `tokens_required=False` lets token files be missing, for the command that makes them.
+    `models_required=False` takes absolute paths of models as they are, for models of another machine.
 
     Raises:
         ConfigError: with one line per problem.
     """
     path = Path(path)
-    return check_config(read_yaml(path), path, tokens_required=tokens_required)
+    return check_config(
+        read_yaml(path), path, tokens_required=tokens_required, models_required=models_required
+    )
 
 
-def check_config(data: Any, path: Path, *, tokens_required: bool = True) -> ClusterConfig:
+def check_config(
+    data: Any, path: Path, *, tokens_required: bool = True, models_required: bool = True
+) -> ClusterConfig:
     """`load_config` for the `data` that `path` holds, or is to hold."""
-    context = LoadContext(path.absolute().parent, tokens_required)
+    context = LoadContext(path.absolute().parent, tokens_required, models_required)
     try:
         config = ClusterConfig.model_validate({} if data is None else data, context=context)
     except ValidationError as error:

@@ -17,6 +17,10 @@ ClusterError
 │   ├── ApplySuperseded         another machine changed it while this one waited
 │   ├── DeployFailed            an application failed; the others serve on
 │   └── ApplyTimeout            not there in time; it may still get there
+├── KubernetesError         a live RayService could not be read or changed
+│   ├── KubectlMissing          there is no kubectl to ask with
+│   ├── RayServiceConflict      somebody else has changed it, or owns a part of it
+│   └── NewClusterNeeded        the change would replace every pod; nothing was touched
 ├── RayFailed               states could not be computed on a Ray cluster
 └── AskError                a question was not answered
 """
@@ -98,6 +102,22 @@ class DeployFailed(ApplyError):
 
 
 class ApplyTimeout(ApplyError):
+    pass
+
+
+class KubernetesError(ClusterError):
+    pass
+
+
+class KubectlMissing(KubernetesError):
+    pass
+
+
+class RayServiceConflict(KubernetesError):
+    pass
+
+
+class NewClusterNeeded(KubernetesError):
     pass
 
 

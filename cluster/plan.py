@@ -27,6 +27,7 @@ RESTARTING = (
     "request_router_config",
 )
 _MAX_SHOWN = 40
+_INITIAL = "initial_replicas"
 
 
 class Change(StrEnum):
@@ -85,12 +86,35 @@ def compare(deploy: dict[str, Any], running: dict[str, Any]) -> Plan:
     """The plan that leads from what Serve says is `running` to `deploy`, whose tables get their epoch."""
     set_epoch(deploy, running)
     now = deployed(running)
+    apps = [_as_it_goes_on(app, now.get(app["name"])) for app in deploy["applications"]]
+    deploy = {**deploy, "applications": apps}
     wanted = {app["name"]: app for app in deploy["applications"]}
     unchanged = {name for name, app in wanted.items() if now.get(name) == app}
     retried = frozenset(name for name in unchanged if _failed_for_good(running["applications"][name]))
     changes = [_change(name, now.get(name), wanted.get(name), name in retried) for name in {**now, **wanted}]
     leaving = (app for name, app in sorted(now.items()) if name not in wanted)
     return Plan(deploy, tuple(sorted(changes, key=lambda change: change.app)), tuple(leaving), retried)
+
+
+def _as_it_goes_on(app: dict[str, Any], now: dict[str, Any] | None) -> dict[str, Any]:
+    """The config of one that runs already has no `initial_replicas`: with any change at all Serve would set
+    it back to that number, whatever it has been scaled to since."""
+    if now is None:
+        return app
+    later = _without_initial(app)
+    return now if later == _without_initial(now) else later
+
+
+def _without_initial(app: dict[str, Any]) -> dict[str, Any]:
+    deployments = [
+        {key: _but(value, _INITIAL) if key == "autoscaling_config" else value for key, value in one.items()}
+        for one in app["deployments"]
+    ]
+    return {**app, "deployments": deployments}
+
+
+def _but(mapping: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key != left_out}
 
 
 def _change(name: str, now: dict[str, Any] | None, wanted: dict[str, Any] | None, retried: bool) -> AppChange:

@@ -30,6 +30,14 @@ class ServeClient:
         found: dict[str, Any] = self._send("GET").json()
         return found
 
+    def get(self, path: str) -> Any:
+        """What another part of Ray's dashboard says, as JSON; `path` begins with a slash.
+
+        Raises:
+            ServeUnreachable, ServeRefused.
+        """
+        return self._send("GET", path=path).json()
+
     def put(self, deploy: dict[str, Any]) -> None:
         """Make `deploy` the whole of what Serve runs. Returns when it is accepted, not when it runs.
 
@@ -49,9 +57,11 @@ class ServeClient:
     ) -> None:
         self.close()
 
-    def _send(self, method: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    def _send(
+        self, method: str, body: dict[str, Any] | None = None, path: str = APPLICATIONS
+    ) -> httpx.Response:
         try:
-            response = self._http.request(method, self.address + APPLICATIONS, json=body)
+            response = self._http.request(method, self.address + path, json=body)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ServeUnreachable(
                 f"no Ray dashboard answers at {self.address} ({error}); run `etr up` or correct --address"
@@ -62,7 +72,7 @@ class ServeClient:
             raise ServeUnreachable(f"{self.address} answers {_reason(response)}; is its Ray head healthy?")
         if not response.is_success:
             raise ServeRefused(
-                f"{self.address} refused to {method} {APPLICATIONS}: {_reason(response)}; is it Ray Serve?"
+                f"{self.address} refused to {method} {path}: {_reason(response)}; is it Ray Serve?"
             )
         return response
 

@@ -7,9 +7,11 @@ from typing import Any
 from cluster.blocks import Autoscaling, Resources, ServedModel
 from cluster.config import ClusterConfig
 from cluster.hosts import is_loopback
+from cluster.placement import placement
 from cluster.serve_schema import check_deploy_config
 from cluster.tokens import inline_tokens
 from deployments.apps import MODEL_DEPLOYMENT, ROUTER_DEPLOYMENT
+from deployments.scaling import POLICY
 from router.table import META
 
 META_APP = "meta"
@@ -44,8 +46,8 @@ def expert_app(name: str) -> str:
 
 
 def _meta_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
-    user_config = {"epoch": epoch, "tokens": inline_tokens(config)}
-    return _model_app(config, META_APP, META, config.meta, {"user_config": user_config})
+    tokens = {"epoch": epoch, "tokens": inline_tokens(config)}
+    return _model_app(config, META_APP, META, config.meta, tokens)
 
 
 def _expert_app(config: ClusterConfig, name: str, block: ServedModel) -> dict[str, Any]:
@@ -53,15 +55,19 @@ def _expert_app(config: ClusterConfig, name: str, block: ServedModel) -> dict[st
 
 
 def _model_app(
-    config: ClusterConfig, app: str, name: str, block: ServedModel, changeable: dict[str, Any]
+    config: ClusterConfig, app: str, name: str, block: ServedModel, settings: dict[str, Any]
 ) -> dict[str, Any]:
     max_streams = block.engine.max_streams
     deployment = {
         "name": MODEL_DEPLOYMENT,
         "max_ongoing_requests": max_streams,
         "max_queued_requests": QUEUE_FACTOR * max_streams,
+        "max_surge_percent": 100 if block.rollout == "start_first" else 0,
         **_common(config, block.autoscaling, block.resources, block.target_ongoing_requests),
-        **changeable,
+        "user_config": {
+            "target_tokens_in_flight": block.autoscaling.target_tokens_in_flight,
+            **settings,
+        },
     }
     return {
         "name": app,
@@ -83,9 +89,14 @@ def _router_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
         "name": ROUTER_DEPLOYMENT,
         "max_ongoing_requests": ROUTER_MAX_ONGOING_REQUESTS,
         "max_queued_requests": ROUTER_MAX_ONGOING_REQUESTS,
+        # With a limit per node there may be no node for one more; then there are others that serve.
+        "max_surge_percent": 100 if config.router.max_replicas_per_node is None else 0,
         **_common(config, autoscaling, config.router.resources, target),
+        "graceful_shutdown_timeout_s": config.routing.deadlines.longest_s,
         "user_config": _route_table(config, epoch),
     }
+    if config.router.max_replicas_per_node is not None:
+        deployment["max_replicas_per_node"] = config.router.max_replicas_per_node
     return {
         "name": ROUTER_APP,
         "route_prefix": "/",
@@ -98,13 +109,15 @@ def _router_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
 def _common(
     config: ClusterConfig, autoscaling: Autoscaling, resources: Resources, target: float
 ) -> dict[str, Any]:
-    """All of it from the first deploy on: a key that appears only later can make Serve restart the app."""
+    """All of it from the first deploy on: a key that appears only later can make Serve restart the app. So
+    every deployment has our scaling policy, whether or not it has a target for tokens."""
     return {
         "autoscaling_config": {
-            **autoscaling.model_dump(mode="json", exclude_none=True),
+            **autoscaling.model_dump(mode="json", exclude_none=True, exclude={"target_tokens_in_flight"}),
             "target_ongoing_requests": target,
+            "policy": {"policy_function": POLICY},
         },
-        "ray_actor_options": _actor_options(resources),
+        **placement(resources),
         "health_check_period_s": 5.0,
         "health_check_timeout_s": 10.0,
         # No answer lasts longer, so a replica told to stop can finish all of its own.
@@ -112,25 +125,15 @@ def _common(
     }
 
 
-def _actor_options(resources: Resources) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
-    if resources.memory_bytes is not None:
-        options["memory"] = resources.memory_bytes
-    if resources.accelerator_type is not None:
-        options["accelerator_type"] = resources.accelerator_type
-    if resources.custom:
-        options["resources"] = dict(sorted(resources.custom.items()))
-    if resources.labels:
-        options["label_selector"] = dict(sorted(resources.labels.items()))
-    return options
-
-
 def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
     return {
         "epoch": epoch,
         "name": config.name,
         "meta": _entry(META_APP, config.meta),
-        "experts": {name: _entry(expert_app(name), block) for name, block in config.local_experts.items()},
+        "experts": {
+            name: {**_entry(expert_app(name), block), "cold_start": block.cold_start}
+            for name, block in config.local_experts.items()
+        },
         **config.routing.model_dump(mode="json"),
     }
 

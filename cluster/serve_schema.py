@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -18,6 +18,7 @@ from ray.serve.schema import (
 
 from cluster.errors import ConfigError
 from deployments.apps import ModelArgs, RouterArgs
+from deployments.model import ModelSettings
 from router.table import RouteTable
 
 BUILDER_ARGS: Mapping[str, type[BaseModel]] = {
@@ -41,8 +42,8 @@ def check_deploy_config(deploy: Mapping[str, Any], source: Path) -> None:
             problems += _problems(
                 f"{where}.autoscaling_config", AutoscalingConfig, deployment["autoscaling_config"]
             )
-            if app["route_prefix"] is not None:
-                problems += _problems(f"{where}.user_config", RouteTable, deployment["user_config"])
+            settings = ModelSettings if app["route_prefix"] is None else RouteTable
+            problems += _problems(f"{where}.user_config", settings, deployment["user_config"])
     if problems:
         raise ConfigError([f"{source}: {problem}" for problem in problems])
 
@@ -62,6 +63,8 @@ def unknown_keys(deploy: Mapping[str, Any]) -> Iterator[str]:
             }
             for key, model in blocks.items():
                 yield from _unknown(f"{where}{key}.", model, deployment.get(key, {}))
+            policy = deployment.get("autoscaling_config", {}).get("policy", {})
+            yield from _unknown(f"{where}autoscaling_config.policy.", AutoscalingPolicy, policy)
 
 
 def _unknown(where: str, model: type[BaseModel], block: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ import psutil
 
 TERM_TIMEOUT_S = 15.0
 KILL_TIMEOUT_S = 10.0
+BEGIN_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Session:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
         try:
-            command = psutil.Process(self.pid).cmdline()
+            command = _command_line(psutil.Process(self.pid))
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             return "gone"
         except psutil.AccessDenied:
@@ -85,6 +86,18 @@ class Session:
             return os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE
         except (OSError, psutil.Error):
             return False
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """Empty of a process that is ending, and for a moment of one that has just begun."""
+    found: list[str] = []
+
+    def is_known() -> bool:
+        found.extend(process.cmdline())
+        return bool(found)
+
+    until(is_known, BEGIN_TIMEOUT_S, poll_s=0.01)
+    return found
 
 
 def until(condition: Callable[[], bool], timeout_s: float, poll_s: float = 0.1) -> bool:

@@ -7,12 +7,10 @@ from itertools import groupby
 
 from rich.console import Console
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from cluster.ask import AnswerPart
 from cluster.events import AppEvent, OnEvent
-from cluster.status import AppStatus
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 STYLES = {"RUNNING": "green", "ANSWERS": "bold green", "DEPLOY_FAILED": "bold red", "UNHEALTHY": "red"}
@@ -38,19 +36,6 @@ def ready(console: Console, url: str, model: str) -> None:
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def statuses(console: Console, apps: Sequence[AppStatus]) -> None:
-    if not apps:
-        console.print("nothing is deployed; run `etr apply`")
-        return
-    table = Table("application", "status", "replicas", "process ids", "why")
-    for app in apps:
-        num_running = sum(replica.state == "RUNNING" for replica in app.replicas)
-        pids = " ".join(str(replica.pid) for replica in app.replicas if replica.pid is not None)
-        state = Text(app.status, STYLES.get(app.status, "yellow"))
-        table.add_row(app.name, state, f"{num_running}/{app.num_wanted}", pids, Text(app.message))
-    console.print(table)
 
 
 def trace(console: Console, parts: Sequence[AnswerPart]) -> None:

@@ -24,6 +24,7 @@ class LoadContext:
 
     folder: Path = field(default_factory=Path)
     tokens_required: bool = True
+    models_required: bool = True
     known_keys: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @staticmethod

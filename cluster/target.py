@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.blocks import ServedModel
 from cluster.config import DEFAULT_HOST, DEFAULT_PORT, ClusterConfig, RouterBlock
@@ -55,9 +57,14 @@ def local_url() -> str:
     if not running_names():
         return f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
     with connect(only_name(), None) as client:
-        options = client.details().get("http_options") or {}
-        host, port = options.get("host", DEFAULT_HOST), options.get("port", DEFAULT_PORT)
-        return serving_url(host, port, client.address)
+        return url_of(client.details(), client.address)
+
+
+def url_of(details: Mapping[str, Any], address: str) -> str:
+    """Where a cluster serves, as seen from here: `details` is what Serve says of itself at `address`."""
+    options = details.get("http_options") or {}
+    host, port = options.get("host", DEFAULT_HOST), options.get("port", DEFAULT_PORT)
+    return serving_url(host, port, address)
 
 
 def auth_token() -> str | None:

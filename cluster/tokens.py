@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from cluster.blocks import LocalModel
 from cluster.config import ClusterConfig, MetaBlock
 from cluster.errors import ConfigError
+from cluster.model_source import LocalModel, UriModel
 from experts.errors import ModelLoadError, TokenError, TokenMismatch
+from experts.fetch import fetched
 from experts.token import ExpertToken, checkpoint_fingerprint
 
 
@@ -21,7 +23,7 @@ def load_tokens(config: ClusterConfig) -> dict[str, ExpertToken]:
 
     Raises:
         ConfigError: a token is unreadable, another expert's, the same as another's, or was made for another
-            meta. The meta is looked at where its checkpoint is a local folder; its replica looks again.
+            meta. The meta is looked at where its checkpoint lies here; its replica looks again.
     """
     tokens: dict[str, ExpertToken] = {}
     problems: list[str] = []
@@ -68,10 +70,18 @@ def _of_another_meta(meta: MetaBlock, tokens: Mapping[str, ExpertToken]) -> Iter
 
 def _head_of(meta: MetaBlock) -> tuple[str, str, int] | None:
     """Name, fingerprint and width of the meta's output head, if its checkpoint lies here."""
-    if not isinstance(meta.model, LocalModel):
+    folder = _folder_here(meta)
+    if folder is None:
         return None
     try:
-        found = checkpoint_fingerprint(meta.model.path)
+        found = checkpoint_fingerprint(folder)
     except ModelLoadError as error:
-        raise ConfigError([f"meta.model.path: {error}"]) from error
-    return (meta.model.path.name, *found) if found else None
+        raise ConfigError([f"meta.model: {error}"]) from error
+    return (folder.name, *found) if found else None
+
+
+def _folder_here(meta: MetaBlock) -> Path | None:
+    """Nothing is fetched only to look at its head: a large model would take minutes."""
+    if isinstance(meta.model, LocalModel):
+        return meta.model.path
+    return fetched(meta.model.uri) if isinstance(meta.model, UriModel) else None

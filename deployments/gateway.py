@@ -1,44 +1,36 @@
-"""What one router replica knows: the route table, a handle to every model, and which of them answer."""
+"""What one router replica knows: the route table, and the way to every model in it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections import Counter
 
+from deployments.load import Loads, Replicas
 from deployments.remote import Connections
-from router.errors import ModelStalled, ModelUnavailable, RouterError
-from router.model import Ask, Finish, Message, Model, Prompt, Sampling
+from deployments.route import Connect, Route
+from router.errors import ModelUnavailable
+from router.load import ModelLoad
+from router.routes import State
 from router.table import META, ModelEntry, RouteTable
 
 logger = logging.getLogger(__name__)
 
-Connect = Callable[[str], Awaitable[Model]]
-
-PROBE = Ask(
-    request_id="probe",
-    prompt=Prompt(messages=(Message("user", "ping"),)),
-    sampling=Sampling(temperature=0.0),
-    max_tokens=1,
-)
-MIN_PAUSE_S = 0.1
-MAX_PAUSE_S = 2.0
+# How soon a model is noticed that another router woke; a look is at what Serve has told our handle anyway.
+LOOK_PERIOD_S = 1.0
 
 
 class Gateway:
-    """Opens a route when its model has answered a request: RUNNING says only that a process is up.
+    """Keeps the ways to models open under changing tables; `router.http.Gateway` on a real cluster."""
 
-    A route closes again when a call finds its model away, and is then probed like a new one.
-    """
-
-    def __init__(self, connect: Connect, max_body_bytes: int) -> None:
+    def __init__(self, connect: Connect, max_body_bytes: int, replicas: Replicas) -> None:
         self.max_body_bytes = max_body_bytes
         self.models = Connections(self.lost)
-        self.ready: set[str] = set()  # names of open routes, the meta's among them
+        self._loads = Loads(replicas)
         self._connect = connect
         self._table: RouteTable | None = None
-        self._openers: dict[str, asyncio.Task[None]] = {}
+        self._routes: dict[str, Route] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def table(self) -> RouteTable:
@@ -46,82 +38,90 @@ class Gateway:
             raise ModelUnavailable("this router has no route table yet")
         return self._table
 
+    def state(self, name: str) -> State:
+        return self._routes[name].state if name in self._routes else State.MASKED
+
+    def wake(self, name: str) -> None:
+        if name in self._routes:
+            self._routes[name].wake()
+
+    async def awake(self, name: str) -> None:
+        if name not in self._routes:
+            raise ModelUnavailable(f"there is no model {name} any more")
+        await self._routes[name].awake()
+
+    async def load(self) -> dict[str, ModelLoad | None]:
+        table = self.table
+        entries = {META: table.meta, **table.experts}
+        loads = await self._loads.of({entry.app for entry in entries.values()})
+        return {name: loads[entry.app] for name, entry in entries.items()}
+
     @property
-    def meta_ready(self) -> bool:
-        return META in self.ready
+    def open_calls(self) -> dict[str, int]:
+        """By application, the calls under way and those that wait for it to start."""
+        calls = Counter(self.models.open_calls)
+        for route in self._routes.values():
+            calls[route.entry.app] += route.num_waiting
+        return dict(calls)
 
     async def install(self, table: RouteTable) -> None:
-        """Replace the table. Answers under way go on with the one they began with, but find no model that
-        only the old one names."""
-        # Nothing is awaited before the new openers run: a model lost meanwhile must not get a second one.
-        old = self._entries()
-        self._table = table
-        new = self._entries()
-        self.ready.intersection_update([name for name in new if old.get(name) == new[name]])
-        self.models.keep({entry.app for entry in new.values()})
-        stopped = self._cancel_openers()
-        for name, entry in new.items():
-            if name not in self.ready:
-                self._open(name, entry)
-        await asyncio.gather(*stopped, return_exceptions=True)
+        """Replace the table. A route goes on while it leads to the same application.
+
+        Answers under way go on with the table they began with: what is being written is written to its end,
+        but a model that only the old table names is not found again.
+        """
+        # Nothing is awaited before the new routes look: a model lost meanwhile must not get a second opener.
+        old, self._table = self._routes, table
+        self._routes = {
+            name: self._kept(old.get(name), entry) or self._new(entry)
+            for name, entry in {META: table.meta, **table.experts}.items()
+        }
+        self.models.keep({route.entry.app for route in self._routes.values()})
+        gone = [route for name, route in old.items() if self._routes.get(name) is not route]
+        for route in self._routes.values():
+            route.look()
+        self._watch_sleepers()
+        await _close(gone)
 
     def lost(self, app: str) -> None:
-        """A call found the model of `app` away: close its routes until it has answered again."""
-        for name, entry in self._entries().items():
-            # A route that is not open has its opener already, or is one that a call wakes.
-            if entry.app == app and name in self.ready:
-                logger.warning("%s is away; the route '%s' is closed until it answers", app, name)
-                self.ready.discard(name)
-                self._open(name, entry)
+        """A call found the model of `app` away."""
+        for name, route in self._routes.items():
+            if route.entry.app == app:
+                if route.state is State.READY:
+                    logger.warning("%s is away; the route '%s' is closed until it answers", app, name)
+                route.lost()
 
     async def close(self) -> None:
-        self.ready.clear()  # or an answer that fails from now on would start an opener
-        await asyncio.gather(*self._cancel_openers(), return_exceptions=True)
+        # Emptied first, or an answer that fails from now on would start an opener.
+        gone, self._routes = list(self._routes.values()), {}
+        watch, self._watch = self._watch, None
+        if watch:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        await _close(gone)
 
-    def _entries(self) -> dict[str, ModelEntry]:
-        return {} if self._table is None else {META: self._table.meta, **self._table.experts}
+    def _new(self, entry: ModelEntry) -> Route:
+        return Route(entry, self.table.deadlines, self.models, self._connect)
 
-    def _cancel_openers(self) -> list[asyncio.Task[None]]:
-        stopped = list(self._openers.values())
-        self._openers.clear()
-        for task in stopped:
-            task.cancel()
-        return stopped
+    def _kept(self, route: Route | None, entry: ModelEntry) -> Route | None:
+        if route is None or route.entry.app != entry.app:
+            return None
+        route.update(entry, self.table.deadlines)
+        return route
 
-    def _open(self, name: str, entry: ModelEntry) -> None:
-        self._openers[name] = asyncio.create_task(self._open_route(name, entry), name=f"open {name}")
+    def _watch_sleepers(self) -> None:
+        if self._watch is None and any(route.entry.wakes for route in self._routes.values()):
+            self._watch = asyncio.create_task(self._look_at_sleepers(), name="watch sleepers")
 
-    async def _open_route(self, name: str, entry: ModelEntry) -> None:
-        pause_s, told = MIN_PAUSE_S, False
+    async def _look_at_sleepers(self) -> None:
+        """What starts or stops a model that may sleep need not have passed through this router."""
         while True:
-            try:
-                return await self._try_to_open(name, entry)
-            except RouterError as error:
-                logger.info("%s does not answer yet: %s", entry.app, error)
-            except Exception:  # whatever it is, the route must not stay closed for good
-                if not told:
-                    logger.exception("opening the route to %s failed; it is tried again", entry.app)
-                told = True
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)
-
-    async def _try_to_open(self, name: str, entry: ModelEntry) -> None:
-        if entry.app not in self.models:  # a handle outlives the replicas behind it, and is not free
-            self.models.add(entry.app, await self._connect(entry.app))
-        if entry.wakes:  # a question would start it; it is called when somebody needs it
-            return
-        await _answer(self.models[entry.app], self.table.deadlines.first_token_s)
-        self.ready.add(name)
+            await asyncio.sleep(LOOK_PERIOD_S)
+            for route in self._routes.values():
+                if route.entry.wakes:
+                    route.look()
 
 
-async def _answer(model: Model, limit_s: float) -> None:
-    try:
-        async with asyncio.timeout(limit_s), aclosing(model.stream(PROBE)) as pieces:
-            async for piece in pieces:
-                if piece.finish is Finish.CANCELLED:
-                    break  # a replica that shuts down
-                if piece.finish:
-                    return
-    except TimeoutError as error:
-        raise ModelStalled(f"no answer within {limit_s:g} s") from error
-    raise ModelUnavailable("the stream ended without an answer")
+async def _close(routes: list[Route]) -> None:
+    tasks = [task for route in routes for task in route.close()]
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
+from ray import serve
 
+from deployments.scaling import TOKEN_LOAD
 from experts.engine.base import Call, Chunk, Engine, Stats
 from experts.errors import EngineFailed, ExpertsError, TokenError
+from router.load import ReplicaLoad
 
 if TYPE_CHECKING:  # torch; Serve builds and routes without it
     from experts.token import ExpertToken
 
 
-class TokenTable(BaseModel):
-    """The meta's `user_config`: every expert token, inlined, so that no replica needs a shared disk."""
+class ModelSettings(BaseModel):
+    """A model's `user_config`: what changes while it serves.
+
+    A meta has every expert's `tokens`, inlined, so that no replica needs a shared disk; `epoch` numbers them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    epoch: int
-    tokens: dict[str, str]
+    target_tokens_in_flight: int | None = None
+    epoch: int = 0
+    tokens: dict[str, str] | None = None
 
 
 class ModelServer:
@@ -28,6 +36,7 @@ class ModelServer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._settings = ModelSettings()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed `user_config` here, without a restart.
@@ -36,8 +45,11 @@ class ModelServer:
             TokenError: a token is broken, is another expert's or was learned for another meta; the old
                 table stays.
         """
-        table = TokenTable.model_validate(user_config)
-        await self._engine.install(table.epoch, [_token(*item) for item in table.tokens.items()])
+        settings = ModelSettings.model_validate(user_config)
+        if settings.tokens is not None:
+            tokens = [_token(*item) for item in settings.tokens.items()]
+            await self._engine.install(settings.epoch, tokens)
+        self._settings = settings
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Stream one call.
@@ -60,12 +72,32 @@ class ModelServer:
     async def stats(self) -> Stats:
         return self._engine.stats()
 
+    async def load(self) -> ReplicaLoad:
+        return _replica_load(self._engine.stats())
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks for this every few seconds, and hands it to the scaling policy."""
+        target = self._settings.target_tokens_in_flight
+        # Without a target a load of 0, not none: Serve would go by the last one it was told.
+        return {TOKEN_LOAD: self._engine.stats().num_tokens_in_flight / target if target else 0.0}
+
     async def check_health(self) -> None:
         await self._engine.check()
 
     async def close(self) -> None:
         if hasattr(self, "_engine"):  # Serve ends a replica also when loading its engine failed
             await self._engine.close()
+
+
+def _replica_load(stats: Stats) -> ReplicaLoad:
+    return ReplicaLoad(
+        replica=serve.get_replica_context().replica_tag,
+        time_s=time.monotonic(),
+        num_running=stats.num_running,
+        num_waiting=stats.num_waiting,
+        num_tokens=stats.num_tokens,
+        cache_use=stats.cache_use,
+    )
 
 
 def _token(name: str, inline: str) -> ExpertToken:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
@@ -32,6 +32,15 @@ FOREIGN = (RayError, RayServeException, AioRpcError, ExpertsError, TimeoutError)
 GONE = (EngineDead, RayActorError, TaskCancelledError, DeploymentUnavailableError, AioRpcError)
 
 
+class Deployed(Model, Protocol):
+    """A model that may run or not."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a replica is there to take a call. To look at it starts nothing and sends nothing."""
+        ...
+
+
 class RemoteModel:
     """Keeps the contract of `router.model.Model` over a `DeploymentHandle`."""
 
@@ -39,6 +48,10 @@ class RemoteModel:
         self._app = app
         # Configured once: every `.options()` starts a metrics pusher and a long poll of its own.
         self._generate = handle.options(method_name="generate", stream=True)
+
+    @property
+    def is_running(self) -> bool:
+        return num_running_replicas(self._generate) > 0
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         response = self._generate.remote(to_call(ask))
@@ -57,6 +70,17 @@ class RemoteModel:
             # Where no replica took the call, Serve raises the reason a second time.
             with suppress(*FOREIGN):
                 response.cancel()
+
+
+def num_running_replicas(handle: DeploymentHandle[Any]) -> int:
+    """As many as the handle could send a call to now; 0 before it was told of any.
+
+    Serve pushes this to every handle and keeps it to itself: what it offers in public is either a call, which
+    would start a replica, or a question to the controller, which requests must not depend on.
+    """
+    router: Any = handle._router
+    chooser = router._asyncio_router._request_router  # None until the first push
+    return 0 if chooser is None else len(chooser.curr_replicas)
 
 
 def to_call(ask: Ask) -> Call:
@@ -106,21 +130,26 @@ def translate(app: str, error: Exception) -> RouterError:
     return ModelFailed(f"{app} failed while answering")
 
 
-class Connections(Mapping[str, Model]):
+class Connections(Mapping[str, Deployed]):
     """The models this router has handles to, by application; `lost` hears of each that is found away."""
 
     def __init__(self, lost: Callable[[str], None]) -> None:
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, _Watched] = {}
         self._lost = lost
 
-    def add(self, app: str, model: Model) -> None:
+    def add(self, app: str, model: Deployed) -> None:
         self._models[app] = _Watched(app, model, self._lost)
 
     def keep(self, apps: Collection[str]) -> None:
         """Let go of every other application."""
         self._models = {app: model for app, model in self._models.items() if app in apps}
 
-    def __getitem__(self, app: str) -> Model:
+    @property
+    def open_calls(self) -> dict[str, int]:
+        """How many calls are under way, by application."""
+        return {app: model.num_open for app, model in self._models.items() if model.num_open}
+
+    def __getitem__(self, app: str) -> Deployed:
         if app not in self._models:
             raise ModelUnavailable(f"{app} is not connected yet")
         return self._models[app]
@@ -136,14 +165,20 @@ class Connections(Mapping[str, Model]):
 
 
 class _Watched:
-    """A model that tells when a call finds it away; one that is merely busy is not."""
+    """A model that tells when a call finds it away; one that is merely busy is not. Counts its calls."""
 
-    def __init__(self, app: str, model: Model, lost: Callable[[str], None]) -> None:
+    def __init__(self, app: str, model: Deployed, lost: Callable[[str], None]) -> None:
+        self.num_open = 0
         self._app = app
         self._model = model
         self._lost = lost
 
+    @property
+    def is_running(self) -> bool:
+        return self._model.is_running
+
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        self.num_open += 1
         try:
             async with aclosing(self._model.stream(ask)) as pieces:
                 async for piece in pieces:
@@ -153,6 +188,8 @@ class _Watched:
         except ModelUnavailable:
             self._lost(self._app)
             raise
+        finally:
+            self.num_open -= 1
 
 
 def _is_own_cancellation() -> bool:

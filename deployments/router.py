@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.gateway import Gateway
+from deployments.load import ServeReplicas
 from deployments.remote import RemoteModel
 from router.errors import ModelUnavailable
 from router.http import build_app
@@ -19,7 +20,7 @@ from router.table import RouteTable
 
 class Router:
     def __init__(self, max_body_bytes: int) -> None:
-        self._gateway = Gateway(connect, max_body_bytes)
+        self._gateway = Gateway(connect, max_body_bytes, ServeReplicas())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxy sets a request id of its own on every response.
@@ -28,6 +29,9 @@ class Router:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""
         await self._gateway.install(RouteTable.model_validate(user_config))
+
+    async def open_calls(self) -> dict[str, int]:
+        return self._gateway.open_calls
 
     async def check_health(self) -> None:
         """Async, so that a blocked event loop fails it; the models' health is their own."""

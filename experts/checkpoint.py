@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from experts.errors import ModelLoadError
+from experts.fetch import fetch, uri_name
 from experts.prompt import PromptRenderer
 from experts.token import checkpoint_fingerprint, head_fingerprint
 
@@ -21,7 +23,8 @@ from experts.token import checkpoint_fingerprint, head_fingerprint
 class Checkpoint:
     """Where a model is, and how it is to be loaded: small enough to travel to the worker that loads it.
 
-    `source`: a folder or a hub id; `dtype`: "auto" or a torch dtype's name; `device`: what torch calls it.
+    `source`: a folder, a hub id, or a URI that is fetched where it is loaded; `dtype`: "auto" or a torch
+    dtype's name; `device`: what torch calls it.
     """
 
     source: str
@@ -40,12 +43,12 @@ class Checkpoint:
 
     def load_renderer(self) -> PromptRenderer:
         """The tokenizer and chat template alone. Raises ModelLoadError, TemplateError."""
-        return _load_renderer(self.source, self.revision)
+        return _load_renderer(local_source(self.source), self.revision)
 
     def max_tokens(self) -> int | None:
         """The context window, if the configuration names one. Raises ModelLoadError."""
         try:
-            config = AutoConfig.from_pretrained(self.source, **_local(self.revision))
+            config = AutoConfig.from_pretrained(local_source(self.source), **_local(self.revision))
         except _UNREADABLE as error:
             raise _unloadable(self.source, error) from error
         window: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -62,10 +65,11 @@ class Checkpoint:
         return head_fingerprint(self.load()[0].get_output_embeddings().weight)
 
     def _folder(self) -> Path:
-        if Path(self.source).is_dir():
-            return Path(self.source)
+        source = local_source(self.source)
+        if Path(source).is_dir():
+            return Path(source)
         try:
-            return Path(snapshot_download(self.source, revision=self.revision, local_files_only=True))
+            return Path(snapshot_download(source, revision=self.revision, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError) as error:
             raise ModelLoadError(
                 f"{self.source}: neither a folder nor in the local hub cache; correct the path or download it"
@@ -73,18 +77,31 @@ class Checkpoint:
 
 
 def checkpoint_name(source: str) -> str:
+    if "://" in source:
+        return uri_name(source)
     return Path(source).resolve().name if source and Path(source).is_dir() else source
+
+
+def local_source(source: str) -> str:
+    """What Hugging Face can load: the folder of a URI, fetched if need be; anything else as it is.
+
+    Raises ModelLoadError.
+    """
+    return str(fetch(source)) if "://" in source else source
 
 
 def load_checkpoint(
     source: str, *, revision: str | None, dtype: str, device_map: str, attention: str = "sdpa"
 ) -> tuple[PreTrainedModel, PromptRenderer]:
-    """Load the folder or hub id `source` without a download and without running any code of its own.
+    """Load the folder, hub id or URI `source` without running any code of its own.
+
+    Only what a URI names is downloaded: a hub id has to be in the local cache.
 
     Raises:
         ModelLoadError: it is not there, not a causal LM, or does not fit.
         TemplateError: its chat template cannot hold a conversation.
     """
+    source = local_source(source)
     renderer = _load_renderer(source, revision)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -105,7 +122,10 @@ _UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, torch.OutOfMem
 
 def _load_renderer(source: str, revision: str | None) -> PromptRenderer:
     if source.startswith((".", "/")) and not Path(source).is_dir():
-        raise ModelLoadError(f"{source}: no such model folder; correct model.path")
+        raise ModelLoadError(
+            f"{source}: no such model folder on node {socket.gethostname()}; correct model.path, put it on a "
+            "disk that every node shares, use model: {uri: …}, or build it into the image"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **_local(revision))
     except _UNREADABLE as error:

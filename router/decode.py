@@ -5,14 +5,15 @@
      +------------------------+                                   (after_expert: return, max_handoffs)
 
 A model that fails is resumed from the text already received; when it cannot be, the meta decides the same
-position again with that expert masked. Whatever happens, the client's text is the concatenation of the spans.
+position again with that expert masked; so it does when it calls for an expert that sleeps and is not waited
+for (cold_start: meta). Whatever happens, the client's text is the concatenation of the spans.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from router.errors import (
@@ -22,10 +23,12 @@ from router.errors import (
     ModelStalled,
     ModelUnavailable,
     RouterError,
+    WakeFailed,
 )
 from router.job import Answering, Delta, Done, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
 from router.policy import Recovery, after_failure, allowed_experts
+from router.routes import Routes, State
 from router.table import META, ModelEntry, RouteTable
 from router.transcript import Transcript
 
@@ -33,15 +36,15 @@ from router.transcript import Transcript
 class Decoder:
     """Decodes answers against one route table; cheap to make, one per request.
 
-    `ready` is read at every decision, so an expert that opens or closes meanwhile is seen at once.
+    `routes` is asked at every decision, so an expert that opens or closes meanwhile is seen at once.
     """
 
     def __init__(
-        self, table: RouteTable, models: Models, ready: Collection[str], *, retry_pause_s: float = 0.05
+        self, table: RouteTable, models: Models, routes: Routes, *, retry_pause_s: float = 0.05
     ) -> None:
         self._table = table
         self._models = models
-        self._ready = ready
+        self._routes = routes
         self._retry_pause_s = retry_pause_s
 
     async def decode(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
@@ -92,6 +95,8 @@ class Decoder:
     async def _call(self, job: Job, state: Answering, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
         """Stream the writer of the moment until it finishes, under all three deadlines."""
         entry = self._entry(state.writer)
+        if entry.wakes:
+            await self._awake(state)
         usage = state.usage.setdefault(state.writer, ModelUsage())
         usage.num_calls += 1
         limit_s = self._table.deadlines.first_token_s
@@ -108,9 +113,23 @@ class Decoder:
                 yield piece
                 if finish is Finish.CANCELLED:
                     raise ModelUnavailable(f"the replica of {state.writer} gave the request up")
-                # Not `_allowed` again: `ready` may have changed since the model was asked.
+                # Not `_allowed` again: routes may have changed since the model was asked.
                 if finish is Finish.EXPERT and piece.expert not in ask.allowed:
                     raise ModelFailed(f"{state.writer} handed over to '{piece.expert}' unasked")
+
+    async def _awake(self, state: Answering) -> None:
+        """Wait until the writer is there; a deadline of its own bounds that, and not the answer's."""
+        deadlines, clock = self._table.deadlines, asyncio.get_running_loop().time
+        # One that was there and died is waited for no longer than any other.
+        limit_s = deadlines.first_token_s if state.failures[state.writer] else deadlines.wake_s
+        began = clock()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._routes.awake(state.writer)
+        except TimeoutError as error:
+            raise WakeFailed(f"{state.writer} did not start within {limit_s:g} s") from error
+        finally:
+            state.deadline += clock() - began
 
     def _ask(self, job: Job, state: Answering, probe: bool) -> Ask:
         written = state.transcript.text
@@ -134,7 +153,7 @@ class Decoder:
         return allowed_experts(
             self._table,
             job.routing,
-            ready=self._ready,
+            state_of=self._routes.state,
             masked=state.masked,
             num_handoffs=state.num_handoffs,
         )
@@ -150,6 +169,10 @@ class Decoder:
             return Finish.STOP
         if last.finish is Finish.EXPERT:
             assert last.expert is not None, "_call lets only allowed experts through"
+            if self._is_left_to_meta(last.expert):
+                self._routes.wake(last.expert)
+                state.masked.add(last.expert)
+                return None
             state.num_handoffs += 1
             state.pass_pen(last.expert, last.probability)
             return None
@@ -159,6 +182,10 @@ class Decoder:
             return Finish.STOP
         state.pass_pen(META)
         return None
+
+    def _is_left_to_meta(self, expert: str) -> bool:
+        asleep = self._routes.state(expert) in (State.ASLEEP, State.WAKING)
+        return asleep and self._entry(expert).cold_start == "meta"
 
     async def _recover(self, job: Job, state: Answering, error: RouterError) -> Finish | None:
         """Choose who goes on after a failure; raises the error when nobody can.

@@ -11,6 +11,7 @@ RouterError
     │   ├── ModelStalled            504: no token within its deadline
     │   └── ModelOverloaded         429: every queue is full
     ├── ModelFailed             500: the engine's own exception, the same everywhere; never retried
+    ├── WakeFailed              503: scaled to zero, and it did not start; what waited has waited long enough
     └── DeadlineExceeded        504: the answer's total time is up
 """
 
@@ -85,6 +86,12 @@ class ModelOverloaded(ModelUnavailable):
 
 class ModelFailed(ServiceError):
     code = "model_failed"
+
+
+class WakeFailed(ServiceError):
+    status = 503
+    code = "wake_failed"
+    retry_after_s = 10
 
 
 class DeadlineExceeded(ServiceError):

@@ -6,7 +6,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -25,30 +26,28 @@ from router.errors import (
     RouterError,
     UnknownModel,
 )
+from router.load import ModelLoad
 from router.model import Models, Piece
 from router.openai import AnswerRequest, AnyRequest, ChatRequest, CompletionRequest, parse
+from router.routes import Routes, State
 from router.stream import EventStream, envelope, interleave, to_json, while_connected
-from router.table import RouteTable
+from router.table import META, RouteTable
 
 logger = logging.getLogger(__name__)
 
 
-class Gateway(Protocol):
-    """What the surface needs to know of the cluster; every request reads it anew.
-
-    `ready` names the experts that answer now; it stays live while an answer is written.
-    """
+class Gateway(Routes, Protocol):
+    """What the surface needs to know of the cluster; every request reads it anew."""
 
     @property
     def table(self) -> RouteTable: ...
     @property
     def models(self) -> Models: ...
     @property
-    def ready(self) -> Collection[str]: ...
-    @property
-    def meta_ready(self) -> bool: ...
-    @property
     def max_body_bytes(self) -> int: ...
+    async def load(self) -> Mapping[str, ModelLoad | None]:
+        """How busy each model of the table is, the meta among them; None where it does not say."""
+        ...
 
 
 def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> FastAPI:
@@ -65,6 +64,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> FastAPI:
         ("GET", "/v1/models", endpoints.models),
         ("GET", "/v1/models/{model_id:path}", endpoints.model),
         ("GET", "/healthz", endpoints.health),
+        ("GET", "/stats", endpoints.stats),
     ):
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(RouterError, _router_error)
@@ -90,10 +90,10 @@ class _Endpoints:
         asked = await self._read(request, kind)
         table = self._gateway.table
         answer = answer_kind(asked, table)
-        decoder = Decoder(table, self._gateway.models, self._gateway.ready)
+        decoder = Decoder(table, self._gateway.models, self._gateway)
         items = interleave([decoder.decode(job) for job in answer.jobs])
         if asked.stream:
-            return EventStream(answer.events(items), request.state.request_id)
+            return EventStream(answer.events(items), request.state.request_id, table.heartbeat_s)
         return _json(await while_connected(request.receive, answer.body(items)))
 
     async def route(self, request: Request) -> Response:
@@ -104,7 +104,7 @@ class _Endpoints:
         if not job.target.routed:
             param = "routing.force" if job.routing.force else "model"
             raise InvalidRequest(f"'{job.target.writer}' is addressed directly: nothing to decide", param)
-        decoder = Decoder(table, self._gateway.models, self._gateway.ready)
+        decoder = Decoder(table, self._gateway.models, self._gateway)
         piece = await while_connected(request.receive, decoder.distribution(job))
         return _json(
             {"object": "routing.distribution", "model": asked.model or table.name, **_decision(piece)}
@@ -124,16 +124,18 @@ class _Endpoints:
         return {"id": name, "object": "model", "created": self._started, "owned_by": table.name}
 
     async def health(self) -> Response:
-        table, ready = self._gateway.table, self._gateway.ready
-        experts = {
-            name: "ready" if name in ready else "asleep" if entry.wakes else "masked"
-            for name, entry in table.experts.items()
-        }
+        table = self._gateway.table
+        experts = {name: self._gateway.state(name) for name in table.experts}
         picture = {"epoch": table.epoch, "experts": experts}
-        if self._gateway.meta_ready:
+        if self._gateway.state(META) is State.READY:
             return _json({"status": "ok", **picture})
         error = ModelUnavailable("the meta does not answer yet")
         return _json({"status": "unavailable", **picture, **envelope(error)}, error.status, _headers(error))
+
+    async def stats(self) -> Response:
+        loads = await self._gateway.load()
+        models = {name: None if load is None else asdict(load) for name, load in loads.items()}
+        return _json({"epoch": self._gateway.table.epoch, "models": models})
 
     async def _read(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
         """The body, parsed; cut off at the limit whatever its headers promise."""

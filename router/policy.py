@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from router.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, RouterError, UnknownModel
-from router.table import META, RouteTable
+from router.routes import State
+from router.table import META, ModelEntry, RouteTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,12 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
 
 
 def allowed_experts(
-    table: RouteTable, routing: Routing, *, ready: Collection[str], masked: Collection[str], num_handoffs: int
+    table: RouteTable,
+    routing: Routing,
+    *,
+    state_of: Callable[[str], State],
+    masked: Collection[str],
+    num_handoffs: int,
 ) -> tuple[str, ...]:
     """The one place that says which experts the meta may hand over to at this position."""
     if num_handoffs >= table.max_handoffs:
@@ -75,7 +81,7 @@ def allowed_experts(
     return tuple(
         name
         for name, entry in table.experts.items()
-        if name in wanted and name not in barred and (name in ready or entry.wakes)
+        if name in wanted and name not in barred and _may_be_called(entry, state_of(name))
     )
 
 
@@ -88,6 +94,11 @@ def after_failure(
     if isinstance(error, ModelUnavailable) and num_failures <= retries:
         return Recovery.RETRY
     return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
+
+
+def _may_be_called(entry: ModelEntry, state: State) -> bool:
+    # Where the meta answers meanwhile, calling for an expert under way would only have it decide twice.
+    return state in (State.READY, State.ASLEEP) or (state is State.WAKING and entry.cold_start == "wait")
 
 
 def _check_names(table: RouteTable, field_name: str, names: Collection[str]) -> None:

@@ -18,6 +18,7 @@ from router.errors import RouterError
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
+HEARTBEAT = b": heartbeat\n\n"  # a comment: clients skip it, and nobody between takes the line for dead
 
 logger = logging.getLogger(__name__)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -79,44 +80,80 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Sends events as they come, then [DONE].
+    """Sends events as they come, then [DONE]; and a comment whenever nothing was sent for `heartbeat_s`.
 
-    The status waits for the first event, so that an early failure is still a status. A later one can only
+    The status waits for the first of these, so that an early failure is still a status. A later one can only
     be told inside the stream.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], request_id: str) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], request_id: str, heartbeat_s: float) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._request_id = request_id
+        self._heartbeat_s = heartbeat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(self._events) as events:
-            first = await anext(events)
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            async with aclosing(self._rest(events)) as rest:
-                async for chunk in rest:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
-
-    async def _rest(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        body = _Body(send, self.raw_headers)
+        heart = asyncio.create_task(body.keep_alive(self._heartbeat_s))
         try:
-            async for chunk in events:
-                yield chunk
+            async with aclosing(self._told(body)) as chunks:
+                async for chunk in chunks:
+                    await body.write(chunk)
+        finally:
+            await _end(heart)
+        await body.write(DONE, more=False)
+
+    async def _told(self, body: _Body) -> AsyncGenerator[bytes, None]:
+        """The events; once the status is out, a failure is the last of them."""
+        try:
+            async with aclosing(self._events) as events:
+                async for chunk in events:
+                    yield chunk
         except RouterError as error:
+            if not body.begun:
+                raise
             logger.warning("request %s broke off: %s", self._request_id, error)
             yield event(envelope(error))
         except Exception:  # the last place where the client can still be told
+            if not body.begun:
+                raise
             logger.exception("request %s broke off", self._request_id)
             yield event(envelope(RouterError("the server had an internal error")))
+
+
+class _Body:
+    """What goes to the client, written by one at a time; the status goes with the first bytes."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self.begun = False
+        self._send = send
+        self._headers = headers
+        self._clock = asyncio.get_running_loop().time
+        self._sent_at = self._clock()
+        self._lock = asyncio.Lock()
+
+    async def write(self, content: bytes, *, more: bool = True) -> None:
+        async with self._lock:
+            if not self.begun:
+                self.begun = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await self._send({"type": "http.response.body", "body": content, "more_body": more})
+            self._sent_at = self._clock()
+
+    async def keep_alive(self, heartbeat_s: float) -> None:
+        # One timer for each silence, not one for each event: events cost no more than a look at the clock.
+        while True:
+            sent_at = self._sent_at
+            await asyncio.sleep(sent_at + heartbeat_s - self._clock())
+            if self._sent_at == sent_at:
+                await self.write(HEARTBEAT)
 
 
 async def _pump(

@@ -16,9 +16,18 @@ class Frozen(BaseModel):
 
 
 class Deadlines(Frozen):
+    """`total_s` counts what models write and decide. Starting a model that sleeps is not among it: that may
+    take `wake_s`, after which the first token is due within `first_token_s` as ever."""
+
     first_token_s: float = Field(30.0, gt=0)
     gap_s: float = Field(10.0, gt=0)
     total_s: float = Field(600.0, gt=0)
+    wake_s: float = Field(300.0, gt=0)
+
+    @property
+    def longest_s(self) -> float:
+        """How long a client may be kept: all of an answer, and the start of a model for it."""
+        return self.total_s + self.wake_s
 
 
 class RoutingRules(Frozen):
@@ -30,13 +39,19 @@ class RoutingRules(Frozen):
     call_bias: float = 0.0
     retries: int = Field(1, ge=0)
     deadlines: Deadlines = Deadlines()
+    heartbeat_s: float = Field(10.0, gt=0)  # a stream that was silent so long gets a comment line
 
 
 class ModelEntry(Frozen):
-    """Where a model is served. `wakes`: it may be scaled to zero, and a call starts it."""
+    """Where a model is served. `wakes`: it may be scaled to zero, and a call starts it.
+
+    `cold_start` says what becomes of that call: it is held until the model answers (`wait`), or the meta
+    answers it while the model starts (`meta`). Whoever addresses the model by name is held either way.
+    """
 
     app: str
     wakes: bool = False
+    cold_start: Literal["wait", "meta"] = "wait"
 
 
 class RouteTable(RoutingRules):

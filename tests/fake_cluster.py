@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from deployments.gateway import MAX_PAUSE_S, Gateway
+from deployments.gateway import Gateway
+from deployments.route import MAX_PAUSE_S
 from router.model import Ask, Piece
-from router.table import ModelEntry, RouteTable
+from router.routes import State
+from router.table import META, ModelEntry, RouteTable
+from tests.fake_replicas import FakeReplicas
 from tests.fakes import JOB, STOP, FakeModel, Item, Script, turns
 
 ASK = Ask("r", JOB.prompt)
+
+
+@dataclass
+class FakeApp(FakeModel):
+    """An application. While it does not run, a call starts it, which takes `start_s`, and waits for that."""
+
+    is_running: bool = True
+    start_s: float = 60.0
+    num_starts: int = 0
+    _up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        if not self.is_running:
+            await self._start()
+        async with aclosing(super().stream(ask)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def falls_asleep(self) -> None:
+        self.is_running = False
+        self._up = asyncio.Event()
+
+    def comes_up(self) -> None:
+        self.is_running = True
+        self._up.set()
+
+    async def _start(self) -> None:
+        self.num_starts += 1
+        asyncio.get_running_loop().call_later(self.start_s, self.comes_up)
+        await self._up.wait()
 
 
 class Cluster:
@@ -22,10 +56,10 @@ class Cluster:
         self.connects: list[str] = []
         self.failures: dict[str, list[Exception]] = {}
         self.models = {
-            app: FakeModel(then_answers(*scripts.get(app, []))) for app in ("meta", "chem", "law", "weather")
+            app: FakeApp(then_answers(*scripts.get(app, []))) for app in ("meta", "chem", "law", "weather")
         }
 
-    async def connect(self, app: str) -> FakeModel:
+    async def connect(self, app: str) -> FakeApp:
         self.connects.append(app)
         await asyncio.sleep(0)  # as a real one: others run meanwhile
         if self.failures.get(app):
@@ -50,7 +84,7 @@ def table(*experts: str, **changes: Any) -> RouteTable:
 
 @asynccontextmanager
 async def gateway_to(cluster: Cluster, first: RouteTable) -> AsyncIterator[Gateway]:
-    gateway = Gateway(cluster.connect, max_body_bytes=1024)
+    gateway = Gateway(cluster.connect, 1024, FakeReplicas())
     before = asyncio.all_tasks()
     try:
         await gateway.install(first)
@@ -59,6 +93,11 @@ async def gateway_to(cluster: Cluster, first: RouteTable) -> AsyncIterator[Gatew
         await gateway.close()
         assert asyncio.all_tasks() == before
         assert not any(model.num_open for model in cluster.models.values())
+
+
+def opened(gateway: Gateway) -> set[str]:
+    names = (META, *gateway.table.experts)
+    return {name for name in names if gateway.state(name) is State.READY}
 
 
 async def settle(for_s: float = 10 * MAX_PAUSE_S) -> None:

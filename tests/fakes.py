@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import uvicorn
 from fastapi import FastAPI
 
-from router.decode import Decoder
 from router.errors import ModelUnavailable, RouterError
-from router.job import Delta, Done, Job
+from router.job import Job
+from router.load import ModelLoad
 from router.model import Ask, Finish, Models, Piece, Prompt
 from router.policy import Target
-from router.table import ModelEntry, RouteTable
+from router.routes import State
+from router.table import META, ModelEntry, RouteTable
 
 T = TypeVar("T")
 EXPERTS = ("chem", "law", "weather")
@@ -58,7 +59,7 @@ class FakeModel:
                 if isinstance(item, RouterError):
                     raise item
                 if isinstance(item, Pause):
-                    await _pause(item)
+                    await pause(item)
                 else:
                     yield item
         finally:
@@ -131,6 +132,7 @@ class FakeGateway:
     ready: Collection[str] = ("roman", "morse")
     meta_ready: bool = True
     max_body_bytes: int = 10_000
+    loads: Mapping[str, ModelLoad] = field(default_factory=dict)
     table: RouteTable = RouteTable(
         epoch=7,
         name="generalist",
@@ -138,6 +140,22 @@ class FakeGateway:
         experts={"roman": ModelEntry(app="roman"), "morse": ModelEntry(app="morse", wakes=True)},
         retries=0,
     )
+
+    def state(self, name: str) -> State:
+        if name == META:
+            return State.READY if self.meta_ready else State.MASKED
+        if name in self.ready:
+            return State.READY
+        return State.ASLEEP if self.table.experts[name].wakes else State.MASKED
+
+    def wake(self, name: str) -> None:
+        self.ready = {*self.ready, name}
+
+    async def awake(self, name: str) -> None:
+        self.wake(name)
+
+    async def load(self) -> dict[str, ModelLoad | None]:
+        return {name: self.loads.get(name) for name in (META, *self.table.experts)}
 
 
 @contextmanager
@@ -185,25 +203,6 @@ def expert_table(**changes: Any) -> RouteTable:
     return RouteTable(**{**fields, **changes})
 
 
-def answer(
-    models: Mapping[str, FakeModel], job: Job = JOB, ready: Collection[str] = EXPERTS, **changes: Any
-) -> tuple[str, Done]:
-    """Decode in virtual time: the client's text and the end. However it ends, no stream may be left open."""
-
-    async def events() -> list[Delta | Done]:
-        try:
-            return [event async for event in Decoder(expert_table(**changes), models, ready).decode(job)]
-        finally:  # at once: the loop's shutdown would close a forgotten stream
-            assert not any(model.num_open for model in models.values())
-
-    *deltas, done = in_virtual_time(events())
-    assert isinstance(done, Done)
-    text = "".join(delta.text for delta in deltas if isinstance(delta, Delta))
-    assert text == "".join(span.text for span in done.spans)
-    assert done.num_completion_tokens == sum(u.num_completion_tokens for u in done.usage_by_model.values())
-    return text, done
-
-
 def in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a loop whose clock jumps to the next timer, so that deadlines of minutes cost nothing."""
     with asyncio.Runner(loop_factory=_VirtualTimeLoop) as runner:
@@ -228,8 +227,8 @@ class _JumpingSelector(selectors.SelectSelector):
         return super().select(0)
 
 
-async def _pause(pause: Pause) -> None:
+async def pause(length: Pause) -> None:
     over = asyncio.Event()
-    if pause.for_s is not None:
-        asyncio.get_running_loop().call_later(pause.for_s, over.set)
+    if length.for_s is not None:
+        asyncio.get_running_loop().call_later(length.for_s, over.set)
     await over.wait()

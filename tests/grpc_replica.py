@@ -63,7 +63,7 @@ class ScriptedEngine:
             raise EngineDead("closed")
 
     def stats(self) -> Stats:
-        return Stats(0, 0, 0.0, 0)
+        return Stats(0, 0, 0.0, 0, 0)
 
     async def close(self) -> None:
         self.closed = True

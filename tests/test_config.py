@@ -79,11 +79,13 @@ def test_paths_start_at_the_files_folder_wherever_it_is_read_from(folder: Path, 
     assert config.source == Path("../cluster.yaml")
 
 
-def test_hub_models_and_token_uris_are_taken_as_they_are(folder: Path):
+def test_hub_models_and_uris_are_taken_as_they_are(folder: Path):
     data = changed("experts/roman/token", "s3://bucket/roman.safetensors")
     data["meta"]["model"] = {"hub": "Qwen/Qwen3-8B", "revision": "main"}
+    data["experts"]["roman"]["model"] = {"uri": "abfs://models@account.dfs.core.windows.net/roman"}
     config = load(folder, data)
     assert config.meta.model.model_dump() == {"hub": "Qwen/Qwen3-8B", "revision": "main"}
+    assert config.local_experts["roman"].model.model_dump() == data["experts"]["roman"]["model"]
     assert config.local_experts["roman"].token == "s3://bucket/roman.safetensors"
 
 
@@ -144,7 +146,109 @@ REFUSED = [
     ("meta/resources/num_gpus", 1.5, "num_gpus 1.5 is not whole; Ray takes fractions only below 1"),
     ("meta/resources/num_cpus", float("nan"), "meta.resources.num_cpus: should be a finite number"),
     ("meta/resources/custom", {"GPU": 1.0}, "custom.GPU is Ray's own; use num_cpus, num_gpus"),
-    ("meta/resources/tensor_parallel", 2, "tensor_parallel above 1 is not built yet; use 1"),
+    (
+        "meta/resources/tensor_parallel",
+        2,
+        "meta: resources.tensor_parallel 2: engine transformers keeps model and KV cache on one device; "
+        "use tensor_parallel: 1, and more replicas",
+    ),
+    (
+        "meta/resources",
+        {"tensor_parallel": 4, "num_gpus": 2},
+        "num_gpus 2 contradicts tensor_parallel 4, which takes that many whole GPUs; remove num_gpus",
+    ),
+    (
+        "meta/resources/tensor_parallel",
+        0,
+        "meta.resources.tensor_parallel: should be greater than 0; it is 0",
+    ),
+    (
+        "meta/resources/num_cpus",
+        0,
+        "meta.resources: reserves nothing; give it num_cpus, num_gpus or custom resources",
+    ),
+    ("router/resources/num_cpus", 0, "router.resources: reserves nothing; give it num_cpus"),
+    (
+        "meta/resources/num_cpus",
+        -1,
+        "meta.resources.num_cpus: should be greater than or equal to 0; it is -1",
+    ),
+    ("meta/resources/memory_bytes", "16GiB", "meta.resources.memory_bytes: should be a valid integer"),
+    ("meta/resources/accelerator_type", "", "meta.resources.accelerator_type: "),
+    ("meta/resources/custom/fast", 0, "meta.resources.custom.fast: should be greater than 0; it is 0"),
+    ("meta/resources/labels/zone", 1, "meta.resources.labels.zone: should be a valid string; it is 1"),
+    (
+        "meta/model",
+        {"uri": "models/meta"},
+        "meta.model.uri: 'models/meta' begins with none of abfs://, file://",
+    ),
+    (
+        "meta/model",
+        {"uri": "http://x/y"},
+        "'http://x/y' begins with none of abfs://, file://, gs://, https://",
+    ),
+    (
+        "meta/model",
+        {"uri": "simplecache::s3://b/x"},
+        "meta.model.uri: 'simplecache::s3://b/x' begins with none",
+    ),
+    ("meta/model", {"uri": "https://me:pw@x/y"}, "meta.model.uri: holds credentials; remove them"),
+    ("meta/model", {"uri": "s3://key@bucket/y"}, "meta.model.uri: holds credentials; remove them"),
+    ("meta/model", {"uri": "https://x/y?token=z"}, "has a part after ? or #; name a plain folder"),
+    ("meta/model", {"uri": "s3://bucket/"}, "meta.model.uri: 's3://bucket/' names no folder; add the path"),
+    ("meta/model", {"uri": "s3://b/x", "hub": "a/b"}, "meta.model: needs exactly one of path, hub, uri"),
+    (
+        "meta/model",
+        {"uri": "s3://b/x", "revision": "main"},
+        "meta.model.revision: unknown key; remove it, or use one of: uri",
+    ),
+    (
+        "meta/autoscaling",
+        {"max_replicas": 2, "target_tokens_in_flight": 0},
+        "meta.autoscaling.target_tokens_in_flight: should be greater than 0; it is 0",
+    ),
+    (
+        "meta/autoscaling",
+        {"target_tokens_in_flight": 100},
+        "target_tokens_in_flight has no effect while min_replicas = max_replicas = 1",
+    ),
+    (
+        "meta",
+        {
+            "model": {"path": "models/meta"},
+            "engine": {"max_streams": 4, "max_model_len": 100},
+            "autoscaling": {"max_replicas": 2, "target_tokens_in_flight": 401},
+        },
+        "meta: autoscaling.target_tokens_in_flight 401 is above engine.max_streams × max_model_len = 400",
+    ),
+    (
+        "meta/autoscaling",
+        {"max_replicas": 2, "downscale_delay_s": -1},
+        "meta.autoscaling.downscale_delay_s: ",
+    ),
+    ("meta/autoscaling", {"max_replicas": 2, "upscaling_factor": 0}, "meta.autoscaling.upscaling_factor: "),
+    (
+        "meta/autoscaling",
+        {"max_replicas": 2, "aggregation_function": "median"},
+        "meta.autoscaling.aggregation_function: should be 'mean', 'max' or 'min'; it is 'median'",
+    ),
+    ("meta/autoscaling/max_replicas", 0, "meta.autoscaling.max_replicas: should be greater than 0; it is 0"),
+    (
+        "router/autoscaling",
+        {"max_replicas": 2, "target_tokens_in_flight": 100},
+        "router: autoscaling.target_tokens_in_flight has no effect on a router; remove it",
+    ),
+    (
+        "router/resources/tensor_parallel",
+        2,
+        "router: resources.tensor_parallel has no effect on a router; remove it",
+    ),
+    ("router/max_replicas_per_node", 0, "router.max_replicas_per_node: should be greater than or equal to 1"),
+    (
+        "router/max_replicas_per_node",
+        1,
+        "router: max_replicas_per_node 1 has no effect with autoscaling.max_replicas 1; remove it",
+    ),
     ("experts", [], "experts: must be a block of keys, not []"),
     ("experts/roman", None, "experts.roman: needs exactly one of model, adapter, remote"),
     ("experts/roman", {"token": "s3://x"}, "experts.roman: needs exactly one of model, adapter, remote"),
@@ -156,16 +260,6 @@ REFUSED = [
         "experts/roman/cold_start",
         "never",
         "experts.roman.cold_start: should be 'wait' or 'meta'; it is 'never'",
-    ),
-    (
-        "experts/roman",
-        {
-            "model": {"path": "models/roman"},
-            "token": "roman.safetensors",
-            "cold_start": "meta",
-            "autoscaling": {"min_replicas": 0},
-        },
-        "cold_start: meta is not built yet; use cold_start: wait",
     ),
     (
         "experts/roman",
@@ -289,24 +383,55 @@ def key_paths(block: dict[str, Any], parents: tuple[str, ...] = ()) -> list[tupl
     return paths + [p for k, v in block.items() if isinstance(v, dict) for p in key_paths(v, (*parents, k))]
 
 
-FULL = {
+USERS_NAMES = [("experts",), ("meta", "resources", "custom"), ("meta", "resources", "labels")]
+FULL: dict[str, Any] = {
     "meta": {
         "model": {"path": "models/meta"},
         "engine": {"dtype": "float32", "max_model_len": 512, "max_streams": 8, "num_threads": 1},
-        "autoscaling": {"min_replicas": 1, "max_replicas": 2, "upscale_delay_s": 1.0},
-        "resources": {"num_cpus": 0.5},
+        "autoscaling": {
+            "min_replicas": 1,
+            "max_replicas": 2,
+            "initial_replicas": 1,
+            "target_ongoing_requests": 4.0,
+            "target_tokens_in_flight": 1000,
+            "upscale_delay_s": 1.0,
+            "downscale_delay_s": 60.0,
+            "upscaling_factor": 1.0,
+            "downscaling_factor": 0.5,
+            "look_back_period_s": 30.0,
+            "aggregation_function": "max",
+        },
+        "resources": {
+            "num_cpus": 0.5,
+            "num_gpus": 1.0,
+            "memory_bytes": 1024,
+            "accelerator_type": "H100",
+            "custom": {"fast": 1.0},
+            "labels": {"zone": "a"},
+        },
     },
-    "routing": {"when": "start", "deadlines": {"gap_s": 1.0}},
+    "experts": {
+        "roman": {
+            "model": {"path": "models/roman"},
+            "token": "roman.safetensors",
+            "autoscaling": {"min_replicas": 0, "max_replicas": 2, "downscale_to_zero_delay_s": 600.0},
+        }
+    },
+    "routing": {"when": "start", "max_handoffs": 2, "call_bias": 0.5, "deadlines": {"gap_s": 1.0}},
     "http": {"port": 9000, "max_body_bytes": 2048},
-    "router": {"resources": {"num_cpus": 0.5}},
+    "router": {
+        "autoscaling": {"min_replicas": 1, "max_replicas": 3},
+        "resources": {"num_cpus": 0.5},
+        "max_replicas_per_node": 1,
+    },
 }
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_misspelt_key_is_refused_by_its_path_with_the_right_spelling(folder: Path, data: st.DataObject):
-    """One letter doubled, in any key of any block."""
-    path = data.draw(st.sampled_from(key_paths(FULL)))
+    """One letter doubled, in any key of any block, unless it is a name of the user's."""
+    path = data.draw(st.sampled_from([one for one in key_paths(FULL) if one[:-1] not in USERS_NAMES]))
     where = data.draw(st.integers(0, len(path[-1]) - 1))
     wrong = path[-1][: where + 1] + path[-1][where:]
     full = copy.deepcopy(FULL)
@@ -316,9 +441,50 @@ def test_any_misspelt_key_is_refused_by_its_path_with_the_right_spelling(folder:
     block[wrong] = block.pop(path[-1])
     problems = refused(folder, full)
     dotted = ".".join((*path[:-1], wrong))
-    alone = path == ("meta", "model", "path")  # without it the block is of neither kind
-    expected = "exactly one of path, hub" if alone else f"{dotted}: unknown key; did you mean '{path[-1]}'?"
+    # Without these the block is of no kind.
+    sole = path[-2:] in (("model", "path"), ("roman", "model"))
+    expected = "needs exactly one of" if sole else f"{dotted}: unknown key; did you mean '{path[-1]}'?"
     assert any(expected in problem for problem in problems), problems
+
+
+def wrong_for(value: Any) -> st.SearchStrategy[Any]:
+    """What no field takes that holds a value like this."""
+    block = st.just({"typo": 1})
+    listed = st.lists(st.integers(), max_size=2)
+    if isinstance(value, dict):
+        return listed | st.integers() | st.text(max_size=5) | st.none()
+    if isinstance(value, str):
+        return listed | st.integers() | st.floats(allow_nan=False) | st.booleans() | block
+    numbers = st.sampled_from([float("nan"), float("inf"), float("-inf")])
+    numbers = numbers | st.integers(max_value=-(10**6)) if value != FULL["routing"]["call_bias"] else numbers
+    return listed | st.text(max_size=5) | st.booleans() | block | numbers
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_wrong_value_is_refused_by_the_path_of_its_field(folder: Path, data: st.DataObject):
+    path = data.draw(st.sampled_from(key_paths(FULL)))
+    full = copy.deepcopy(FULL)
+    block: dict[str, Any] = full
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = data.draw(wrong_for(block[path[-1]]))
+    dotted = ".".join(path)
+    assert any(problem.startswith(dotted) for problem in refused(folder, full))
+
+
+@pytest.mark.parametrize("path", [("meta",), ("meta", "model"), ("experts", "roman", "token")])
+def test_a_required_key_that_is_missing_is_named(folder: Path, path: tuple[str, ...]):
+    full = copy.deepcopy(FULL)
+    block: dict[str, Any] = full
+    for key in path[:-1]:
+        block = block[key]
+    del block[path[-1]]
+    assert refused(folder, full) == [f"{'.'.join(path)}: is required; add it"]
+
+
+def test_there_are_at_least_forty_kinds_of_wrong_values():
+    assert len({expected for _, _, expected in REFUSED}) >= 40
 
 
 def test_the_full_example_is_accepted(folder: Path):

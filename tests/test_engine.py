@@ -233,6 +233,24 @@ async def test_closing_a_stream_frees_its_slot_and_cache(engine):
     assert (stats.num_running, stats.num_waiting, stats.cache_use) == (0, 0, 0.0)
 
 
+async def test_tokens_in_flight_are_prompts_and_what_may_still_be_written(engine):
+    assert engine.stats().num_tokens_in_flight == 0
+    stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
+    chunks = [await anext(stream)]
+    num_prompt_tokens = chunks[0].num_prompt_tokens or 0
+    while len(chunks) < 5:
+        # The engine may be ahead of what it has sent.
+        num_left = 200 - len(ids_of(chunks))
+        assert num_prompt_tokens <= engine.stats().num_tokens_in_flight <= num_prompt_tokens + num_left
+        chunks.append(await anext(stream))
+    await stream.aclose()
+    assert engine.stats().num_tokens_in_flight == 0
+    async with asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(run(engine, "x" * number, max_tokens=20)) for number in range(12)]
+    assert all(task.result()[-1].finish for task in answers)
+    assert engine.stats().num_tokens_in_flight == 0
+
+
 async def test_a_prompt_beyond_the_window_is_refused_and_a_long_answer_ends_at_it(engine):
     with pytest.raises(ContextLengthExceeded, match="255"):
         await run(engine, "word " * 300)
@@ -280,7 +298,7 @@ async def test_a_closed_engine_says_so(folder):
 
 def test_models_that_cannot_be_loaded_are_refused_in_one_line(tmp_path, folder):
     for source, config, words in (
-        (tmp_path / "nothing", CONFIG, "no such model folder"),
+        (tmp_path / "nothing", CONFIG, "no such model folder on node"),
         (tmp_path, CONFIG, "cannot be loaded"),
         (folder, CONFIG.model_copy(update={"max_model_len": 512}), "takes 256 tokens"),
     ):

@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from deployments.gateway import PROBE
+from deployments.route import PROBE
 from deployments.router import Router
 from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
 from router.model import Finish, Piece
 from router.table import Deadlines, ModelEntry
-from tests.fake_cluster import Cluster, call, gateway_to, settle, table
+from tests.fake_cluster import Cluster, call, gateway_to, opened, settle, table
 from tests.fakes import GONE, STOP, Item, Pause, in_virtual_time
 
 OVERLOADED = ModelOverloaded("full")
@@ -23,12 +23,11 @@ def test_routes_open_when_their_models_have_answered():
     async def main() -> None:
         cluster = Cluster(law=[[GONE], [ModelFailed("broken")], [Piece(finish=Finish.CANCELLED)], []])
         async with gateway_to(cluster, table("chem", "law")) as gateway:
-            assert (gateway.meta_ready, gateway.ready) == (False, set())
+            assert opened(gateway) == set()
             await settle(0.05)
-            assert (gateway.meta_ready, "chem" in gateway.ready) == (True, True)
-            assert "law" not in gateway.ready
+            assert opened(gateway) == {"meta", "chem"}
             await settle()
-            assert "law" in gateway.ready
+            assert "law" in opened(gateway)
             assert (cluster.num_calls("law"), cluster.connects.count("law")) == (5, 1)
             assert cluster.models["law"].asks == [PROBE] * 5
 
@@ -41,7 +40,7 @@ def test_only_a_failed_connect_is_repeated():
         cluster.failures["chem"] = [ModelUnavailable("no such application")] * 3
         async with gateway_to(cluster, table("chem")) as gateway:
             await settle()
-            assert "chem" in gateway.ready
+            assert "chem" in opened(gateway)
             assert (cluster.connects.count("chem"), cluster.num_calls("chem")) == (4, 1)
 
     in_virtual_time(main())
@@ -53,7 +52,7 @@ def test_an_unexpected_error_is_told_once_and_the_route_opens_yet(caplog: pytest
         cluster.failures["chem"] = [RuntimeError("surprise"), RuntimeError("surprise"), KeyError("again")]
         async with gateway_to(cluster, table("chem")) as gateway:
             await settle()
-            assert gateway.ready == {"meta", "chem"}
+            assert opened(gateway) == {"meta", "chem"}
             assert cluster.connects.count("chem") == 4
 
     in_virtual_time(main())
@@ -69,7 +68,7 @@ def test_a_model_that_never_answers_a_probe_is_given_up_and_asked_again():
             await settle(2.9)
             assert cluster.num_calls("chem") == 1
             await settle()
-            assert "chem" in gateway.ready
+            assert "chem" in opened(gateway)
             assert cluster.num_calls("chem") == 3
 
     in_virtual_time(main())
@@ -83,11 +82,10 @@ def test_a_call_that_finds_a_model_away_closes_its_route_until_it_answers():
             for app in ("chem", "meta"):
                 with pytest.raises(ModelUnavailable):
                     await call(gateway, app)
-            assert gateway.ready == {"law"}
-            assert not gateway.meta_ready
+            assert opened(gateway) == {"law"}
             assert await call(gateway, "law") == [STOP]
             await settle()
-            assert gateway.ready == {"meta", "chem", "law"}
+            assert opened(gateway) == {"meta", "chem", "law"}
             assert cluster.num_calls("chem") == 5  # probe, call, two probes that fail, one that does not
             assert sorted(cluster.connects) == ["chem", "law", "meta"]
 
@@ -102,7 +100,7 @@ def test_calls_that_fail_together_start_one_opener():
             results = await asyncio.gather(*[call(gateway, "chem") for _ in range(5)], return_exceptions=True)
             assert all(isinstance(result, ModelUnavailable) for result in results)
             await settle()
-            assert "chem" in gateway.ready
+            assert "chem" in opened(gateway)
             assert cluster.num_calls("chem") == 1 + 5 + 1
 
     in_virtual_time(main())
@@ -115,22 +113,7 @@ def test_a_model_that_is_busy_or_broken_keeps_its_route(error: RouterError):
             await settle()
             with pytest.raises(type(error)):
                 await call(gateway, "chem")
-            assert "chem" in gateway.ready
-
-    in_virtual_time(main())
-
-
-def test_a_sleeping_expert_is_connected_but_never_probed():
-    async def main() -> None:
-        cluster = Cluster(chem=[[GONE]])
-        asleep = table(experts={"chem": ModelEntry(app="chem", wakes=True)})
-        async with gateway_to(cluster, asleep) as gateway:
-            await settle()
-            with pytest.raises(ModelUnavailable):
-                await call(gateway, "chem")
-            await settle()
-            assert cluster.num_calls("chem") == 1
-            assert await call(gateway, "chem") == [STOP]
+            assert "chem" in opened(gateway)
 
     in_virtual_time(main())
 
@@ -143,9 +126,9 @@ def test_experts_of_one_application_close_and_open_together():
             await settle()
             with pytest.raises(ModelUnavailable):
                 await call(gateway, "chem")
-            assert gateway.ready == {"meta"}
+            assert opened(gateway) == {"meta"}
             await settle()
-            assert gateway.ready == {"meta", "chem", "law"}
+            assert opened(gateway) == {"meta", "chem", "law"}
 
     in_virtual_time(main())
 
@@ -157,9 +140,9 @@ def test_a_new_table_keeps_open_what_it_keeps_and_lets_go_of_the_rest():
             await settle()
             moved = {"chem": ModelEntry(app="chem"), "law": ModelEntry(app="weather")}
             await gateway.install(table(experts=moved, epoch=2))
-            assert gateway.ready == {"meta", "chem"}
+            assert opened(gateway) == {"meta", "chem"}
             await settle()
-            assert gateway.ready == {"meta", "chem", "law"}
+            assert opened(gateway) == {"meta", "chem", "law"}
             assert sorted(gateway.models) == ["chem", "meta", "weather"]
             assert (cluster.num_calls("meta"), cluster.num_calls("chem")) == (1, 1)
 
@@ -171,11 +154,10 @@ def test_a_model_lost_during_an_install_gets_one_opener():
         cluster = Cluster(chem=[[STOP], [GONE]], law=[[Pause()]])
         async with gateway_to(cluster, table("chem", "law")) as gateway:
             await settle(1)
-            await asyncio.gather(
-                gateway.install(table("chem", "law", epoch=2)), call(gateway, "chem"), return_exceptions=True
-            )
+            install = gateway.install(table("chem", epoch=2))  # waits for the end of law's opener
+            await asyncio.gather(install, call(gateway, "chem"), return_exceptions=True)
             await settle()
-            assert gateway.ready == {"meta", "chem", "law"}
+            assert opened(gateway) == {"meta", "chem"}
             assert cluster.num_calls("chem") == 3
 
     in_virtual_time(main())
@@ -186,13 +168,13 @@ def test_an_install_that_is_cancelled_stays_cancelled():
         cluster = Cluster(chem=[[Pause()]])
         async with gateway_to(cluster, table("chem")) as gateway:
             await settle(1)
-            install = asyncio.create_task(gateway.install(table("chem", epoch=2)))
+            install = asyncio.create_task(gateway.install(table("law", epoch=2)))
             await asyncio.sleep(0)
             install.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await install
             await settle()
-            assert (gateway.table.epoch, "chem" in gateway.ready) == (2, True)
+            assert (gateway.table.epoch, opened(gateway)) == (2, {"meta", "law"})
 
     in_virtual_time(main())
 

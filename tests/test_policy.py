@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,10 @@ from router.errors import (
 from router.job import Job
 from router.model import Finish, Piece
 from router.policy import Recovery, Routing, Target, after_failure, allowed_experts, resolve
+from router.routes import State
 from router.table import META, ModelEntry
+from tests.answering import answer
+from tests.fake_routes import FakeRoutes
 from tests.fakes import (
     DIRECT,
     EXPERTS,
@@ -32,7 +35,6 @@ from tests.fakes import (
     STOP,
     Item,
     Pause,
-    answer,
     expert_table,
     num_calls,
     playing,
@@ -44,8 +46,8 @@ NAMES = st.lists(st.sampled_from(EXPERTS))
 
 
 def allowed(routing: Routing | None = None, **changes: Any) -> tuple[str, ...]:
-    state = {"table": expert_table(), "ready": EXPERTS, "masked": (), "num_handoffs": 0, **changes}
-    return allowed_experts(state.pop("table"), routing or Routing(), **state)
+    state = {"state_of": FakeRoutes().state, "masked": (), "num_handoffs": 0, **changes}
+    return allowed_experts(state.pop("table", expert_table()), routing or Routing(), **state)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +111,24 @@ def test_an_empty_allow_list_allows_nobody():
     assert allowed(Routing(experts=None)) == EXPERTS
 
 
-def test_an_expert_that_is_not_ready_is_reached_only_if_a_call_wakes_it():
-    experts = {"chem": ModelEntry(app="c"), "law": ModelEntry(app="l", wakes=True)}
-    assert allowed(table=expert_table(experts=experts), ready=()) == ("law",)
+@pytest.mark.parametrize(
+    ("state", "cold_start", "is_allowed"),
+    [
+        (State.READY, "wait", True),
+        (State.READY, "meta", True),
+        (State.ASLEEP, "wait", True),
+        (State.ASLEEP, "meta", True),
+        (State.WAKING, "wait", True),
+        (State.WAKING, "meta", False),
+        (State.MASKED, "wait", False),
+        (State.MASKED, "meta", False),
+    ],
+)
+def test_a_sleeper_may_be_called_for_but_not_twice_where_the_meta_answers_meanwhile(
+    state: State, cold_start: Literal["wait", "meta"], is_allowed: bool
+):
+    table = expert_table(experts={"chem": ModelEntry(app="c", wakes=True, cold_start=cold_start)})
+    assert allowed(table=table, state_of=lambda name: state) == (("chem",) if is_allowed else ())
 
 
 @pytest.mark.parametrize(("num_handoffs", "expected"), [(0, EXPERTS), (1, EXPERTS), (2, ()), (3, ())])
@@ -119,14 +136,13 @@ def test_nobody_is_allowed_once_the_handoffs_are_used_up(num_handoffs: int, expe
     assert allowed(table=expert_table(max_handoffs=2), num_handoffs=num_handoffs) == expected
 
 
-@given(st.none() | NAMES, NAMES, NAMES, NAMES, st.sets(st.sampled_from(EXPERTS)))
+@given(st.none() | NAMES, NAMES, NAMES, st.fixed_dictionaries({n: st.sampled_from(State) for n in EXPERTS}))
 def test_the_allowed_set_is_an_intersection(
-    wanted: list[str] | None, exclude: list[str], ready: list[str], masked: list[str], wakes: set[str]
+    wanted: list[str] | None, exclude: list[str], masked: list[str], states: dict[str, State]
 ):
-    experts = {name: ModelEntry(app=name, wakes=name in wakes) for name in EXPERTS}
     routing = Routing(experts=None if wanted is None else tuple(wanted), exclude=tuple(exclude))
-    names = allowed(routing, table=expert_table(experts=experts), ready=ready, masked=masked)
-    reachable = (set(ready) | wakes) - set(exclude) - set(masked)
+    names = allowed(routing, state_of=states.__getitem__, masked=masked)
+    reachable = {name for name in EXPERTS if states[name] is not State.MASKED} - {*exclude, *masked}
     assert set(names) == (reachable if wanted is None else reachable & set(wanted))
     assert list(names) == sorted(names), "each once and in the table's order, however the request lists them"
 
@@ -185,14 +201,14 @@ def test_the_meta_is_told_whom_it_may_call_and_how_gladly(
     routing: Routing, ready: Collection[str], allowed: tuple[str, ...], bias: dict[str, float]
 ):
     models = playing(meta=[[STOP]])
-    answer(models, replace(JOB, routing=routing), ready, call_bias=0.5)
+    answer(models, replace(JOB, routing=routing), FakeRoutes(ready), call_bias=0.5)
     assert (models[META].asks[0].allowed, models[META].asks[0].bias) == (allowed, bias)
 
 
 def test_a_model_addressed_by_name_neither_hands_over_nor_returns_the_pen():
     models = playing(meta=[[word("a"), STOP]], chem=[[word("b"), STOP]])
     assert answer(models, replace(JOB, target=Target(META, routed=False)))[0] == "a"
-    assert answer(models, DIRECT, ready=(), after_expert="return")[0] == "b"
+    assert answer(models, DIRECT, FakeRoutes(ready=()), after_expert="return")[0] == "b"
     assert models[META].asks[0].allowed == ()
 
 

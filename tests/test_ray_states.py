@@ -65,7 +65,7 @@ def test_what_a_worker_raises_is_told_in_one_line(served, taught_folder, tmp_pat
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "RayFailed" in last
-    assert last.endswith(f"ModelLoadError: {missing}: no such model folder; correct model.path")
+    assert f"ModelLoadError: {missing}: no such model folder on node" in last
 
 
 def test_an_address_where_no_ray_is_is_told_at_once(served, taught_folder, tmp_path):

@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from ray.serve.schema import ServeDeploySchema
+from ray.serve._private.config import DeploymentConfig
+from ray.serve._private.deploy_utils import get_app_code_version
+from ray.serve._private.version import DeploymentVersion
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 from safetensors.torch import save_file
 
+from cluster.blocks import Autoscaling
 from cluster.config import ClusterConfig, load_config
 from cluster.errors import ConfigError
 from cluster.serve_config import build_serve_config
 from cluster.serve_schema import check_deploy_config, unknown_keys
 from deployments.apps import ModelArgs, RouterArgs
+from deployments.model import ModelSettings
+from deployments.scaling import POLICY
+from experts.fetch import CACHE_VARIABLE, fetch, fetched
 from experts.token import ExpertToken, checkpoint_fingerprint
 from router.table import RouteTable
 
@@ -64,6 +72,7 @@ def world(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def deploy(tmp_path: Path, world: dict[str, Any]) -> dict[str, Any]:
     world["experts"]["morse"]["autoscaling"] = {"min_replicas": 0, "max_replicas": 3, "upscale_delay_s": 1.0}
+    world["experts"]["morse"]["cold_start"] = "meta"
     world["experts"]["morse"]["resources"] = {
         "num_gpus": 0.5,
         "memory_bytes": 1024,
@@ -104,6 +113,10 @@ def test_serves_own_model_takes_it_and_knows_every_key(deploy: dict[str, Any]):
             "expert-morse.Model.autoscaling_config.typo",
         ),
         (
+            ("applications", 0, "deployments", 0, "autoscaling_config", "policy"),
+            "expert-morse.Model.autoscaling_config.policy.typo",
+        ),
+        (
             ("applications", 0, "deployments", 0, "ray_actor_options"),
             "expert-morse.Model.ray_actor_options.typo",
         ),
@@ -121,11 +134,12 @@ def test_a_key_that_serve_would_swallow_is_found(
         check_deploy_config(deploy, Path("cluster.yaml"))
 
 
+@pytest.mark.parametrize("name", ["expert-roman", "meta", "router"])
 @pytest.mark.parametrize("block", ["args", "user_config"])
-def test_what_our_own_builders_would_refuse_is_found(deploy: dict[str, Any], block: str):
-    router = deploy["applications"][-1]
-    (router if block == "args" else router["deployments"][0])[block]["typo"] = 1
-    with pytest.raises(ConfigError, match=rf"router\.\S*{block}\.typo: Extra inputs"):
+def test_what_our_own_builders_would_refuse_is_found(deploy: dict[str, Any], name: str, block: str):
+    (one,) = (one for one in deploy["applications"] if one["name"] == name)
+    (one if block == "args" else one["deployments"][0])[block]["typo"] = 1
+    with pytest.raises(ConfigError, match=rf"{name}\.\S*{block}\.typo: Extra inputs"):
         check_deploy_config(deploy, Path("cluster.yaml"))
 
 
@@ -140,9 +154,113 @@ def test_every_deployment_autoscales_from_the_first_deploy_on(deploy: dict[str, 
     for one in deploy["applications"]:
         (found,) = one["deployments"]
         assert found["autoscaling_config"]["target_ongoing_requests"] > 0
+        assert found["autoscaling_config"]["policy"] == {"policy_function": POLICY}
+        assert "target_tokens_in_flight" not in found["autoscaling_config"]
         assert "num_replicas" not in found
     morse = deployment(deploy, "expert-morse")["autoscaling_config"]
     assert (morse["min_replicas"], morse["max_replicas"], morse["upscale_delay_s"]) == (0, 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("block", "change"),
+    [
+        ("autoscaling", {"min_replicas": 2, "max_replicas": 5}),
+        ("autoscaling", {"max_replicas": 3, "target_ongoing_requests": 3.0, "upscale_delay_s": 1.0}),
+        ("autoscaling", {"max_replicas": 3, "target_tokens_in_flight": 4000}),
+        ("autoscaling", {"min_replicas": 0, "max_replicas": 3, "downscale_to_zero_delay_s": 9.0}),
+        ("token", "tokens/other.safetensors"),
+    ],
+)
+def test_what_changes_while_models_serve_restarts_none(
+    tmp_path: Path, world: dict[str, Any], block: str, change: Any
+):
+    """By what Serve itself goes by when it decides between new replicas and a `reconfigure`."""
+    before = build_serve_config(load(tmp_path, world))
+    make_token(tmp_path, "roman", seed=9, saved_as="other")
+    world["experts"]["roman"][block] = change
+    after = build_serve_config(load(tmp_path, world))
+    assert after != before
+    assert [versions(one) for one in after["applications"]] == [
+        versions(one) for one in before["applications"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block", "change"),
+    [
+        ("engine", {"max_streams": 8}),
+        ("model", {"path": "models/morse"}),
+        ("resources", {"num_gpus": 1.0}),
+        ("resources", {"labels": {"zone": "a"}}),
+    ],
+)
+def test_what_needs_new_replicas_gives_them_to_that_model_alone(
+    tmp_path: Path, world: dict[str, Any], block: str, change: Any
+):
+    before = build_serve_config(load(tmp_path, world))
+    world["experts"]["roman"][block] = change
+    after = build_serve_config(load(tmp_path, world))
+    changed = [
+        new["name"]
+        for new, old in zip(after["applications"], before["applications"], strict=True)
+        if versions(new) != versions(old)
+    ]
+    assert changed == ["expert-roman"]
+
+
+def versions(one: dict[str, Any]) -> tuple[str, int, int, Any]:
+    schema = ServeApplicationSchema.model_validate(copy.deepcopy(one))
+    (found,) = one["deployments"]
+    version = DeploymentVersion(
+        get_app_code_version(schema),
+        DeploymentConfig(),
+        found["ray_actor_options"],
+        placement_group_bundles=found.get("placement_group_bundles"),
+        max_replicas_per_node=found.get("max_replicas_per_node"),
+    )
+    return (
+        version.code_version,
+        version.ray_actor_options_hash,
+        version.placement_group_options_hash,
+        version.max_replicas_per_node,
+    )
+
+
+def test_a_target_for_tokens_reaches_the_replicas_beside_what_they_had(tmp_path: Path, world: dict[str, Any]):
+    world["meta"]["autoscaling"] = {"max_replicas": 2, "target_tokens_in_flight": 4000}
+    deploy = build_serve_config(load(tmp_path, world), epoch=3)
+    settings = ModelSettings.model_validate(deployment(deploy, "meta")["user_config"])
+    assert (settings.target_tokens_in_flight, settings.epoch) == (4000, 3)
+    assert settings.tokens is not None
+    assert sorted(settings.tokens) == ["morse", "roman"]
+    assert deployment(deploy, "expert-roman")["user_config"] == {"target_tokens_in_flight": None}
+
+
+def test_every_autoscaling_knob_of_serve_has_a_place_in_the_file():
+    own = set(Autoscaling.model_fields)
+    serves = {
+        name
+        for name, field in AutoscalingConfig.model_fields.items()
+        if not (field.description or "").startswith("[DEPRECATED]")
+    }
+    assert serves - own == {"policy"}
+    assert own - serves == {"target_tokens_in_flight"}
+
+
+def test_routers_are_spread_only_as_far_as_asked(tmp_path: Path, world: dict[str, Any]):
+    assert "max_replicas_per_node" not in deployment(build_serve_config(load(tmp_path, world)), "router")
+    world["router"] = {"autoscaling": {"min_replicas": 2, "max_replicas": 4}, "max_replicas_per_node": 1}
+    deploy = build_serve_config(load(tmp_path, world))
+    assert deployment(deploy, "router")["max_replicas_per_node"] == 1
+    assert "max_replicas_per_node" not in deployment(deploy, "meta")
+
+
+def test_a_model_by_uri_travels_as_its_uri_alone(tmp_path: Path, world: dict[str, Any]):
+    world["experts"]["roman"]["model"] = {"uri": "s3://bucket/roman"}
+    deploy = build_serve_config(load(tmp_path, world))
+    args = app(deploy, "expert-roman")["args"]
+    assert args["model"] == {"uri": "s3://bucket/roman"}
+    assert ModelArgs.model_validate(args).model.source == "s3://bucket/roman"
 
 
 def test_a_models_arguments_and_limits_are_its_blocks(deploy: dict[str, Any], tmp_path: Path):
@@ -174,6 +292,10 @@ def test_the_router_gets_the_route_table(deploy: dict[str, Any]):
         "roman": "expert-roman",
     }
     assert [name for name, entry in table.experts.items() if entry.wakes] == ["morse"]
+    assert {name: entry.cold_start for name, entry in table.experts.items()} == {
+        "morse": "meta",
+        "roman": "wait",
+    }
 
 
 def test_the_meta_gets_every_token_inlined(deploy: dict[str, Any], tmp_path: Path):
@@ -218,6 +340,22 @@ def test_tokens_of_two_metas_are_refused_even_where_the_meta_is_not_here(
     world["experts"] = {name: world["experts"][name] for name in ("morse", "roman")}
     make_token(tmp_path, "roman", seed=1, meta="morse")
     assert "learned for meta 'morse'" in refused(tmp_path, world)
+
+
+def test_a_meta_by_uri_is_looked_at_where_it_has_been_fetched(
+    tmp_path: Path, world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    uri = f"file://{tmp_path}/models/meta"
+    world["meta"]["model"] = {"uri": uri}
+    world["experts"] = {"roman": world["experts"]["roman"]}
+    make_token(tmp_path, "roman", seed=1, meta="morse")
+    build_serve_config(load(tmp_path, world))
+    assert fetched(uri) is None  # no model is fetched to look at its head
+    fetch(uri)
+    problem = refused(tmp_path, world)
+    assert "learned for meta 'morse'" in problem
+    assert "this meta is 'meta'" in problem
 
 
 def test_another_experts_token_is_refused(tmp_path: Path, world: dict[str, Any]):

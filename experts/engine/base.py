@@ -63,12 +63,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """`cache_use` is a fraction of the KV cache; `num_tokens` counts since the engine started."""
+    """`cache_use` is a fraction of the KV cache; `num_tokens` counts since the engine started.
+
+    `num_tokens_in_flight`: prompts and what may still be written, of all calls that run or wait.
+    """
 
     num_running: int
     num_waiting: int
     cache_use: float
     num_tokens: int
+    num_tokens_in_flight: int
 
 
 class Engine(Protocol):

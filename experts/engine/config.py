@@ -34,18 +34,22 @@ class TransformersConfig(Frozen):
 
 
 class ModelSource(Frozen):
-    """A checkpoint: the folder `path`, or the `hub` id of one in the local cache."""
+    """A checkpoint: the folder `path`, the `hub` id of one in the local cache, or the `uri` of one."""
 
     path: str | None = None
     hub: str | None = None
+    uri: str | None = None
     revision: str | None = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> ModelSource:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give either path or hub")
+    def _exactly_one(self) -> ModelSource:
+        if sum(one is not None for one in (self.path, self.hub, self.uri)) != 1:
+            raise ValueError("give exactly one of path, hub, uri")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision has no effect without hub; remove it")
         return self
 
     @property
     def source(self) -> str:
-        return self.path or self.hub or ""
+        """What `experts.checkpoint` loads."""
+        return self.path or self.hub or self.uri or ""

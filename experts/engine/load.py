@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from experts.checkpoint import load_checkpoint
+from experts.checkpoint import load_checkpoint, local_source
 from experts.engine.config import TransformersConfig
 from experts.errors import ModelLoadError
 from experts.prompt import PromptRenderer
@@ -24,12 +24,13 @@ class LoadedModel:
 
 
 def load(source: str, config: TransformersConfig, revision: str | None = None) -> LoadedModel:
-    """Load the folder or hub id `source` from local files alone, without running any code of its own.
+    """Load the folder or hub id `source` from local files, or fetch the URI first; no code of its own runs.
 
     Raises:
         ModelLoadError: it is not there, not a causal LM, or does not fit.
         TemplateError: its chat template cannot hold a conversation.
     """
+    source = local_source(source)
     model, renderer = load_checkpoint(
         source,
         revision=revision,

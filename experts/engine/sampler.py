@@ -32,10 +32,14 @@ class ExpertMasks:
 
 @dataclass(slots=True)
 class Row:
-    """What the sampler knows of one request; the generation thread alone touches it while it runs."""
+    """What the sampler knows of one request; the generation thread alone changes it while it runs.
+
+    `num_tokens`: of the prompt, and at most to be written.
+    """
 
     call: Call
     seed: int
+    num_tokens: int = 0
     forgotten: bool = False
     num_steps: int = 0
     partial: list[int] = field(default_factory=list)
@@ -82,6 +86,11 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
     @property
     def num_open(self) -> int:
         return len(self._rows)
+
+    @property
+    def num_tokens_in_flight(self) -> int:
+        """Prompts, and what may still be written, of all open requests."""
+        return sum(row.num_tokens - row.num_steps for row in self._rows.values())
 
     @property
     def silent_s(self) -> float:

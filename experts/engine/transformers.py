@@ -52,7 +52,8 @@ class TransformersEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         prompt = await asyncio.to_thread(self._encode, call)
         max_tokens = self._budget(len(prompt), call)
-        row = Row(call, call.seed if call.seed is not None else secrets.randbits(48))
+        seed = call.seed if call.seed is not None else secrets.randbits(48)
+        row = Row(call, seed, num_tokens=len(prompt) + max_tokens)
         # The caller's id may come twice, when a request is retried here while its first try is still ending.
         request_id = f"{call.request_id}#{next(self._numbers)}"
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
@@ -88,11 +89,13 @@ class TransformersEngine:
 
     def stats(self) -> Stats:
         processor = self._manager.batch_processor
+        in_flight = self._sampler.num_tokens_in_flight
         if processor is None:
-            return Stats(0, 0, 0.0, 0)
+            return Stats(0, 0, 0.0, 0, in_flight)
         running = len(processor.scheduler.active_requests)
         free = float(processor.cache.compute_free_capacity()) if running else 1.0
-        return Stats(running, max(0, self._sampler.num_open - running), 1.0 - free, self._num_tokens)
+        waiting = max(0, self._sampler.num_open - running)
+        return Stats(running, waiting, 1.0 - free, self._num_tokens, in_flight)
 
     async def close(self) -> None:
         self._closing = True

@@ -1,0 +1,213 @@
+"""Pod templates of the head and of a worker group, for a namespace that enforces the restricted profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cluster.config import ClusterConfig
+from cluster.k8s_block import GIB, HeadPod, KubernetesBlock, Placement, SecretKey
+from cluster.k8s_groups import WorkerGroup
+from cluster.local import OBJECT_STORE_BYTES, RAY_ENV
+from cluster.model_source import HubModel, UriModel
+from experts.fetch import CACHE_VARIABLE
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+PART_OF = "app.kubernetes.io/part-of"
+COMPONENT = "app.kubernetes.io/component"
+SCRIPTS = "/opt/etr/bin"  # the image has them: k8s/Dockerfile
+# Between the last answer and the end of the pod: replicas and proxy say goodbye.
+GRACE_MARGIN_S = 60
+CACHE_PATH = "/fetched-models"  # for models that are given by a URI
+SHM_BYTES = GIB
+TMP_BYTES = 20 * GIB  # Ray's logs, and objects that do not fit into shared memory
+_RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def head_template(config: ClusterConfig) -> dict[str, Any]:
+    """It schedules and keeps tables; requests go past it, so it needs neither models nor a drain."""
+    block, head = _block(config), _block(config).head
+    container = {
+        "name": "ray-head",
+        **_image(block),
+        "ports": _ports(gcs_server=6379, dashboard=8265, serve=config.http.port)
+        + _ports(metrics=8080, as_metrics=44217, dash_metrics=44227),
+        "env": _environment(config),
+        "resources": _resources(head.num_cpus, head.memory_bytes),
+        "securityContext": _RESTRICTED,
+        "volumeMounts": _mounts(),
+    }
+    spec = {**_pod(block, head), "containers": [container], "volumes": _volumes()}
+    return {"metadata": {"labels": _labels(config, "head")}, "spec": spec}
+
+
+def worker_template(config: ClusterConfig, group: WorkerGroup) -> dict[str, Any]:
+    """A pod that moves its replicas elsewhere before it ends, and waits until their answers are written.
+
+    Liveness is left to the operator, which asks the raylet: a restart would not mend a model. Readiness asks
+    the router through this pod's own proxy, so a pod without a proxy, as one that serves nothing yet, gets no
+    requests; Ray reaches its replicas all the same.
+    """
+    block, grace_s = _block(config), termination_grace_s(config)
+    container = {
+        "name": "ray-worker",
+        **_image(block),
+        "ports": _ports(metrics=8080, serve=config.http.port),
+        "env": _environment(config),
+        "resources": _resources(group.num_cpus, group.memory_bytes, {block.gpu_resource: group.num_gpus}),
+        "securityContext": _RESTRICTED,
+        "readinessProbe": {
+            "exec": {"command": [f"{SCRIPTS}/ready", str(config.http.port)]},
+            "periodSeconds": 5,
+            "timeoutSeconds": 5,
+            "failureThreshold": 2,
+        },
+        "lifecycle": {
+            "preStop": {"exec": {"command": [f"{SCRIPTS}/drain", str(grace_s - GRACE_MARGIN_S // 2)]}}
+        },
+        "volumeMounts": _mounts() + _model_mounts(config),
+    }
+    spec = {
+        "terminationGracePeriodSeconds": grace_s,
+        "automountServiceAccountToken": False,
+        **_pod(block, group.settings or Placement()),
+        "topologySpreadConstraints": [_over_machines(_labels(config, group.name))],
+        "containers": [container],
+        "volumes": _volumes() + _model_volumes(config),
+    }
+    return {"metadata": {"labels": _labels(config, group.name)}, "spec": spec}
+
+
+def termination_grace_s(config: ClusterConfig) -> int:
+    """Longer than any answer, or the setting. `routing.deadlines` bound answers."""
+    return _block(config).termination_grace_s or least_grace_s(config)
+
+
+def least_grace_s(config: ClusterConfig) -> int:
+    return math.ceil(config.routing.deadlines.longest_s) + GRACE_MARGIN_S
+
+
+def service_name(config: ClusterConfig) -> str:
+    """The RayService's: as set, or what of the cluster's name Kubernetes takes."""
+    return _block(config).service or config.name.lower().replace("_", "-").replace(".", "-")
+
+
+def quantity(num_bytes: int) -> str:
+    """Kubernetes' way to write it, in the largest unit that divides it."""
+    for unit, size in (("Gi", GIB), ("Mi", 2**20)):
+        if num_bytes % size == 0:
+            return f"{num_bytes // size}{unit}"
+    return str(num_bytes)
+
+
+def _block(config: ClusterConfig) -> KubernetesBlock:
+    assert config.kubernetes is not None
+    return config.kubernetes
+
+
+def _labels(config: ClusterConfig, component: str) -> dict[str, str]:
+    return {MANAGED_BY: "etr", PART_OF: service_name(config), COMPONENT: component}
+
+
+def _image(block: KubernetesBlock) -> dict[str, str]:
+    return {"image": block.image, "imagePullPolicy": block.image_pull_policy}
+
+
+def _ports(**ports: int) -> list[dict[str, Any]]:
+    return [{"name": name.replace("_", "-"), "containerPort": port} for name, port in ports.items()]
+
+
+def _environment(config: ClusterConfig) -> list[dict[str, Any]]:
+    """Equal on head and workers: a half of Serve's fast path is none."""
+    block = _block(config)
+    fixed = {**RAY_ENV, "HF_HUB_OFFLINE": "1", "HF_HOME": "/tmp/huggingface", **dict(_caches(config))}
+    plain = [{"name": name, "value": value} for name, value in sorted({**fixed, **block.env}.items())]
+    secret = [{"name": name, "valueFrom": _secret(key)} for name, key in sorted(block.secret_env.items())]
+    return plain + secret
+
+
+def _caches(config: ClusterConfig) -> Iterator[tuple[str, str]]:
+    """Models by their hub id lie in the volume as `hf download` left them there."""
+    volume = _block(config).models
+    if volume and _any_model(config, HubModel):
+        yield "HF_HUB_CACHE", f"{volume.mount_path}/hub"
+    if _any_model(config, UriModel):
+        yield CACHE_VARIABLE, CACHE_PATH
+
+
+def _any_model(config: ClusterConfig, kind: type[HubModel] | type[UriModel]) -> bool:
+    models = [config.meta.model, *(expert.model for expert in config.local_experts.values())]
+    return any(isinstance(model, kind) for model in models)
+
+
+def _secret(key: SecretKey) -> dict[str, Any]:
+    return {"secretKeyRef": {"name": key.secret, "key": key.key}}
+
+
+def _resources(num_cpus: int, memory_bytes: int, devices: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Requests equal limits, so the machine never takes back what a model counts on."""
+    amounts = {"cpu": str(num_cpus), "memory": quantity(memory_bytes)}
+    amounts |= {name: str(num) for name, num in (devices or {}).items() if num}
+    return {"requests": amounts, "limits": dict(amounts)}
+
+
+def _pod(block: KubernetesBlock, placement: HeadPod | Placement) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "runAsGroup": 100,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    }
+    if block.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in block.image_pull_secrets]
+    if placement.node_selector:
+        spec["nodeSelector"] = dict(sorted(placement.node_selector.items()))
+    if placement.tolerations:
+        spec["tolerations"] = [one.model_dump(exclude_none=True) for one in placement.tolerations]
+    return spec
+
+
+def _over_machines(labels: dict[str, str]) -> dict[str, Any]:
+    """Replicas of one model on several machines where there are several; better crowded than missing."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {key: labels[key] for key in (PART_OF, COMPONENT)}},
+    }
+
+
+def _mounts() -> list[dict[str, Any]]:
+    return [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shared-mem", "mountPath": "/dev/shm"}]
+
+
+def _volumes() -> list[dict[str, Any]]:
+    assert SHM_BYTES > OBJECT_STORE_BYTES
+    shared = {"medium": "Memory", "sizeLimit": quantity(SHM_BYTES)}
+    return [
+        {"name": "tmp", "emptyDir": {"sizeLimit": quantity(TMP_BYTES)}},
+        {"name": "shared-mem", "emptyDir": shared},
+    ]
+
+
+def _model_mounts(config: ClusterConfig) -> list[dict[str, Any]]:
+    volume, mounts = _block(config).models, list[dict[str, Any]]()
+    if volume:
+        where = {"subPath": volume.sub_path} if volume.sub_path else {}
+        mounts.append({"name": "models", "mountPath": volume.mount_path, **where, "readOnly": True})
+    if _any_model(config, UriModel):
+        mounts.append({"name": "fetched-models", "mountPath": CACHE_PATH})
+    return mounts
+
+
+def _model_volumes(config: ClusterConfig) -> list[dict[str, Any]]:
+    volume, volumes = _block(config).models, list[dict[str, Any]]()
+    if volume:
+        claim = {"claimName": volume.claim, "readOnly": True}
+        volumes.append({"name": "models", "persistentVolumeClaim": claim})
+    if _any_model(config, UriModel):
+        volumes.append({"name": "fetched-models", "emptyDir": {}})
+    return volumes

@@ -1,0 +1,126 @@
+"""How busy every model is: its replicas say so when somebody asks, about once a second at the most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from ray import serve
+from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from deployments.remote import FOREIGN
+from router.errors import ModelUnavailable, RouterError
+from router.load import ModelLoad, ReplicaLoad
+
+KEEP_S = 1.0
+LIMIT_S = 2.0
+
+T = TypeVar("T")
+
+
+class Replicas(Protocol):
+    """Asks replicas for figures; to ask starts no replica and keeps none from going to sleep."""
+
+    async def loads(self, app: str) -> list[ReplicaLoad]:
+        """What each replica of the application says; empty while none runs.
+
+        Raises:
+            ModelUnavailable: there is no such application, or the way to it is broken.
+        """
+        ...
+
+    async def open_calls(self) -> Mapping[str, int]:
+        """By application, the calls that all routers together have under way. Raises ModelUnavailable."""
+        ...
+
+    def keep(self, apps: Collection[str]) -> None:
+        """Let go of every other application."""
+        ...
+
+
+class Loads:
+    """The load of models by application, looked at when somebody asks and the last look is old."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+        self._lock = asyncio.Lock()  # who asks meanwhile shares the look that is under way
+        self._seen: dict[str, ModelLoad | None] = {}
+        self._looked_at_s = float("-inf")
+
+    async def of(self, apps: Collection[str]) -> dict[str, ModelLoad | None]:
+        """None for a model that did not answer in time."""
+        clock = asyncio.get_running_loop().time
+        async with self._lock:
+            if clock() - self._looked_at_s >= KEEP_S or not set(apps) <= self._seen.keys():
+                self._seen = await self._look(sorted(set(apps)))
+                self._looked_at_s = clock()
+            return {app: self._seen[app] for app in apps}
+
+    async def _look(self, apps: Sequence[str]) -> dict[str, ModelLoad | None]:
+        self._replicas.keep(apps)
+        loads = asyncio.gather(*(_in_time(self._replicas.loads(app)) for app in apps))
+        calls, found = await asyncio.gather(_in_time(self._replicas.open_calls()), loads)
+        return {
+            app: None if one is None else _sum(one, (calls or {}).get(app, 0))
+            for app, one in zip(apps, found, strict=True)
+        }
+
+
+class ServeReplicas:
+    """`Replicas` by Serve's broadcasts. A model has a `load()`, and the router an `open_calls()`."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, DeploymentHandle[Any]] = {}
+
+    async def loads(self, app: str) -> list[ReplicaLoad]:
+        return await self._ask_all(app, "load")
+
+    async def open_calls(self) -> Mapping[str, int]:
+        total: Counter[str] = Counter()
+        for calls in await self._ask_all(serve.get_replica_context().app_name, "open_calls"):
+            total.update(calls)
+        return total
+
+    def keep(self, apps: Collection[str]) -> None:
+        own = serve.get_replica_context().app_name
+        self._handles = {app: handle for app, handle in self._handles.items() if app in {own, *apps}}
+
+    async def _ask_all(self, app: str, method: str) -> list[Any]:
+        try:
+            handle = self._handles.get(app) or await self._connect(app)
+            answers = await handle.broadcast(method).results_async(timeout_s=LIMIT_S, return_exceptions=True)
+        except DeploymentUnavailableError:
+            return []
+        except (KeyError, *FOREIGN) as error:
+            raise ModelUnavailable(f"{app} does not tell its load") from error
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _connect(self, app: str) -> DeploymentHandle[Any]:
+        handle = (await asyncio.to_thread(serve.get_app_handle, app)).options(method_name="load")
+        # A handle reports even these calls to Serve's scaling as requests, so a model that is watched would
+        # never be idle. Shutting a handle down ends its reports, and nothing else.
+        await handle.shutdown_async()
+        self._handles[app] = handle
+        return handle
+
+
+def _sum(replicas: Sequence[ReplicaLoad], num_open: int) -> ModelLoad:
+    num_running = sum(one.num_running for one in replicas)
+    return ModelLoad(
+        num_running=num_running,
+        # A full replica takes no call, so most of the queue stands in the routers' handles.
+        num_queued=max(num_open - num_running, sum(one.num_waiting for one in replicas)),
+        num_tokens=sum(one.num_tokens for one in replicas),
+        replicas=tuple(sorted(replicas, key=lambda one: one.replica)),
+    )
+
+
+async def _in_time(answer: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            return await answer
+    except (TimeoutError, RouterError):
+        return None

@@ -1,0 +1,1 @@
+"""Eight GPUs on three machines: what `etr render k8s` is to be tried on."""

@@ -1,0 +1,34 @@
+"""The router's second port: which models answer at the moment, and how one that sleeps is started."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+
+class State(StrEnum):
+    """What may be expected of a call made now."""
+
+    READY = "ready"  # it has answered, and nothing says that it went away since
+    ASLEEP = "asleep"  # scaled to zero: a call would wait until it is started
+    WAKING = "waking"  # being started, or started elsewhere and not asked yet
+    MASKED = "masked"  # it does not answer, or nobody knows it (any more)
+
+
+class Routes(Protocol):
+    """Live: an answer under way sees at its next decision what opened or closed meanwhile."""
+
+    def state(self, name: str) -> State: ...
+
+    def wake(self, name: str) -> None:
+        """Begin to start the model, unless that is under way; the start belongs to no caller."""
+        ...
+
+    async def awake(self, name: str) -> None:
+        """Wait until the model answers, starting it if it sleeps; all who wait share one start.
+
+        Raises:
+            WakeFailed: it did not start.
+            ModelUnavailable: the route was taken away.
+        """
+        ...

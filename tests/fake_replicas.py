@@ -1,0 +1,51 @@
+"""Replicas that say how busy they are, for whoever adds their figures up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from router.errors import ModelUnavailable
+from router.load import ReplicaLoad
+
+
+def replica(
+    name: str = "r1",
+    *,
+    time_s: float = 0.0,
+    num_running: int = 0,
+    num_waiting: int = 0,
+    num_tokens: int = 0,
+    cache_use: float = 0.0,
+) -> ReplicaLoad:
+    return ReplicaLoad(name, time_s, num_running, num_waiting, num_tokens, cache_use)
+
+
+@dataclass
+class FakeReplicas:
+    """`of`: what runs, by application; another application does not exist. `silent` ones never answer."""
+
+    of: dict[str, list[ReplicaLoad]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    kept: Collection[str] = ()
+
+    async def loads(self, app: str) -> list[ReplicaLoad]:
+        self.asked.append(app)
+        await self._answer(app)
+        if app not in self.of:
+            raise ModelUnavailable(f"there is no application {app}")
+        return list(self.of[app])
+
+    async def open_calls(self) -> Mapping[str, int]:
+        await self._answer("router")
+        return dict(self.calls)
+
+    def keep(self, apps: Collection[str]) -> None:
+        self.kept = set(apps)
+
+    async def _answer(self, app: str) -> None:
+        """As over a network: after a while, or not at all."""
+        await asyncio.sleep(60.0 if app in self.silent else 0.5)

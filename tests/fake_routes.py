@@ -1,0 +1,56 @@
+"""Fakes of the router's second port: which models answer, and how those that sleep come up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from router.errors import ModelUnavailable, RouterError, WakeFailed
+from router.routes import State
+from tests.fakes import EXPERTS, Pause, pause
+
+
+@dataclass
+class FakeRoutes:
+    """`ready` answer. `starts` says of each that sleeps how long it takes to come up, or why it does not.
+
+    What neither names is masked. Every part may change while an answer is written.
+    """
+
+    ready: Collection[str] = EXPERTS
+    starts: Mapping[str, Pause | RouterError] = field(default_factory=dict)
+    num_starts: Counter[str] = field(default_factory=Counter)
+    _under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def state(self, name: str) -> State:
+        if name in self.ready:
+            return State.READY
+        if name in self._under_way:
+            return State.WAKING
+        return State.ASLEEP if name in self.starts else State.MASKED
+
+    def wake(self, name: str) -> None:
+        if self.state(name) is State.ASLEEP:
+            self.num_starts[name] += 1
+            self._under_way[name] = asyncio.create_task(self._start(name))
+
+    async def awake(self, name: str) -> None:
+        self.wake(name)
+        if self.state(name) is State.MASKED:
+            raise ModelUnavailable(f"there is no {name}")
+        if name in self._under_way:
+            start = self._under_way[name]
+            await asyncio.wait({start})
+            start.result()
+
+    async def _start(self, name: str) -> None:
+        start = self.starts[name]
+        try:
+            if isinstance(start, RouterError):
+                raise WakeFailed(str(start)) from start
+            await pause(start)
+            self.ready = (*self.ready, name)
+        finally:
+            del self._under_way[name]

@@ -1,0 +1,153 @@
+"""How busy models are, added up from what their replicas say."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import httpx
+import pytest
+
+from deployments.load import KEEP_S, LIMIT_S, Loads
+from deployments.remote import Connections
+from router.http import build_app
+from router.load import ModelLoad
+from router.model import Model, Piece
+from router.table import ModelEntry
+from tests.fake_cluster import ASK, Cluster, gateway_to, settle, table
+from tests.fake_replicas import FakeReplicas, replica
+from tests.fakes import STOP, FakeGateway, Pause, in_virtual_time, models
+
+BUSY = [replica("b", num_running=3, num_waiting=1, num_tokens=70), replica("a", num_running=1, num_tokens=30)]
+
+
+async def call(model: Model) -> list[Piece]:
+    async with aclosing(model.stream(ASK)) as pieces:
+        return [piece async for piece in pieces]
+
+
+def look(replicas: FakeReplicas, *apps: str) -> dict[str, ModelLoad | None]:
+    return in_virtual_time(Loads(replicas).of(apps))
+
+
+def test_a_model_is_the_sum_of_its_replicas():
+    load = look(FakeReplicas({"chem": BUSY}), "chem")["chem"]
+    assert load == ModelLoad(num_running=4, num_queued=1, num_tokens=100, replicas=(BUSY[1], BUSY[0]))
+
+
+@pytest.mark.parametrize(("num_open", "num_queued"), [(9, 5), (4, 1), (0, 1)])
+def test_calls_that_no_engine_runs_are_queued_wherever_they_wait(num_open: int, num_queued: int):
+    load = look(FakeReplicas({"chem": BUSY}, calls={"chem": num_open, "law": 50}), "chem")["chem"]
+    assert load is not None
+    assert load.num_queued == num_queued
+
+
+def test_a_sleeping_model_has_no_replicas_but_may_have_callers():
+    found = look(FakeReplicas({"chem": [], "law": []}, calls={"law": 2}), "chem", "law")
+    assert found == {"chem": ModelLoad(0, 0, 0, ()), "law": ModelLoad(0, 2, 0, ())}
+
+
+def test_who_does_not_answer_in_time_is_unknown_and_holds_nobody_up():
+    async def main() -> float:
+        loads = Loads(FakeReplicas({"chem": BUSY, "law": BUSY}, calls={"chem": 9}, silent={"law", "router"}))
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        found = await loads.of(["chem", "law", "nobody"])
+        assert found["law"] is None
+        assert found["nobody"] is None
+        assert found["chem"] is not None
+        assert found["chem"].num_queued == 1  # as far as the engines know
+        return clock() - began
+
+    assert in_virtual_time(main()) == pytest.approx(LIMIT_S)
+
+
+def test_many_who_ask_share_a_look_and_it_is_kept_for_a_moment():
+    async def main() -> None:
+        replicas = FakeReplicas({"chem": BUSY, "law": []})
+        loads = Loads(replicas)
+        await asyncio.gather(*(loads.of(["chem"]) for _ in range(20)))
+        await settle(0.9 * KEEP_S)
+        replicas.of["chem"] = []
+        kept = (await loads.of(["chem"]))["chem"]
+        assert kept is not None
+        assert kept.num_running == 4
+        assert replicas.asked == ["chem"]
+        await settle(0.2 * KEEP_S)
+        assert await loads.of(["chem"]) == {"chem": ModelLoad(0, 0, 0, ())}
+        assert set(await loads.of(["law"])) == {"law"}  # one that the last look left out
+        assert replicas.asked == ["chem", "chem", "law"]
+        assert replicas.kept == {"law"}
+
+    in_virtual_time(main())
+
+
+def test_who_goes_away_leaves_the_look_to_the_next():
+    async def main() -> None:
+        loads = Loads(FakeReplicas({"chem": BUSY}))
+        first = asyncio.create_task(loads.of(["chem"]))
+        second = asyncio.create_task(loads.of(["chem"]))
+        await settle(0.1)
+        first.cancel()
+        found = (await second)["chem"]
+        assert found is not None
+        assert found.num_tokens == 100
+
+    in_virtual_time(main())
+
+
+def test_calls_under_way_are_counted_until_they_end():
+    async def main() -> None:
+        cluster = Cluster(chem=[[Pause()], [Pause(1), STOP]])
+        connections = Connections(lambda app: None)
+        connections.add("chem", cluster.models["chem"])
+        calls = [asyncio.create_task(call(connections["chem"])) for _ in range(2)]
+        await settle(0.5)
+        assert connections.open_calls == {"chem": 2}
+        await calls[1]
+        assert connections.open_calls == {"chem": 1}
+        calls[0].cancel()
+        await asyncio.wait(calls)
+        assert connections.open_calls == {}
+
+    in_virtual_time(main())
+
+
+def test_a_gateway_knows_the_load_of_every_model_of_its_table():
+    async def main() -> None:
+        async with gateway_to(Cluster(), table("chem", "law")) as gateway:
+            await settle(1)
+            assert not any(gateway.open_calls.values())
+            assert set(await gateway.load()) == {"meta", "chem", "law"}
+
+    in_virtual_time(main())
+
+
+def test_who_waits_for_a_start_is_counted_beside_the_question_that_starts_it():
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.models["chem"].falls_asleep()
+        sleeping = table(experts={"chem": ModelEntry(app="chem", wakes=True)})
+        async with gateway_to(cluster, sleeping) as gateway:
+            waiting = [asyncio.create_task(gateway.awake("chem")) for _ in range(5)]
+            await settle(1)
+            assert gateway.open_calls["chem"] == 5 + 1
+            waiting[0].cancel()
+            await settle(1)
+            assert gateway.open_calls["chem"] == 4 + 1
+            await asyncio.wait(waiting)
+            assert not any(gateway.open_calls.values())
+
+    in_virtual_time(main())
+
+
+async def test_stats_are_served_as_json():
+    load = ModelLoad(2, 1, 50, (replica("a", time_s=9.5, num_running=2, num_waiting=1, num_tokens=50),))
+    gateway = FakeGateway(models(), loads={"roman": load})
+    transport = httpx.ASGITransport(build_app(gateway))
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        told = (await client.get("/stats")).raise_for_status().json()
+    one = {"num_running": 2, "num_waiting": 1, "num_tokens": 50, "cache_use": 0.0}
+    replicas = [{"replica": "a", "time_s": 9.5, **one}]
+    roman = {"num_running": 2, "num_queued": 1, "num_tokens": 50, "replicas": replicas}
+    assert told == {"epoch": 7, "models": {"meta": None, "roman": roman, "morse": None}}
