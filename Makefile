@@ -35,6 +35,7 @@ format: install  ## format the code
 bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	$(BIN)/python -m benchmarks.concurrency
 	$(BIN)/python -m benchmarks.learn
+	$(BIN)/python -m benchmarks.hot_change
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock

@@ -1,10 +1,9 @@
-"""Several Ray nodes on this machine: a head that offers nothing, and workers to be killed or drained."""
+"""Several Ray nodes on this machine: a head that offers nothing, and workers to be killed."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -74,15 +73,6 @@ class Raylets:
         for process in node.session.processes():
             process.kill()
         psutil.wait_procs(node.session.processes(), timeout=10)
-        return node
-
-    def drain(self, name: str, deadline_s: int) -> Node:
-        """As before a node is taken away: nothing new comes here, and what runs has `deadline_s` left."""
-        node = self.nodes.pop(name)
-        options = ["--node-id", node.id, "--deadline-remaining-seconds", str(deadline_s)]
-        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken away"]
-        command = [*RAY, "drain-node", "--address", self._gcs_address(), *options, *reason]
-        subprocess.run(command, env=self._environment(), cwd="/", check=True, capture_output=True, timeout=60)
         return node
 
     def end(self) -> None:
