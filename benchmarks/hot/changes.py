@@ -37,15 +37,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """Seconds from the apply: the first answer that it wrote, beside what loading its model took."""
+    """`load_s`: from its process to its model in memory. From the apply: `running_s` until that was done,
+    `first_answer_s` until the first answer it had a part in was whole. In between lies what is ours; before
+    the load, Serve builds the application in a process of its own."""
 
     name: str
     load_s: float
+    running_s: float
     first_answer_s: float
 
     @property
-    def overhead_s(self) -> float:
-        return self.first_answer_s - self.load_s
+    def opened_s(self) -> float:
+        return self.first_answer_s - self.running_s
 
 
 @dataclass
@@ -111,4 +114,5 @@ class Changes:
         answers = self.clients.answers
         await self.clients.until(lambda: any(name in one.writers for one in answers), TIMEOUT_S)
         answered_s = min(one.ended_s for one in answers if name in one.writers)
-        return Newcomer(name, seen.load_s(expert_app(name)), answered_s - began_s)
+        app = expert_app(name)
+        return Newcomer(name, seen.load_s(app), seen.running_s[app] - began_s, answered_s - began_s)
