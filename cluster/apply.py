@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 from cluster.config import ClusterConfig
 from cluster.errors import ApplyBusy, ApplyTimeout, DeployFailed
-from cluster.events import OnEvent
+from cluster.events import ANSWERS, AppEvent, OnEvent
 from cluster.hosts import serving_url
 from cluster.local import state_root
 from cluster.lock import LockHeld, exclusive
 from cluster.opening import Opening
-from cluster.plan import Plan, make_plan
-from cluster.progress import Progress
+from cluster.plan import Change, Plan, make_plan
+from cluster.progress import DEPLOYING, RUNNING, Progress
 from cluster.serve_client import ServeClient
 from cluster.serve_config import META_APP, ROUTER_APP
 from cluster.session import until
@@ -46,7 +46,8 @@ def apply(
     with _only_one(client.address):
         plan = make_plan(config, client)
         url = serving_url(config.http.host, config.http.port, client.address)
-        change = _Change(plan, url, Progress(client, on_event), on_event, _Wait(timeout_s, poll_s))
+        told = _of_changed(plan, on_event)
+        change = _Change(plan, url, Progress(client, told), told, _Wait(timeout_s, poll_s))
         change.make_way()
         change.deploy()
         change.see_off()
@@ -113,13 +114,22 @@ class _Change:
 
     def require_all(self) -> None:
         if self._progress.failed:
-            remedy = "correct cluster.yaml or what it names and apply again"
-            raise DeployFailed(
-                "\n".join(f"{app}: {why}; {remedy}" for app, why in sorted(self._progress.failed.items()))
-            )
+            raise DeployFailed.of(self._progress.failed)
 
     def _late(self, pending: str) -> ApplyTimeout:
         return ApplyTimeout(f"not running after {self._wait.timeout_s:g} s: {pending}; see `etr status`")
+
+
+def _of_changed(plan: Plan, on_event: OnEvent) -> OnEvent:
+    """Serve calls every application of a PUT deploying for a moment; of those that stay as they are nobody
+    wants to hear that, only of what goes wrong with them."""
+    kept = {change.app for change in plan.changes if change.change is Change.KEEP}
+
+    def told(event: AppEvent) -> None:
+        if event.app not in kept or event.status not in (DEPLOYING, RUNNING, ANSWERS):
+            on_event(event)
+
+    return told
 
 
 @contextmanager

@@ -27,7 +27,11 @@ ClusterError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+# What to do about an application that failed.
+FIX = "correct cluster.yaml or what it names, and apply again"
 
 
 class ClusterError(Exception):
@@ -98,7 +102,10 @@ class ApplySuperseded(ApplyError):
 
 
 class DeployFailed(ApplyError):
-    pass
+    @classmethod
+    def of(cls, failed: Mapping[str, str]) -> Self:
+        """One line for each application, by name, that says why and what to do."""
+        return cls("\n".join(f"{app}: {why}; {FIX}" for app, why in sorted(failed.items())))
 
 
 class ApplyTimeout(ApplyError):

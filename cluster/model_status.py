@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cluster.errors import FIX
 from cluster.router_view import RouterView, tokens_per_s
 from cluster.status import AppStatus, ReplicaStatus
 
 ROUTER = "router"
-FIX = "correct cluster.yaml or what it names, and apply again"
 SEE_LOG = "Serve replaces the replica; why is in its log, on its node under session_latest/logs/serve"
 MAKE_ROOM = "add a node that has it, or change the resources in cluster.yaml and apply again"
 

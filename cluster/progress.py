@@ -12,6 +12,7 @@ from cluster.plan import FAILED
 from cluster.serve_client import ServeClient
 from cluster.status import AppStatus, app_statuses
 
+DEPLOYING = "DEPLOYING"
 RUNNING = "RUNNING"
 
 

@@ -80,11 +80,8 @@ class RayServiceProgress:
 
     def require_no_failures(self) -> None:
         """Raises DeployFailed."""
-        remedy = "correct cluster.yaml or what it names and apply again"
         if self._failed:
-            raise DeployFailed(
-                "\n".join(f"{app}: {why}; {remedy}" for app, why in sorted(self._failed.items()))
-            )
+            raise DeployFailed.of(self._failed)
 
     def _hand_on_numbers(self, status: Mapping[str, Any], *, lower: bool) -> None:
         """A running cluster keeps its numbers of pods whatever its RayService says: KubeRay ignores them when

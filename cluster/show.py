@@ -17,9 +17,14 @@ STYLES = {"RUNNING": "green", "ANSWERS": "bold green", "DEPLOY_FAILED": "bold re
 
 
 def progress(console: Console, spinner: Status) -> OnEvent:
+    told: set[tuple[str, str]] = set()
+
     def on_event(event: AppEvent) -> None:
         line = Text(f"{event.app:<24} ").append(event.status, STYLES.get(event.status, "dim"))
-        console.print(line.append(f"  {event.message}" if event.message else ""))
+        if event.message and (event.app, event.message) not in told:  # Serve repeats it with every try
+            told.add((event.app, event.message))
+            line.append(f"  {event.message}")
+        console.print(line)
         spinner.update(f"{event.app} {event.status.lower()}")
 
     return on_event

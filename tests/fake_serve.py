@@ -138,7 +138,7 @@ class FakeServe:
 
     def _advance(self, app: dict[str, Any]) -> None:
         app["num_looks"] += 1
-        if app["num_looks"] < 2 or app["status"] == "DELETING":
+        if app["num_looks"] < 2 or app["status"] in ("DELETING", "DEPLOY_FAILED"):
             return
         name = app["deployed_app_config"]["name"]
         if name in self.stuck:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ray.serve.schema import ApplicationDetails
 
-from cluster.model_status import FIX, MAKE_ROOM, SEE_LOG, ClusterStatus, ModelStatus
+from cluster.errors import FIX
+from cluster.model_status import MAKE_ROOM, SEE_LOG, ClusterStatus, ModelStatus
 from cluster.status import app_statuses
 from cluster.watch import Watch
 from tests.fake_dashboard import (

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app as etr
-from cluster.model_status import FIX, MAKE_ROOM
+from cluster.errors import FIX
+from cluster.model_status import MAKE_ROOM
 from cluster.router_view import tokens_per_s
 from cluster.watch import Watch
 from router.load import ModelLoad

@@ -51,7 +51,7 @@ def test_applying_the_same_again_changes_nothing(
     converge(config, client)
     before = {app: one["deployed_app_config"] for app, one in serve.apps.items()}
     pids = [serve.pid(app) for app in ("meta", "expert-roman", "expert-morse")]
-    converge(config, client)
+    assert converge(config, client) == []
     assert {app: one["deployed_app_config"] for app, one in serve.apps.items()} == before
     assert [serve.pid(app) for app in ("meta", "expert-roman", "expert-morse")] == pids
     assert serve.epoch("router") == serve.epoch("meta") == 1
