@@ -15,10 +15,11 @@ from cluster.local import state_root
 from cluster.lock import LockHeld, exclusive
 from cluster.opening import Opening
 from cluster.plan import Change, Plan, make_plan
-from cluster.progress import DEPLOYING, RUNNING, Progress
+from cluster.progress import Progress
 from cluster.serve_client import ServeClient
 from cluster.serve_config import META_APP, ROUTER_APP
 from cluster.session import until
+from cluster.status import DEPLOYING, RUNNING
 
 
 def apply(

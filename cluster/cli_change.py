@@ -58,6 +58,8 @@ def apply(
     take_over: option.TakeOver = False,
 ) -> None:
     """Make a running cluster what the file says now."""
+    if rayservice and address:
+        raise typer.BadParameter("--address has no effect with --rayservice; remove one")
     if rayservice:
         _apply_rayservice(config, rayservice, allow_new_cluster=allow_new_cluster, take_over=take_over)
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cluster.status import DELETING
+
 
 def set_epoch(deploy: dict[str, Any], running: dict[str, Any]) -> None:
     """Number the tables of a deploy config: the `running` number while they are the same, else one more."""
@@ -22,7 +24,7 @@ def deployed(running: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The configs that were applied, by application, of what Serve says of itself. Those that came another
     way, as through `serve.run`, have none; those that are being deleted do not count."""
     apps = running["applications"].items()
-    here = {name: app.get("deployed_app_config") for name, app in apps if app["status"] != "DELETING"}
+    here = {name: app.get("deployed_app_config") for name, app in apps if app["status"] != DELETING}
     return {name: config for name, config in here.items() if config}
 
 

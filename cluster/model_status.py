@@ -7,7 +7,15 @@ from enum import StrEnum
 
 from cluster.errors import FIX
 from cluster.router_view import RouterView, tokens_per_s
-from cluster.status import AppStatus, ReplicaStatus
+from cluster.status import (
+    DELETING,
+    DEPLOYING,
+    FAILED,
+    RUNNING,
+    UNHEALTHY,
+    AppStatus,
+    ReplicaStatus,
+)
 
 ROUTER = "router"
 SEE_LOG = "Serve replaces the replica; why is in its log, on its node under session_latest/logs/serve"
@@ -81,13 +89,13 @@ def model_status(
 
 def _state(app: AppStatus, word: str | None, waits_for: str) -> ModelState:
     """`word` is the router's, which alone knows whether a model answers; None for what it does not call."""
-    if app.status == "DELETING":
+    if app.status == DELETING:
         return ModelState.STOPPING
-    if app.status == "DEPLOY_FAILED":
+    if app.status == FAILED:
         return ModelState.FAILED
     if not app.num_running:
         return _state_without_replicas(app, word, waits_for)
-    if word == ModelState.MASKED and app.status == "DEPLOYING":
+    if word == ModelState.MASKED and app.status == DEPLOYING:
         return ModelState.STARTING
     # Serve knows already of a replica that the router has yet to notice.
     return ModelState.READY if word in (None, ModelState.ASLEEP) else ModelState(word)
@@ -96,9 +104,9 @@ def _state(app: AppStatus, word: str | None, waits_for: str) -> ModelState:
 def _state_without_replicas(app: AppStatus, word: str | None, waits_for: str) -> ModelState:
     if waits_for:
         return ModelState.UNSCHEDULED
-    if app.status == "UNHEALTHY" and not any(replica.state == "STARTING" for replica in app.replicas):
+    if app.status == UNHEALTHY and not any(replica.state == "STARTING" for replica in app.replicas):
         return ModelState.FAILED
-    if app.status == "RUNNING" and not app.num_wanted:
+    if app.status == RUNNING and not app.num_wanted:
         return ModelState.WAKING if word == ModelState.WAKING else ModelState.ASLEEP
     sleeps = word in (ModelState.ASLEEP, ModelState.WAKING)
     return ModelState.WAKING if sleeps else ModelState.STARTING

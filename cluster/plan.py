@@ -13,8 +13,8 @@ from cluster.errors import ConfigError
 from cluster.hosts import host_of, is_loopback
 from cluster.serve_client import ServeClient
 from cluster.serve_config import build_serve_config
+from cluster.status import FAILED, RUNNING
 
-FAILED = "DEPLOY_FAILED"
 # Serve replaces every replica of an application for these, whichever part of one changes.
 RESTARTING = (
     "import_path",
@@ -136,7 +136,7 @@ def _change(name: str, now: dict[str, Any] | None, wanted: dict[str, Any] | None
 def _failed_for_good(app: Mapping[str, Any]) -> bool:
     """Serve takes the same config again as news of nothing. One that has replicas left is not taken away."""
     replicas = [one for deployment in app["deployments"].values() for one in deployment["replicas"]]
-    return app["status"] == FAILED and not any(one["state"] == "RUNNING" for one in replicas)
+    return app["status"] == FAILED and not any(one["state"] == RUNNING for one in replicas)
 
 
 def _flat(app: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,8 @@ from typing import Any
 from cluster.epoch import deployed, tables
 from cluster.errors import ApplySuperseded, ServeUnreachable
 from cluster.events import STOPPED, AppEvent, OnEvent
-from cluster.plan import FAILED
 from cluster.serve_client import ServeClient
-from cluster.status import AppStatus, app_statuses
-
-DEPLOYING = "DEPLOYING"
-RUNNING = "RUNNING"
+from cluster.status import FAILED, RUNNING, AppStatus, app_statuses
 
 
 class Progress:

@@ -19,8 +19,9 @@ from cluster.events import OnEvent
 from cluster.k8s import serve_text
 from cluster.k8s_changes import SpecChanges, changes, keep_groups, widen_groups
 from cluster.k8s_kubectl import RAYSERVICE, Kubectl
-from cluster.rayservice_progress import RUNNING, RayServiceProgress
+from cluster.rayservice_progress import RayServiceProgress
 from cluster.session import until
+from cluster.status import RUNNING
 
 NUM_ATTEMPTS = 5
 

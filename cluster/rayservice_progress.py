@@ -11,9 +11,7 @@ from cluster.errors import DeployFailed, KubectlMissing, KubernetesError, RaySer
 from cluster.events import STOPPED, AppEvent, OnEvent
 from cluster.k8s_changes import group_patch
 from cluster.k8s_kubectl import RAYCLUSTER, RAYSERVICE, Kubectl
-
-FAILED = "DEPLOY_FAILED"
-RUNNING = "RUNNING"
+from cluster.status import FAILED, RUNNING
 
 
 class RayServiceProgress:

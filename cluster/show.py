@@ -10,10 +10,11 @@ from rich.status import Status
 from rich.text import Text
 
 from cluster.ask import AnswerPart
-from cluster.events import AppEvent, OnEvent
+from cluster.events import ANSWERS, AppEvent, OnEvent
+from cluster.status import FAILED, RUNNING, UNHEALTHY
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
-STYLES = {"RUNNING": "green", "ANSWERS": "bold green", "DEPLOY_FAILED": "bold red", "UNHEALTHY": "red"}
+STYLES = {RUNNING: "green", ANSWERS: "bold green", FAILED: "bold red", UNHEALTHY: "red"}
 
 
 def progress(console: Console, spinner: Status) -> OnEvent:

@@ -10,7 +10,13 @@ from typing import Any
 
 from cluster.serve_client import ServeClient
 
-FAILING = ("DEPLOY_FAILED", "UNHEALTHY")
+# Serve's own words: of an application, and RUNNING of a replica too.
+DEPLOYING = "DEPLOYING"
+RUNNING = "RUNNING"
+FAILED = "DEPLOY_FAILED"
+UNHEALTHY = "UNHEALTHY"
+DELETING = "DELETING"
+FAILING = (FAILED, UNHEALTHY)
 # Serve's words for a replica that it tries to start again and again.
 RETRYING = "failed to start"
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: \S")
@@ -47,7 +53,7 @@ class AppStatus:
 
     @property
     def num_running(self) -> int:
-        return sum(replica.state == "RUNNING" for replica in self.replicas)
+        return sum(replica.state == RUNNING for replica in self.replicas)
 
     @property
     def num_by_node(self) -> Counter[str]:

@@ -16,7 +16,7 @@ from cluster.errors import ServeError
 from cluster.model_status import ROUTER, ClusterStatus, ModelStatus, model_status
 from cluster.router_view import RouterView, look
 from cluster.serve_client import ServeClient
-from cluster.status import AppStatus, app_statuses
+from cluster.status import DEPLOYING, AppStatus, app_statuses
 from cluster.target import url_of
 from cluster.unscheduled import why_waiting
 from router.table import META
@@ -75,7 +75,7 @@ class Watch:
 
 
 def _waits(app: AppStatus) -> bool:
-    is_built = app.num_wanted or app.replicas or app.status != "DEPLOYING"
+    is_built = app.num_wanted or app.replicas or app.status != DEPLOYING
     return not is_built or any(replica.waits_for_a_place for replica in app.replicas)
 
 

@@ -69,9 +69,6 @@ class ModelServer:
             # router's own and an unknown class cannot be rebuilt. Serve also logs it here, cause and all.
             raise EngineFailed(_one_line(error, call)) from error
 
-    async def stats(self) -> Stats:
-        return self._engine.stats()
-
     async def load(self) -> ReplicaLoad:
         return _replica_load(self._engine.stats())
 

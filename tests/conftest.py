@@ -41,7 +41,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Stats:
-    """Asks replicas for their `stats()`."""
+    """Asks replicas for their `load()`."""
 
     stdin: IO[str]
     stdout: IO[str]

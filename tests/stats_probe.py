@@ -1,4 +1,4 @@
-"""Run as a program: for each application named on standard input, its replica's `stats()` as a line of JSON.
+"""Run as a program: for each application named on standard input, its replica's `load()` as a line of JSON.
 
 A Ray driver of its own, so that the tests' process stays free of Ray.
 """
@@ -17,7 +17,7 @@ async def main() -> None:
     print("ready", flush=True)
     while app := (await asyncio.to_thread(sys.stdin.readline)).strip():
         handle = serve.get_app_handle(app)
-        print(json.dumps(asdict(await handle.stats.remote())), flush=True)
+        print(json.dumps(asdict(await handle.load.remote())), flush=True)
 
 
 asyncio.run(main())

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from cluster.cli import app as etr
 from cluster.errors import (
     ApplyTimeout,
     ConfigError,
@@ -245,3 +247,42 @@ def test_without_kubectl_it_says_so(live: Live, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", str(live.folder))
     with pytest.raises(KubectlMissing, match="kubectl: no such program; install it"):
         live.patch()
+
+
+def etr_apply(live: Live, *options: str) -> tuple[int, str]:
+    live.manifest()  # writes the file as it is now
+    result = CliRunner().invoke(etr, ["apply", str(live.config), *options], env={"COLUMNS": "200"})
+    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+
+def test_etr_apply_changes_the_rayservice_that_it_is_told(live: Live):
+    code, told = etr_apply(live, "--rayservice", "default/demo")
+    assert (code, live.epoch) == (0, 1), told
+    assert "default/demo is what" in told
+    live.add_expert("latin", resources={"num_cpus": 0.25})
+    code, told = etr_apply(live, "--rayservice", "default/demo")
+    assert (code, live.epoch) == (0, 2), told
+    assert "expert-latin" in told
+
+
+def test_etr_apply_replaces_every_pod_only_if_told_so(live: Live):
+    live.data["kubernetes"]["image"] = "registry.example.com/etr:2"
+    code, told = etr_apply(live, "--rayservice", "default/demo")
+    assert code == 1
+    assert "apply with --allow-new-cluster, or undo that" in told
+    assert live.clusters == ["demo-1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--rayservice", "demo"), "--rayservice is NAMESPACE/NAME"),
+        (("--take-over",), "need --rayservice; add it"),
+        (("--rayservice", "default/demo", "--address", "http://head:8265"), "--address has no effect"),
+    ],
+)
+def test_options_that_cannot_take_effect_are_refused(live: Live, options: tuple[str, ...], complaint: str):
+    code, told = etr_apply(live, *options)
+    assert code == 2
+    assert complaint in told
+    assert not (live.folder / "calls").exists()  # kubectl was never run

@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.hot.answers import Answer, Question, Verdict, judge
 from benchmarks.hot.changes import Newcomer, Step
 from cluster.events import ANSWERS, AppEvent
-from cluster.progress import RUNNING
+from cluster.status import RUNNING
 
 MAX_OPENED_S = 2.0
 MAX_SHOWN = 100  # characters of an answer that is not whole

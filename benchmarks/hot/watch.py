@@ -12,10 +12,9 @@ import httpx
 
 from benchmarks.hot.answers import Question
 from cluster.serve_client import ServeClient
-from cluster.status import AppStatus, status
+from cluster.status import RUNNING, AppStatus, status
 
 POLL_S = 0.2
-RUNNING = "RUNNING"
 
 
 @dataclass
