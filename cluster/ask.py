@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from cluster.api_key import authorization
 from cluster.errors import AskError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -42,7 +43,7 @@ def ask(url: str, question: str, *, model: str | None = None, trace: bool = Fals
     timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
     try:
         with (
-            httpx.Client(timeout=timeout, trust_env=False) as client,
+            httpx.Client(timeout=timeout, trust_env=False, headers=authorization()) as client,
             client.stream("POST", f"{url.rstrip('/')}/v1/chat/completions", json=body) as response,
         ):
             if not response.is_success:

@@ -136,6 +136,25 @@ class Resources(Strict):
         return self
 
 
+class ModelDeadlines(Strict):
+    """The model's own, where it is slower or faster than the others; None: as in `routing.deadlines`."""
+
+    first_token_s: float | None = Field(None, gt=0)
+    gap_s: float | None = Field(None, gt=0)
+
+    def own(self) -> dict[str, float]:
+        """Those that are set."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Health(Strict):
+    """Serve asks each replica every `period_s`; no answer within `timeout_s` is a failure, and three of them
+    in a row make Serve put another replica in its place."""
+
+    period_s: float = Field(5.0, gt=0)
+    timeout_s: float = Field(10.0, gt=0)
+
+
 class ServedModel(Strict):
     """What the meta and an expert with its own model have in common.
 
@@ -147,6 +166,8 @@ class ServedModel(Strict):
     engine: AnyEngine = Field(default_factory=TransformersEngine)
     autoscaling: Autoscaling = Autoscaling()
     resources: Resources = Resources()
+    deadlines: ModelDeadlines = ModelDeadlines()
+    health: Health = Health()
     rollout: Literal["start_first", "stop_first"] = "start_first"
 
     @property

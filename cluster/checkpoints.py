@@ -6,7 +6,7 @@ import torch
 
 from cluster.blocks import ServedModel, TransformersEngine
 from cluster.config import ClusterConfig
-from cluster.model_source import HubModel, LocalModel
+from cluster.model_source import HubModel, LocalModel, UriModel
 from experts.checkpoint import Checkpoint
 from router.table import META
 
@@ -19,15 +19,22 @@ def checkpoint_of(block: ServedModel) -> Checkpoint:
     """The block's model in the dtype that it is served in, for hidden states of another would differ."""
     model, engine = block.model, block.engine
     assert isinstance(engine, TransformersEngine)  # the other kinds are refused when the file is read
-    device = default_device()
-    if isinstance(model, LocalModel):
-        return Checkpoint(str(model.path), dtype=engine.dtype, device=device)
-    if isinstance(model, HubModel):
-        return Checkpoint(model.hub, model.revision, dtype=engine.dtype, device=device)
-    return Checkpoint(model.uri, dtype=engine.dtype, device=device)
+    return Checkpoint(
+        _source(model),
+        model.revision if isinstance(model, HubModel) else None,
+        dtype=engine.dtype,
+        device=default_device(),
+        trust_remote_code=model.trust_remote_code,
+    )
 
 
 def checkpoints(config: ClusterConfig) -> dict[str, Checkpoint]:
     """The meta's, under "meta", and every expert's."""
     blocks: dict[str, ServedModel] = {META: config.meta, **config.local_experts}
     return {name: checkpoint_of(block) for name, block in blocks.items()}
+
+
+def _source(model: LocalModel | HubModel | UriModel) -> str:
+    if isinstance(model, LocalModel):
+        return str(model.path)
+    return model.hub if isinstance(model, HubModel) else model.uri

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import cli_change, cli_experts, cli_k8s, cli_learn, cli_status, show
+from cluster import cli_change, cli_experts, cli_k8s, cli_keys, cli_learn, cli_status, show
 from cluster import cli_options as option
 from cluster.ask import AnswerPart, ask
 from cluster.cli_change import converge
@@ -22,6 +22,7 @@ app.add_typer(cli_change.app)
 app.add_typer(cli_learn.app)
 app.add_typer(cli_status.app)
 app.add_typer(cli_experts.app, name="experts")
+app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_k8s.app, name="render")
 
 Name = Annotated[str | None, typer.Option(help="The cluster's name, if several run here.")]

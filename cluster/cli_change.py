@@ -11,9 +11,10 @@ import typer
 
 from cluster import cli_options as option
 from cluster import show
-from cluster.cli_command import DEFAULT_CONFIG, ConfigPath, command_of, err, out, say
+from cluster.cli_command import DEFAULT_CONFIG, ConfigPath, command_of, err, out, say, warn
 from cluster.config import ClusterConfig, load_config
 from cluster.errors import HeadNotFound
+from cluster.hosts import is_loopback
 from cluster.local import find_head, state_root
 from cluster.serve_client import ServeClient
 from cluster.target import connect
@@ -109,6 +110,12 @@ def converge(config: ClusterConfig, client: ServeClient) -> str:
     """`apply`, with its progress on the terminal."""
     from cluster.apply import apply as converge
 
+    http = config.http
+    if not (is_loopback(http.host) or http.keys_file or http.keys_env):
+        warn(
+            f"http.host {http.host}: without keys everybody who reaches port {http.port} may ask; set "
+            "http.keys_file (`etr keys create` writes it)"
+        )
     with err.status("changing the cluster") as spinner:
         return converge(config, client, show.progress(err, spinner))
 

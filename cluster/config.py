@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     PrivateAttr,
     Tag,
@@ -16,26 +15,20 @@ from pydantic import (
     model_validator,
 )
 
-from cluster.blocks import Autoscaling, Resources, ServedModel
+from cluster.blocks import Autoscaling, ServedModel
 from cluster.errors import ConfigError
+from cluster.http_block import DEFAULT_HOST as DEFAULT_HOST  # as others know them
+from cluster.http_block import DEFAULT_PORT as DEFAULT_PORT
+from cluster.http_block import HttpBlock
 from cluster.k8s_block import KubernetesBlock
 from cluster.model_source import one_of
+from cluster.router_block import AlwaysThere
+from cluster.router_block import RouterBlock as RouterBlock
+from cluster.routing_block import RoutingBlock as RoutingBlock
 from cluster.strict import LoadContext, Strict, problems
 from cluster.yaml_file import read_yaml
 from experts.names import EXPERT_NAME
-from router.table import META, Deadlines, RoutingRules
-
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8000
-
-
-def _never_zero(autoscaling: Autoscaling) -> Autoscaling:
-    if autoscaling.min_replicas == 0:
-        raise ValueError("min_replicas 0 would leave nobody to answer; use 1 or more")
-    return autoscaling
-
-
-AlwaysThere = Annotated[Autoscaling, AfterValidator(_never_zero)]
+from router.table import META
 
 
 class MetaBlock(ServedModel):
@@ -62,9 +55,14 @@ class Expert(Strict):
 
 
 class ModelExpert(ServedModel, Expert):
-    """An expert with a model of its own."""
+    """An expert with a model of its own.
+
+    What becomes of a call while the model starts (`cold_start`), and while all its replicas are dead or hang
+    (`when_away`): it waits, or the meta answers it.
+    """
 
     cold_start: Literal["wait", "meta"] = "wait"
+    when_away: Literal["wait", "meta"] = "meta"
 
     @model_validator(mode="after")
     def _cold_start_takes_effect(self) -> Self:
@@ -108,49 +106,6 @@ AnyExpert = Annotated[
 ]
 
 
-class DeadlinesBlock(Deadlines, Strict):
-    """The router's own settings, read as strictly as the rest of the file; so are those below."""
-
-
-class RoutingBlock(RoutingRules, Strict):
-    deadlines: DeadlinesBlock = DeadlinesBlock()
-
-
-class HttpBlock(Strict):
-    host: str = Field(DEFAULT_HOST, min_length=1)
-    port: int = Field(DEFAULT_PORT, ge=1, le=65535)
-    max_body_bytes: int = Field(1_048_576, ge=1024)
-    keys_file: str | None = None
-
-    @field_validator("keys_file")
-    @classmethod
-    def _refuse(cls, keys_file: str | None) -> str | None:
-        if keys_file is not None:
-            raise ValueError("API keys are not built yet; use keys_file: null")
-        return keys_file
-
-
-class RouterBlock(Strict):
-    """The router's replicas. Serve spreads them over the nodes; `max_replicas_per_node` makes that a must."""
-
-    autoscaling: AlwaysThere = Autoscaling()
-    resources: Resources = Resources()
-    max_replicas_per_node: int | None = Field(None, ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _settings_take_effect(self) -> Self:
-        limit, high = self.max_replicas_per_node, self.autoscaling.max_replicas
-        if limit is not None and limit >= high:
-            raise ValueError(
-                f"max_replicas_per_node {limit} has no effect with autoscaling.max_replicas {high}; remove it"
-            )
-        if self.autoscaling.target_tokens_in_flight is not None:
-            raise ValueError("autoscaling.target_tokens_in_flight has no effect on a router; remove it")
-        if self.resources.tensor_parallel > 1:
-            raise ValueError("resources.tensor_parallel has no effect on a router; remove it")
-        return self
-
-
 class ClusterConfig(Strict):
     """A whole cluster.yaml. `name` is the model that clients ask for."""
 
@@ -169,6 +124,11 @@ class ClusterConfig(Strict):
     def source(self) -> Path:
         """The file it was read from, for messages."""
         return self._source
+
+    @property
+    def models(self) -> dict[str, ServedModel]:
+        """Every model with replicas of its own by its dotted place in the file, the meta first."""
+        return {"meta": self.meta} | {f"experts.{name}": one for name, one in self.local_experts.items()}
 
     @property
     def local_experts(self) -> dict[str, ModelExpert]:
@@ -193,6 +153,18 @@ class ClusterConfig(Strict):
         if pools:
             raise ValueError("pools are not built yet; give every expert its own model: {path: …}")
         return pools
+
+    @model_validator(mode="after")
+    def _deadlines_end_before_the_answer(self) -> Self:
+        total_s = self.routing.deadlines.total_s
+        for where, block in self.models.items():
+            for name, value in block.deadlines.own().items():
+                if value > total_s:
+                    raise ValueError(
+                        f"{where}.deadlines.{name}: {value:g} has no effect above routing.deadlines.total_s "
+                        f"{total_s:g}; lower it"
+                    )
+        return self
 
 
 def load_config(

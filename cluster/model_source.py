@@ -14,7 +14,14 @@ from cluster.strict import OWN_WORDS, LoadContext, Strict
 URI_SCHEMES = ("abfs", "file", "gs", "https", "s3")
 
 
-class LocalModel(Strict):
+class Source(Strict):
+    """`trust_remote_code`: Python files of the checkpoint may run, with all rights of the replica. Nothing
+    is downloaded for it: they have to be there, as the weights have."""
+
+    trust_remote_code: bool = False
+
+
+class LocalModel(Source):
     """A Hugging Face checkpoint in a folder; relative paths start at the folder of cluster.yaml."""
 
     path: Annotated[Path, Field(strict=False)]
@@ -40,14 +47,14 @@ def _on_another_machine(path: Path) -> Path:
     return path
 
 
-class HubModel(Strict):
+class HubModel(Source):
     """A model of the Hugging Face hub, taken from the local cache where it is there."""
 
     hub: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
     revision: str | None = None
 
 
-class UriModel(Strict):
+class UriModel(Source):
     """A folder of a remote file system, which every node that serves it fetches once."""
 
     uri: str
@@ -67,6 +74,15 @@ class UriModel(Strict):
         if not parts.path.strip("/"):
             raise ValueError(f"'{uri}' names no folder; add the path of a Hugging Face checkpoint")
         return uri
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _has_no_code(cls, trust_remote_code: bool) -> bool:
+        if trust_remote_code:
+            raise ValueError(
+                "has no effect with uri, of which no code is ever fetched; remove it or use path"
+            )
+        return trust_remote_code
 
 
 def one_of(*keys: str) -> Discriminator:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from cluster.api_key import authorization
 from cluster.ask import CONNECT_TIMEOUT_S, error_text
 from cluster.errors import AskError
 from experts.learn.queries import Query
@@ -48,7 +49,8 @@ async def ask_models(
     todo = iter([(model, index) for model in models for index in range(len(queries))])
     timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
     limits = httpx.Limits(max_connections=concurrency)
-    async with httpx.AsyncClient(timeout=timeout, trust_env=False, limits=limits) as client:
+    headers = authorization()
+    async with httpx.AsyncClient(timeout=timeout, trust_env=False, limits=limits, headers=headers) as client:
 
         async def work(todo: Iterator[tuple[str, int]]) -> None:
             for model, index in todo:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from cluster.api_key import KEY_VARIABLE, authorization
 from router.load import ModelLoad
 from router.table import META
 
@@ -31,7 +32,7 @@ def look(url: str) -> RouterView:
     """One look at the router. What is wrong with it becomes a note: of all else Serve knows enough."""
     try:
         with httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False) as client:
-            health, stats = client.get("/healthz"), client.get("/stats")
+            health, stats = client.get("/healthz"), client.get("/stats", headers=authorization())
     except (httpx.TransportError, httpx.InvalidURL) as error:
         return RouterView(note=f"no router answers at {url} ({str(error) or type(error).__name__})")
     notes: list[str] = []
@@ -61,6 +62,10 @@ def tokens_per_s(before: ModelLoad | None, now: ModelLoad | None) -> float | Non
 
 def _read(kind: type[T], response: httpx.Response, notes: list[str]) -> T | None:
     """A body with a status other than 200 may say it all: the router is there, and its meta is not."""
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        known = "does not know the API key in" if authorization() else "asks for an API key: set"
+        notes.append(f"the router {known} {KEY_VARIABLE}")
+        return None
     try:
         return kind.model_validate_json(response.content)
     except ValidationError:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.blocks import Autoscaling, Resources, ServedModel
+from cluster.blocks import Autoscaling, Health, Resources, ServedModel
 from cluster.config import ClusterConfig
+from cluster.config_keys import config_keys
 from cluster.hosts import is_loopback
 from cluster.placement import placement
 from cluster.serve_schema import check_deploy_config
 from cluster.tokens import inline_tokens
 from deployments.apps import MODEL_DEPLOYMENT, ROUTER_DEPLOYMENT
+from deployments.choice import CHOICE
 from deployments.scaling import POLICY
 from router.table import META
 
 META_APP = "meta"
 ROUTER_APP = "router"
-ROUTER_MAX_ONGOING_REQUESTS = 512
-ROUTER_TARGET_ONGOING_REQUESTS = 128.0
-# Waiting requests per running one; a longer queue is only a later refusal.
-QUEUE_FACTOR = 4
+# A router refuses at once, fairly and in words that clients understand; Serve would do none of that. So
+# Serve's own limits are twice what a router takes on, and those of models are not met before the router's.
+ROUTER_ROOM = 2
+QUEUE_FACTOR = 4  # of a model, at the least: waiting calls per running one
 
 
 def build_serve_config(config: ClusterConfig, *, epoch: int = 1) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def build_serve_config(config: ClusterConfig, *, epoch: int = 1) -> dict[str, An
     `epoch` numbers the route table and the meta's tokens.
 
     Raises:
-        ConfigError: an expert token is unusable, or a value is none that Serve takes.
+        ConfigError: an expert token or an API key is unusable, or a value is none that Serve takes.
     """
     experts = {name: _expert_app(config, name, block) for name, block in config.local_experts.items()}
     deploy = {
@@ -61,9 +63,14 @@ def _model_app(
     deployment = {
         "name": MODEL_DEPLOYMENT,
         "max_ongoing_requests": max_streams,
-        "max_queued_requests": QUEUE_FACTOR * max_streams,
+        "max_queued_requests": max(
+            QUEUE_FACTOR * max_streams, ROUTER_ROOM * config.router.limits.max_requests
+        ),
         "max_surge_percent": 100 if block.rollout == "start_first" else 0,
-        **_common(config, block.autoscaling, block.resources, block.target_ongoing_requests),
+        "request_router_config": {"request_router_class": CHOICE},
+        **_common(block.autoscaling, block.resources, block.target_ongoing_requests, block.health),
+        # What is not written to its end by then, the router has another replica write.
+        "graceful_shutdown_timeout_s": config.routing.deadlines.longest_drain_s,
         "user_config": {
             "target_tokens_in_flight": block.autoscaling.target_tokens_in_flight,
             **settings,
@@ -75,7 +82,7 @@ def _model_app(
         "import_path": "deployments.apps:build_model",
         "args": {
             "name": name,
-            "model": block.model.model_dump(mode="json", exclude_none=True),
+            "model": block.model.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
             "engine": block.engine.model_dump(mode="json", exclude_none=True),
         },
         "deployments": [deployment],
@@ -83,20 +90,21 @@ def _model_app(
 
 
 def _router_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
-    autoscaling = config.router.autoscaling
-    target = autoscaling.target_ongoing_requests or ROUTER_TARGET_ONGOING_REQUESTS
+    router = config.router
+    num_requests = ROUTER_ROOM * router.limits.max_requests
     deployment = {
         "name": ROUTER_DEPLOYMENT,
-        "max_ongoing_requests": ROUTER_MAX_ONGOING_REQUESTS,
-        "max_queued_requests": ROUTER_MAX_ONGOING_REQUESTS,
+        "max_ongoing_requests": num_requests,
+        "max_queued_requests": num_requests,
         # With a limit per node there may be no node for one more; then there are others that serve.
-        "max_surge_percent": 100 if config.router.max_replicas_per_node is None else 0,
-        **_common(config, autoscaling, config.router.resources, target),
+        "max_surge_percent": 100 if router.max_replicas_per_node is None else 0,
+        **_common(router.autoscaling, router.resources, router.target_ongoing_requests, Health()),
+        # No client is kept longer, so a router that is told to stop can finish all of its answers.
         "graceful_shutdown_timeout_s": config.routing.deadlines.longest_s,
         "user_config": _route_table(config, epoch),
     }
-    if config.router.max_replicas_per_node is not None:
-        deployment["max_replicas_per_node"] = config.router.max_replicas_per_node
+    if router.max_replicas_per_node is not None:
+        deployment["max_replicas_per_node"] = router.max_replicas_per_node
     return {
         "name": ROUTER_APP,
         "route_prefix": "/",
@@ -106,9 +114,7 @@ def _router_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
     }
 
 
-def _common(
-    config: ClusterConfig, autoscaling: Autoscaling, resources: Resources, target: float
-) -> dict[str, Any]:
+def _common(autoscaling: Autoscaling, resources: Resources, target: float, health: Health) -> dict[str, Any]:
     """All of it from the first deploy on: a key that appears only later can make Serve restart the app. So
     every deployment has our scaling policy, whether or not it has a target for tokens."""
     return {
@@ -118,10 +124,8 @@ def _common(
             "policy": {"policy_function": POLICY},
         },
         **placement(resources),
-        "health_check_period_s": 5.0,
-        "health_check_timeout_s": 10.0,
-        # No answer lasts longer, so a replica told to stop can finish all of its own.
-        "graceful_shutdown_timeout_s": config.routing.deadlines.total_s,
+        "health_check_period_s": health.period_s,
+        "health_check_timeout_s": health.timeout_s,
     }
 
 
@@ -131,12 +135,23 @@ def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
         "name": config.name,
         "meta": _entry(META_APP, config.meta),
         "experts": {
-            name: {**_entry(expert_app(name), block), "cold_start": block.cold_start}
+            name: {
+                **_entry(expert_app(name), block),
+                "cold_start": block.cold_start,
+                "when_away": block.when_away,
+            }
             for name, block in config.local_experts.items()
         },
-        **config.routing.model_dump(mode="json"),
+        **config.routing.rules(),
+        "keys": [key.model_dump(mode="json") for key in config_keys(config)],
+        "limits": config.router.limits.model_dump(mode="json"),
     }
 
 
 def _entry(app: str, block: ServedModel) -> dict[str, Any]:
-    return {"app": app, "wakes": block.autoscaling.min_replicas == 0}
+    return {
+        "app": app,
+        "wakes": block.autoscaling.min_replicas == 0,
+        **block.deadlines.model_dump(mode="json"),
+        "max_streams": block.engine.max_streams,
+    }

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from deployments.logs import set_up_logs
 from deployments.model import ModelServer
 from deployments.router import Router
 from experts.engine.config import ModelSource, TransformersConfig
@@ -49,13 +50,23 @@ class LoadedModelServer(ModelServer):
         # Imported here so that the router and the builders do without torch.
         from experts.engine.transformers import TransformersEngine
 
+        set_up_logs()  # after that import: transformers sets up its own
         args = ModelArgs.model_validate(raw)
-        super().__init__(TransformersEngine(args.model.source, args.engine, args.model.revision))
+        model = args.model
+        super().__init__(
+            TransformersEngine(
+                model.source, args.engine, model.revision, trust_remote_code=model.trust_remote_code
+            )
+        )
 
     async def __del__(self) -> None:  # Serve awaits it when it ends a replica; the interpreter would not
         await self.close()
 
 
 class ServedRouter(Router):
+    def __init__(self, max_body_bytes: int) -> None:
+        set_up_logs()
+        super().__init__(max_body_bytes)
+
     async def __del__(self) -> None:
         await self.close()

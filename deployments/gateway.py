@@ -7,16 +7,20 @@ import logging
 from collections import Counter
 
 from deployments.load import Loads, Replicas
+from deployments.probe import start
 from deployments.remote import Connections
 from deployments.route import Connect, Route
+from router.admission import Admission
 from router.errors import ModelUnavailable
 from router.load import ModelLoad
+from router.quarantine import Quarantine
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
 
 logger = logging.getLogger(__name__)
 
-# How soon a model is noticed that another router woke; a look is at what Serve has told our handle anyway.
+# How soon it is noticed what became of replicas, a model that another router woke for one; a look is at what
+# Serve has told our handle anyway.
 LOOK_PERIOD_S = 1.0
 
 
@@ -26,11 +30,15 @@ class Gateway:
     def __init__(self, connect: Connect, max_body_bytes: int, replicas: Replicas) -> None:
         self.max_body_bytes = max_body_bytes
         self.models = Connections(self.lost)
+        self.admission = Admission(self.num_streams)
+        self.quarantine = Quarantine(self._tell_routers)
+        self._replicas = replicas
         self._loads = Loads(replicas)
         self._connect = connect
         self._table: RouteTable | None = None
         self._routes: dict[str, Route] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
 
     @property
     def table(self) -> RouteTable:
@@ -49,6 +57,13 @@ class Gateway:
         if name not in self._routes:
             raise ModelUnavailable(f"there is no model {name} any more")
         await self._routes[name].awake()
+
+    def stalled(self, name: str, request_id: str) -> None:
+        if name in self._routes:
+            self._routes[name].stalled(request_id)
+
+    def num_streams(self, name: str) -> int:
+        return self._routes[name].num_streams if name in self._routes else 1
 
     async def load(self) -> dict[str, ModelLoad | None]:
         table = self.table
@@ -80,25 +95,37 @@ class Gateway:
         gone = [route for name, route in old.items() if self._routes.get(name) is not route]
         for route in self._routes.values():
             route.look()
-        self._watch_sleepers()
+        if self._watch is None:
+            self._watch = start(self._keep_looking(), "watch replicas")
         await _close(gone)
 
     def lost(self, app: str) -> None:
-        """A call found the model of `app` away."""
-        for name, route in self._routes.items():
+        """A call found a replica of `app`, or all of it, away."""
+        for route in self._routes.values():
             if route.entry.app == app:
-                if route.state is State.READY:
-                    logger.warning("%s is away; the route '%s' is closed until it answers", app, name)
-                route.lost()
+                route.look()
 
     async def close(self) -> None:
         # Emptied first, or an answer that fails from now on would start an opener.
         gone, self._routes = list(self._routes.values()), {}
         watch, self._watch = self._watch, None
-        if watch:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        ending = [*self._telling, *([watch] if watch else [])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         await _close(gone)
+
+    def _tell_routers(self, digest: str) -> None:
+        """The request that led to it does not wait for that, nor fail of it."""
+        telling = start(self._tell(digest), "tell routers")
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    async def _tell(self, digest: str) -> None:
+        try:
+            await self._replicas.quarantine(digest)
+        except ModelUnavailable as error:
+            logger.warning("other routers were not told of a prompt in quarantine: %s", error)
 
     def _new(self, entry: ModelEntry) -> Route:
         return Route(entry, self.table.deadlines, self.models, self._connect)
@@ -109,17 +136,11 @@ class Gateway:
         route.update(entry, self.table.deadlines)
         return route
 
-    def _watch_sleepers(self) -> None:
-        if self._watch is None and any(route.entry.wakes for route in self._routes.values()):
-            self._watch = asyncio.create_task(self._look_at_sleepers(), name="watch sleepers")
-
-    async def _look_at_sleepers(self) -> None:
-        """What starts or stops a model that may sleep need not have passed through this router."""
+    async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_PERIOD_S)
             for route in self._routes.values():
-                if route.entry.wakes:
-                    route.look()
+                route.look()
 
 
 async def _close(routes: list[Route]) -> None:

@@ -1,4 +1,7 @@
-"""How busy every model is: its replicas say so when somebody asks, about once a second at the most."""
+"""How busy every model is: its replicas say so when somebody asks, about once a second at the most.
+
+The same way leads from one router to all others.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ T = TypeVar("T")
 
 
 class Replicas(Protocol):
-    """Asks replicas for figures; to ask starts no replica and keeps none from going to sleep."""
+    """Reaches every replica of an application; to ask starts none and keeps none from going to sleep."""
 
     async def loads(self, app: str) -> list[ReplicaLoad]:
         """What each replica of the application says; empty while none runs.
@@ -34,6 +37,10 @@ class Replicas(Protocol):
 
     async def open_calls(self) -> Mapping[str, int]:
         """By application, the calls that all routers together have under way. Raises ModelUnavailable."""
+        ...
+
+    async def quarantine(self, digest: str) -> None:
+        """Tell every router, this one too, of a prompt to quarantine. Raises ModelUnavailable."""
         ...
 
     def keep(self, apps: Collection[str]) -> None:
@@ -70,7 +77,10 @@ class Loads:
 
 
 class ServeReplicas:
-    """`Replicas` by Serve's broadcasts. A model has a `load()`, and the router an `open_calls()`."""
+    """`Replicas` by Serve's broadcasts.
+
+    A model has a `load()`; the router has `open_calls()` and `learn_quarantine(digest)`.
+    """
 
     def __init__(self) -> None:
         self._handles: dict[str, DeploymentHandle[Any]] = {}
@@ -84,18 +94,22 @@ class ServeReplicas:
             total.update(calls)
         return total
 
+    async def quarantine(self, digest: str) -> None:
+        await self._ask_all(serve.get_replica_context().app_name, "learn_quarantine", digest)
+
     def keep(self, apps: Collection[str]) -> None:
         own = serve.get_replica_context().app_name
         self._handles = {app: handle for app, handle in self._handles.items() if app in {own, *apps}}
 
-    async def _ask_all(self, app: str, method: str) -> list[Any]:
+    async def _ask_all(self, app: str, method: str, *args: str) -> list[Any]:
         try:
             handle = self._handles.get(app) or await self._connect(app)
-            answers = await handle.broadcast(method).results_async(timeout_s=LIMIT_S, return_exceptions=True)
+            response = handle.broadcast(method, *args)
+            answers = await response.results_async(timeout_s=LIMIT_S, return_exceptions=True)
         except DeploymentUnavailableError:
             return []
         except (KeyError, *FOREIGN) as error:
-            raise ModelUnavailable(f"{app} does not tell its load") from error
+            raise ModelUnavailable(f"{app} does not answer '{method}'") from error
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def _connect(self, app: str) -> DeploymentHandle[Any]:

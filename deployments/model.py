@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
+from deployments.logs import brief
 from deployments.scaling import TOKEN_LOAD
 from experts.engine.base import Call, Chunk, Engine, Stats
 from experts.errors import EngineFailed, ExpertsError, TokenError
@@ -25,7 +26,7 @@ class ModelSettings(BaseModel):
     A meta has every expert's `tokens`, inlined, so that no replica needs a shared disk; `epoch` numbers them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     target_tokens_in_flight: int | None = None
     epoch: int = 0
     tokens: dict[str, str] | None = None
@@ -66,8 +67,9 @@ class ModelServer:
             raise
         except Exception as error:
             # Serve may hand an exception to the router as it is, where a TimeoutError would pass for the
-            # router's own and an unknown class cannot be rebuilt. Serve also logs it here, cause and all.
-            raise EngineFailed(_one_line(error, call)) from error
+            # router's own and an unknown class cannot be rebuilt. Its message may quote the prompt and stays
+            # here; Serve logs the frames of the cause.
+            raise EngineFailed(brief(error)) from error
 
     async def load(self) -> ReplicaLoad:
         return _replica_load(self._engine.stats())
@@ -104,12 +106,3 @@ def _token(name: str, inline: str) -> ExpertToken:
     if token.name != name:
         raise TokenError(f"tokens.{name} holds the token of '{token.name}'; give each expert its own token")
     return token
-
-
-def _one_line(error: Exception, call: Call) -> str:
-    """The type and first line of the error; the type alone where the error quotes the prompt."""
-    kind, message = type(error).__name__, str(error).strip()
-    prompt = [call.text, call.written, *(entry["content"] for entry in call.messages or ())]
-    if not message or any(part and part in message for part in prompt):
-        return kind
-    return f"{kind}: {message.splitlines()[0]}"

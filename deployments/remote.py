@@ -13,12 +13,15 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from deployments.replicas import Placement, ReplicaSet, replicas_of
 from experts.engine.base import Call, Chunk
+from experts.engine.base import Resumed as ResumedCall
 from experts.errors import ContextLengthExceeded as PromptTooLong
 from experts.errors import EngineDead, ExpertsError, InvalidCall
 from router.errors import (
     ContextLengthExceeded,
     InvalidRequest,
+    ModelDied,
     ModelFailed,
     ModelOverloaded,
     ModelUnavailable,
@@ -29,58 +32,67 @@ from router.model import Ask, Finish, Model, Piece
 # What a handle raises. A TimeoutError is the far side's: our deadlines reach a stream as a cancellation.
 FOREIGN = (RayError, RayServeException, AioRpcError, ExpertsError, TimeoutError)
 # The replica, or the way to it, is gone; none of these says anything about the call itself.
-GONE = (EngineDead, RayActorError, TaskCancelledError, DeploymentUnavailableError, AioRpcError)
+DEAD = (EngineDead, RayActorError, AioRpcError)
+GONE = (*DEAD, TaskCancelledError, DeploymentUnavailableError)
 
 
 class Deployed(Model, Protocol):
-    """A model that may run or not."""
+    """A model whose replicas are known. To look at them starts nothing and sends nothing.
+
+    A call with a `probe_id` goes to that replica; any other prefers those that are not suspect. A replica
+    that fails or is leaving is made suspect, and whatever it produces clears it.
+    """
 
     @property
-    def is_running(self) -> bool:
-        """Whether a replica is there to take a call. To look at it starts nothing and sends nothing."""
-        ...
+    def replicas(self) -> ReplicaSet: ...
 
 
 class RemoteModel:
-    """Keeps the contract of `router.model.Model` over a `DeploymentHandle`."""
+    """Keeps the contract of `Deployed` over a `DeploymentHandle`."""
 
     def __init__(self, app: str, handle: DeploymentHandle[Any]) -> None:
         self._app = app
+        self._replicas = replicas_of(app)
         # Configured once: every `.options()` starts a metrics pusher and a long poll of its own.
         self._generate = handle.options(method_name="generate", stream=True)
 
     @property
-    def is_running(self) -> bool:
-        return num_running_replicas(self._generate) > 0
+    def replicas(self) -> ReplicaSet:
+        return self._replicas
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        self._replicas.place(ask.request_id, None)  # an answer that is resumed has the same id
         response = self._generate.remote(to_call(ask))
         assert isinstance(response, DeploymentResponseGenerator)
         try:
             async for chunk in response:
-                yield to_piece(chunk)
+                piece = to_piece(chunk)
+                self._heard(piece, self._replicas.placement(ask.request_id))
+                yield piece
         except asyncio.CancelledError as error:
             if _is_own_cancellation():
                 raise
+            # No suspect: Serve ends calls like this too, on this side, when the client left.
             raise ModelUnavailable(f"{self._app} gave the request up") from error
         except FOREIGN as error:
-            raise translate(self._app, error) from error
+            raise self._failed(error, self._replicas.placement(ask.request_id)) from error
         finally:
             # Leaving the loop alone would let the replica write on; after a normal end this does nothing.
             # Where no replica took the call, Serve raises the reason a second time.
             with suppress(*FOREIGN):
                 response.cancel()
 
+    def _heard(self, piece: Piece, placement: Placement) -> None:
+        if piece.finish is Finish.CANCELLED:
+            self._replicas.suspect(placement.replica, "it gives its calls up")
+        else:
+            self._replicas.answered(placement.replica)
 
-def num_running_replicas(handle: DeploymentHandle[Any]) -> int:
-    """As many as the handle could send a call to now; 0 before it was told of any.
-
-    Serve pushes this to every handle and keeps it to itself: what it offers in public is either a call, which
-    would start a replica, or a question to the controller, which requests must not depend on.
-    """
-    router: Any = handle._router
-    chooser = router._asyncio_router._request_router  # None until the first push
-    return 0 if chooser is None else len(chooser.curr_replicas)
+    def _failed(self, error: Exception, placement: Placement) -> RouterError:
+        failure = translate(self._app, error, placement)
+        if isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
+            self._replicas.suspect(placement.replica, type(error).__name__)
+        return failure
 
 
 def to_call(ask: Ask) -> Call:
@@ -91,6 +103,7 @@ def to_call(ask: Ask) -> Call:
         text=ask.prompt.text,
         ids=ask.prompt.ids,
         written=ask.written,
+        resumed=None if (own := ask.resumed) is None else ResumedCall(own.text, own.ids, own.tokenizer),
         position=ask.position,
         max_tokens=ask.max_tokens,
         temperature=ask.sampling.temperature,
@@ -108,6 +121,8 @@ def to_piece(chunk: Chunk) -> Piece:
     return Piece(
         text=chunk.text,
         num_tokens=len(chunk.token_ids),
+        ids=chunk.token_ids,
+        tokenizer=chunk.tokenizer,
         num_prompt_tokens=chunk.num_prompt_tokens,
         finish=None if chunk.finish is None else Finish(chunk.finish.value),
         expert=chunk.expert,
@@ -116,15 +131,17 @@ def to_piece(chunk: Chunk) -> Piece:
     )
 
 
-def translate(app: str, error: Exception) -> RouterError:
-    """The router's word for what went wrong at `app`. The order matters: Ray raises engine errors as
-    subclasses of both `RayTaskError` and the original."""
+def translate(app: str, error: Exception, placement: Placement) -> RouterError:
+    """The router's word for what went wrong at `app` with a call that was placed so. The order matters: Ray
+    raises engine errors as subclasses of both `RayTaskError` and the original."""
     if isinstance(error, PromptTooLong):
         return ContextLengthExceeded(error.message, error.param)
     if isinstance(error, InvalidCall):
         return InvalidRequest(error.message, error.param, error.code)
     if isinstance(error, BackPressureError):
         return ModelOverloaded(f"every queue of {app} is full; try again shortly")
+    if isinstance(error, DEAD) and placement.replica is not None and placement.is_accepted:
+        return ModelDied(f"a replica of {app} died with the request", placement.replica)
     if isinstance(error, GONE):
         return ModelUnavailable(f"{app} is not available")
     return ModelFailed(f"{app} failed while answering")
@@ -174,8 +191,8 @@ class _Watched:
         self._lost = lost
 
     @property
-    def is_running(self) -> bool:
-        return self._model.is_running
+    def replicas(self) -> ReplicaSet:
+        return self._model.replicas
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         self.num_open += 1

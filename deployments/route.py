@@ -1,15 +1,15 @@
-"""Route: the way to one model, open once the model has answered a question."""
+"""Route: the way to one model, open while a replica of it is known to answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from typing import Any
 
+from deployments.probe import Clearing, ask, start
 from deployments.remote import Connections, Deployed
 from router.errors import ModelStalled, ModelUnavailable, RouterError, WakeFailed
-from router.model import Ask, Finish, Message, Model, Prompt, Sampling
 from router.routes import State
 from router.table import Deadlines, ModelEntry
 
@@ -17,21 +17,16 @@ logger = logging.getLogger(__name__)
 
 Connect = Callable[[str], Awaitable[Deployed]]
 
-PROBE = Ask(
-    request_id="probe",
-    prompt=Prompt(messages=(Message("user", "ping"),)),
-    sampling=Sampling(temperature=0.0),
-    max_tokens=1,
-)
 MIN_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
 
 class Route:
-    """Opens by an answer: RUNNING says only that a process is up. Closes when a call finds the model away.
+    """Opens by an answer: RUNNING says only that a process is up. Closes when the last replica is suspect.
 
     A model that may sleep is asked only when somebody needs it or when it runs anyway, because the question
-    would start it. One task does the asking, so however many wait, the model is started once.
+    would start it. One task does the asking, so however many wait, the model is started once. A replica that
+    is suspect is asked by itself, also while the route is open.
     """
 
     def __init__(
@@ -43,20 +38,25 @@ class Route:
         self._models = models
         self._connect = connect
         self._model: Deployed | None = None
-        self._answered = False
+        self._answered = False  # at some time, or since it was last started
         self._failed = False  # it runs, and was asked in vain
         self._needed = False  # somebody waits for it, so it may be started
         self._opening: asyncio.Task[RouterError | None] | None = None
+        self._clearing = Clearing()
 
     @property
     def state(self) -> State:
-        if not self.entry.wakes:
-            return State.READY if self._answered else State.MASKED
-        if not self._runs:
+        if self.entry.wakes and not self._num_running:
             return State.WAKING if self._needed else State.ASLEEP
-        if self._answered:
+        if self._is_proven:
             return State.READY
-        return State.MASKED if self._failed else State.WAKING
+        if self._answered:
+            return State.AWAY
+        return State.WAKING if self.entry.wakes and not self._failed else State.MASKED
+
+    @property
+    def num_streams(self) -> int:
+        return max(1, self._num_running) * self.entry.max_streams
 
     def update(self, entry: ModelEntry, deadlines: Deadlines) -> None:
         """Go on under a new table. The application is the same, so what it answered still counts."""
@@ -64,15 +64,19 @@ class Route:
         self.entry, self.deadlines = entry, deadlines
 
     def look(self) -> None:
-        """Take notice of what Serve did to the model meanwhile."""
+        """Take notice of what became of the replicas meanwhile."""
         self._forget_if_gone()
-        if not self._answered and (self._may_ask or self._model is None):
+        self._answered = self._answered or self._is_proven
+        if not self._is_proven and (self._may_ask or self._model is None):
             self._open()
+        if self._model is not None:
+            self._clearing.look(self._model, self._first_token_s)
 
-    def lost(self) -> None:
-        """A call found the model away."""
-        self._answered = False
-        self.look()
+    def stalled(self, request_id: str) -> None:
+        """Whoever has this call produced nothing in time."""
+        if self._model is not None:
+            self._model.replicas.stalled(request_id)
+            self.look()
 
     def wake(self) -> None:
         if self.state is not State.READY:
@@ -97,28 +101,37 @@ class Route:
         if why := opening.result():
             raise WakeFailed(f"{self.entry.app} did not start: {why}") from why
 
-    def close(self) -> list[asyncio.Task[RouterError | None]]:
+    def close(self) -> list[asyncio.Task[Any]]:
         """Stop asking; returns what is left to wait for."""
+        clearing = self._clearing.close()
         if self._opening is None:
-            return []
+            return [*clearing]
         self._opening.cancel()
-        return [self._opening]
+        return [*clearing, self._opening]
 
     @property
-    def _runs(self) -> bool:  # read for every sleeper at every decision
-        return self._model is not None and self._model.is_running
+    def _num_running(self) -> int:  # read for every model at every decision
+        return 0 if self._model is None else len(self._model.replicas.running)
+
+    @property
+    def _is_proven(self) -> bool:
+        return self._model is not None and self._model.replicas.is_proven
 
     @property
     def _may_ask(self) -> bool:
-        return not self.entry.wakes or self._needed or self._runs
+        return not self.entry.wakes or self._needed or self._num_running > 0
+
+    @property
+    def _first_token_s(self) -> float:
+        return self.entry.first_token_s or self.deadlines.first_token_s
 
     def _forget_if_gone(self) -> None:
-        if self.entry.wakes and not self._runs:  # whatever comes up next is asked anew
+        if self.entry.wakes and not self._num_running:  # whatever comes up next is asked anew
             self._answered = self._failed = False
 
     def _open(self) -> None:
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(self._ask_until_open(), name=f"open {self.entry.app}")
+            self._opening = start(self._ask_until_open(), f"open {self.entry.app}")
 
     async def _ask_until_open(self) -> RouterError | None:
         """Returns what kept the route closed, where asking has an end."""
@@ -151,13 +164,13 @@ class Route:
         if app not in self._models:  # a handle outlives the replicas behind it, and is not free
             self._models.add(app, await self._connect(app))
         self._model = self._models[app]
-        limit_s = self.deadlines.first_token_s
-        if self.entry.wakes:
-            limit_s = began + self.deadlines.wake_s - _now()
-        if not self._may_ask:
-            return
-        await _answer(self._model, limit_s)
-        self._answered = True
+        limit_s = began + self.deadlines.wake_s - _now() if self.entry.wakes else self._first_token_s
+        until = _now() + limit_s
+        self.look()
+        await _someone_to_ask(self._model, until)
+        if self._may_ask and not self._is_proven:
+            await ask(self._model, until - _now())
+        self.look()
 
     def _gives_up(self, why: RouterError, taken_s: float) -> bool:
         """A model that may sleep is kept up by every question, so there is an end to asking it."""
@@ -165,17 +178,13 @@ class Route:
         return self.entry.wakes and not passes
 
 
-async def _answer(model: Model, limit_s: float) -> None:
-    try:
-        async with asyncio.timeout(limit_s), aclosing(model.stream(PROBE)) as pieces:
-            async for piece in pieces:
-                if piece.finish is Finish.CANCELLED:
-                    break  # a replica that shuts down
-                if piece.finish:
-                    return
-    except TimeoutError as error:
-        raise ModelStalled(f"no answer within {limit_s:g} s") from error
-    raise ModelUnavailable("the stream ended without an answer")
+async def _someone_to_ask(model: Deployed, until: float) -> None:
+    """Wait while all that run are suspects, for each of these is being asked by itself."""
+    while model.replicas.running and not model.replicas.healthy:
+        left_s = until - _now()
+        if left_s <= 0:
+            raise ModelStalled("no replica answers")
+        await asyncio.sleep(min(left_s, MIN_PAUSE_S))
 
 
 def _now() -> float:

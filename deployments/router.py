@@ -33,6 +33,10 @@ class Router:
     async def open_calls(self) -> dict[str, int]:
         return self._gateway.open_calls
 
+    async def learn_quarantine(self, digest: str) -> None:
+        """Another router found a prompt that takes replicas down."""
+        self._gateway.quarantine.learn(digest)
+
     async def check_health(self) -> None:
         """Async, so that a blocked event loop fails it; the models' health is their own."""
 

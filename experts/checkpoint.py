@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -24,13 +24,14 @@ class Checkpoint:
     """Where a model is, and how it is to be loaded: small enough to travel to the worker that loads it.
 
     `source`: a folder, a hub id, or a URI that is fetched where it is loaded; `dtype`: "auto" or a torch
-    dtype's name; `device`: what torch calls it.
+    dtype's name; `device`: what torch calls it; `trust_remote_code`: its own Python files may run.
     """
 
     source: str
     revision: str | None = None
     dtype: str = "auto"
     device: str = "cpu"
+    trust_remote_code: bool = False
 
     @property
     def name(self) -> str:
@@ -39,16 +40,22 @@ class Checkpoint:
 
     def load(self) -> tuple[PreTrainedModel, PromptRenderer]:
         """Raises ModelLoadError, TemplateError."""
-        return load_checkpoint(self.source, revision=self.revision, dtype=self.dtype, device_map=self.device)
+        return load_checkpoint(
+            self.source,
+            revision=self.revision,
+            dtype=self.dtype,
+            device_map=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     def load_renderer(self) -> PromptRenderer:
         """The tokenizer and chat template alone. Raises ModelLoadError, TemplateError."""
-        return _load_renderer(local_source(self.source), self.revision)
+        return _load_renderer(local_source(self.source), self._local())
 
     def max_tokens(self) -> int | None:
         """The context window, if the configuration names one. Raises ModelLoadError."""
         try:
-            config = AutoConfig.from_pretrained(local_source(self.source), **_local(self.revision))
+            config = AutoConfig.from_pretrained(local_source(self.source), **self._local())
         except _UNREADABLE as error:
             raise _unloadable(self.source, error) from error
         window: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -63,6 +70,9 @@ class Checkpoint:
         if found:
             return found[0]
         return head_fingerprint(self.load()[0].get_output_embeddings().weight)
+
+    def _local(self) -> dict[str, Any]:
+        return _local(self.revision, self.trust_remote_code)
 
     def _folder(self) -> Path:
         source = local_source(self.source)
@@ -91,18 +101,25 @@ def local_source(source: str) -> str:
 
 
 def load_checkpoint(
-    source: str, *, revision: str | None, dtype: str, device_map: str, attention: str = "sdpa"
+    source: str,
+    *,
+    revision: str | None,
+    dtype: str,
+    device_map: str,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PromptRenderer]:
-    """Load the folder, hub id or URI `source` without running any code of its own.
+    """Load the folder, hub id or URI `source`; without `trust_remote_code` none of its own code runs.
 
-    Only what a URI names is downloaded: a hub id has to be in the local cache.
+    Only what a URI names is downloaded: a hub id has to be in the local cache, its code too.
 
     Raises:
-        ModelLoadError: it is not there, not a causal LM, or does not fit.
+        ModelLoadError: it is not there, not a causal LM, does not fit, or needs code that is not trusted.
         TemplateError: its chat template cannot hold a conversation.
     """
     source = local_source(source)
-    renderer = _load_renderer(source, revision)
+    local = _local(revision, trust_remote_code)
+    renderer = _load_renderer(source, local)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source,
@@ -110,24 +127,31 @@ def load_checkpoint(
             dtype=dtype,
             device_map=device_map,
             attn_implementation=attention,
-            **_local(revision),
+            **local,
         )
     except _UNREADABLE as error:
         raise _unloadable(source, error) from error
     return model.eval(), renderer
 
 
-_UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, torch.OutOfMemoryError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,  # what config.json says contradicts itself
+    torch.OutOfMemoryError,
+)
 
 
-def _load_renderer(source: str, revision: str | None) -> PromptRenderer:
+def _load_renderer(source: str, local: dict[str, Any]) -> PromptRenderer:
     if source.startswith((".", "/")) and not Path(source).is_dir():
         raise ModelLoadError(
             f"{source}: no such model folder on node {socket.gethostname()}; correct model.path, put it on a "
             "disk that every node shares, use model: {uri: …}, or build it into the image"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **_local(revision))
+        tokenizer = AutoTokenizer.from_pretrained(source, **local)
     except _UNREADABLE as error:
         raise _unloadable(source, error) from error
     renderer = PromptRenderer(tokenizer)
@@ -135,10 +159,16 @@ def _load_renderer(source: str, revision: str | None) -> PromptRenderer:
     return renderer
 
 
-def _local(revision: str | None) -> dict[str, Any]:
-    return {"revision": revision, "local_files_only": True, "trust_remote_code": False}
+def _local(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    return {"revision": revision, "local_files_only": True, "trust_remote_code": trust_remote_code}
 
 
 def _unloadable(source: str, error: BaseException) -> ModelLoadError:
+    # Transformers has no type of its own for this, but always names its argument.
+    if "trust_remote_code=True" in str(error):
+        return ModelLoadError(
+            f"{source}: holds code of its own that would have to run; use a checkpoint without, or, if you "
+            "trust whoever wrote it, model: {trust_remote_code: true}"
+        )
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ModelLoadError(f"{source}: cannot be loaded: {reason}; correct the model or its files")

@@ -31,9 +31,9 @@ class Answer(ABC):
     body_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def __init__(self, request: AnswerRequest, table: RouteTable) -> None:
+    def __init__(self, request: AnswerRequest, table: RouteTable, key: str = "") -> None:
         self.id = f"{self.id_prefix}-{uuid.uuid4().hex}"
-        self.jobs = jobs(request, table, self.id)
+        self.jobs = jobs(request, table, self.id, key)
         self._request = request
         self._stamp = {
             "created": int(time.time()),
@@ -136,8 +136,8 @@ def token_counts(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str
     }
 
 
-def jobs(request: AnswerRequest, table: RouteTable, answer_id: str) -> list[Job]:
-    """One job for each choice: `n` for the first prompt, then `n` for the next one.
+def jobs(request: AnswerRequest, table: RouteTable, answer_id: str, key: str = "") -> list[Job]:
+    """One job for each choice: `n` for the first prompt, then `n` for the next one; `key` names who asks.
 
     Raises:
         UnknownModel: the table has no such model.
@@ -159,6 +159,7 @@ def jobs(request: AnswerRequest, table: RouteTable, answer_id: str) -> list[Job]
             max_tokens=request.token_limit(),
             stop=tuple(request.stop),
             routing=wishes,
+            key=key,
         )
         for index in range(len(prompts) * request.n)
     ]

@@ -6,7 +6,8 @@
 
 A model that fails is resumed from the text already received; when it cannot be, the meta decides the same
 position again with that expert masked; so it does when it calls for an expert that sleeps and is not waited
-for (cold_start: meta). Whatever happens, the client's text is the concatenation of the spans.
+for (cold_start: meta). A prompt that takes replica after replica down is kept from that model. Whatever
+happens, the client's text is the concatenation of the spans.
 """
 
 from __future__ import annotations
@@ -16,35 +17,48 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from router.admission import Admission
+from router.call import Caller
 from router.errors import (
     ContextLengthExceeded,
-    DeadlineExceeded,
     ModelFailed,
     ModelStalled,
-    ModelUnavailable,
+    PoisonRequest,
     RouterError,
-    WakeFailed,
 )
-from router.job import Answering, Delta, Done, Job, ModelUsage
+from router.job import Answering, Delta, Done, Job
 from router.model import Ask, Finish, Models, Piece
 from router.policy import Recovery, after_failure, allowed_experts
+from router.quarantine import Quarantine
 from router.routes import Routes, State
-from router.table import META, ModelEntry, RouteTable
+from router.table import META, RouteTable
 from router.transcript import Transcript
+
+# So many replicas that died of a prompt, with no token in between, are no coincidence.
+POISON_DEATHS = 2
 
 
 class Decoder:
     """Decodes answers against one route table; cheap to make, one per request.
 
     `routes` is asked at every decision, so an expert that opens or closes meanwhile is seen at once.
+    `admission` and `quarantine` are shared by all decoders of a router.
     """
 
     def __init__(
-        self, table: RouteTable, models: Models, routes: Routes, *, retry_pause_s: float = 0.05
+        self,
+        table: RouteTable,
+        models: Models,
+        routes: Routes,
+        *,
+        admission: Admission | None = None,
+        quarantine: Quarantine | None = None,
+        retry_pause_s: float = 0.05,
     ) -> None:
         self._table = table
-        self._models = models
         self._routes = routes
+        self._caller = Caller(table, models, routes, admission or Admission(routes.num_streams))
+        self._quarantine = quarantine or Quarantine()
         self._retry_pause_s = retry_pause_s
 
     async def decode(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
@@ -54,8 +68,7 @@ class Decoder:
             RequestError: the request cannot be served as asked.
             ServiceError: nobody could go on writing; everything yielded so far stands.
         """
-        state = Answering(job.target.writer, Transcript(job.stop), self._deadline())
-        state.transcript.begin(state.writer)
+        state = self._begin(job, Transcript(job.stop))
         finish = state.limit(job)
         while finish is None:
             last = Piece()
@@ -81,7 +94,7 @@ class Decoder:
         Raises:
             RouterError: as `decode`; the meta is asked again while that may help.
         """
-        state = Answering(META, Transcript(), self._deadline())
+        state = self._begin(job, Transcript())
         while True:
             try:
                 async with aclosing(self._call(job, state, probe=True)) as pieces:
@@ -92,47 +105,21 @@ class Decoder:
             except RouterError as error:
                 await self._recover(job, state, error)
 
-    async def _call(self, job: Job, state: Answering, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
-        """Stream the writer of the moment until it finishes, under all three deadlines."""
-        entry = self._entry(state.writer)
-        if entry.wakes:
-            await self._awake(state)
-        usage = state.usage.setdefault(state.writer, ModelUsage())
-        usage.num_calls += 1
-        limit_s = self._table.deadlines.first_token_s
-        ask = self._ask(job, state, probe)
-        async with aclosing(self._models[entry.app].stream(ask)) as stream:
-            finish = None
-            while finish is None:
-                piece = await _within(stream, limit_s, state)
-                usage.num_prompt_tokens += piece.num_prompt_tokens or 0
-                usage.num_completion_tokens += piece.num_tokens
-                finish = piece.finish
-                if piece.num_tokens:
-                    limit_s = self._table.deadlines.gap_s
-                yield piece
-                if finish is Finish.CANCELLED:
-                    raise ModelUnavailable(f"the replica of {state.writer} gave the request up")
-                # Not `_allowed` again: routes may have changed since the model was asked.
-                if finish is Finish.EXPERT and piece.expert not in ask.allowed:
-                    raise ModelFailed(f"{state.writer} handed over to '{piece.expert}' unasked")
+    def _begin(self, job: Job, transcript: Transcript) -> Answering:
+        writer = job.target.writer
+        deadline = asyncio.get_running_loop().time() + self._table.deadlines.total_s
+        barred = self._quarantine.barred([META, *self._table.experts], job.prompt)
+        if writer in barred:
+            raise _poison(writer)
+        state = Answering(writer, transcript, deadline, masked=barred - {META})
+        transcript.begin(writer)
+        return state
 
-    async def _awake(self, state: Answering) -> None:
-        """Wait until the writer is there; a deadline of its own bounds that, and not the answer's."""
-        deadlines, clock = self._table.deadlines, asyncio.get_running_loop().time
-        # One that was there and died is waited for no longer than any other.
-        limit_s = deadlines.first_token_s if state.failures[state.writer] else deadlines.wake_s
-        began = clock()
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._routes.awake(state.writer)
-        except TimeoutError as error:
-            raise WakeFailed(f"{state.writer} did not start within {limit_s:g} s") from error
-        finally:
-            state.deadline += clock() - began
+    def _call(self, job: Job, state: Answering, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
+        return self._caller.pieces(state, job.key, lambda: self._ask(job, state, probe))
 
     def _ask(self, job: Job, state: Answering, probe: bool) -> Ask:
-        written = state.transcript.text
+        written, resumed = state.transcript.split()
         allowed = self._allowed(job, state) if state.writer == META else ()
         return Ask(
             request_id=job.request_id,
@@ -140,6 +127,7 @@ class Decoder:
             sampling=job.sampling,
             max_tokens=None if job.max_tokens is None else job.max_tokens - state.transcript.num_tokens,
             written=written,
+            resumed=resumed,
             position=state.transcript.num_tokens,
             allowed=allowed,
             bias=self._bias(job, allowed),
@@ -185,22 +173,22 @@ class Decoder:
 
     def _is_left_to_meta(self, expert: str) -> bool:
         asleep = self._routes.state(expert) in (State.ASLEEP, State.WAKING)
-        return asleep and self._entry(expert).cold_start == "meta"
+        return asleep and self._table.entry(expert).cold_start == "meta"
 
     async def _recover(self, job: Job, state: Answering, error: RouterError) -> Finish | None:
         """Choose who goes on after a failure; raises the error when nobody can.
 
         A window that is full once there is text is no error: the answer is as long as it can be.
         """
-        failed = state.writer
-        state.failures[failed] += 1
-        recovery = after_failure(
-            error,
-            is_expert=failed != META,
-            routed=job.target.routed,
-            num_failures=state.failures[failed],
-            retries=self._table.retries,
-        )
+        failed, is_expert = state.writer, state.writer != META
+        if isinstance(error, ModelStalled):
+            self._routes.stalled(failed, job.request_id)
+        state.failed(error)
+        if len(state.deaths[failed]) >= POISON_DEATHS:
+            self._quarantine.add(failed, job.prompt)
+            error = _poison(failed)
+        may_retry = self._may_retry(state, replaceable=is_expert and job.target.routed)
+        recovery = after_failure(error, is_expert=is_expert, routed=job.target.routed, may_retry=may_retry)
         if recovery is Recovery.FAIL and isinstance(error, ContextLengthExceeded) and state.transcript.text:
             return Finish.LENGTH
         if recovery is Recovery.FAIL:
@@ -210,27 +198,20 @@ class Decoder:
             state.num_handoffs -= 1  # or a failure would use up the hop of the next best expert
             state.pass_pen(META)
             return None
-        await asyncio.sleep(self._retry_pause_s * random.uniform(0.5, 1.5))
+        # Longer each time, and never for all who lost the same replica at once.
+        pause_s = self._retry_pause_s * 2 ** (state.failures[failed] - 1)
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
         return None
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._table.deadlines.total_s
+    def _may_retry(self, state: Answering, *, replaceable: bool) -> bool:
+        if state.failures[state.writer] > self._table.retries or state.num_failures > self._table.max_resumes:
+            return False
+        # Where the meta can go on at once, nobody need wait for a replica that is still to start.
+        is_left = replaceable and self._table.entry(state.writer).when_away == "meta"
+        return not (is_left and self._routes.state(state.writer) is State.AWAY)
 
-    def _entry(self, writer: str) -> ModelEntry:
-        return self._table.meta if writer == META else self._table.experts[writer]
 
-
-async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: Answering) -> Piece:
-    """The next piece, or the error that says which deadline it missed."""
-    left_s = state.deadline - asyncio.get_running_loop().time()
-    try:
-        async with asyncio.timeout(min(limit_s, left_s)):
-            return await anext(stream)
-    except StopAsyncIteration as error:
-        raise ModelUnavailable(f"{state.writer} ended its stream without a finish reason") from error
-    except TimeoutError as error:
-        if left_s < limit_s:
-            raise DeadlineExceeded(
-                f"the answer was not complete in time; {state.writer} was writing"
-            ) from error
-        raise ModelStalled(f"{state.writer} produced nothing for {limit_s:g} s") from error
+def _poison(model: str) -> PoisonRequest:
+    return PoisonRequest(
+        f"this prompt took {POISON_DEATHS} replicas of {model} down and is kept from it for now; change it"
+    )

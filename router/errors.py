@@ -4,10 +4,15 @@ RouterError
 ├── RequestError            the caller's mistake: a 4xx in the OpenAI envelope
 │   ├── InvalidRequest          400
 │   ├── ContextLengthExceeded   400, code context_length_exceeded
+│   ├── Unauthorized            401, code invalid_api_key
 │   ├── UnknownModel            404, code model_not_found
-│   └── BodyTooLarge            413
+│   ├── BodyTooLarge            413
+│   ├── PoisonRequest           422: it took two replicas of a model down
+│   └── RateLimited             429, code rate_limit_exceeded: this key asks too much
 └── ServiceError            ours: a 5xx or 429, worth another try
-    ├── ModelUnavailable        503: the replica died, is away or missed a deadline; another may answer
+    ├── Overloaded              429: too much is waiting already; refused before anything began
+    ├── ModelUnavailable        503: the replica is away or missed a deadline; another may answer
+    │   ├── ModelDied               503: the replica went away with the call in its hands
     │   ├── ModelStalled            504: no token within its deadline
     │   └── ModelOverloaded         429: every queue is full
     ├── ModelFailed             500: the engine's own exception, the same everywhere; never retried
@@ -53,6 +58,11 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class Unauthorized(RequestError):
+    status = 401
+    code = "invalid_api_key"
+
+
 class UnknownModel(RequestError):
     status = 404
     code = "model_not_found"
@@ -63,14 +73,53 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
 
 
+class PoisonRequest(RequestError):
+    status = 422
+    code = "poison_request"
+
+
+class RateLimited(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class ServiceError(RouterError):
     pass
+
+
+class Overloaded(ServiceError):
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ModelUnavailable(ServiceError):
     status = 503
     code = "model_unavailable"
     retry_after_s = 1
+
+
+class ModelDied(ModelUnavailable):
+    """`replica` is the one that died: two deaths of one replica are one death."""
+
+    def __init__(self, message: str, replica: str) -> None:
+        super().__init__(message, replica)
+        self.replica = replica
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ModelStalled(ModelUnavailable):

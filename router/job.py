@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from router.errors import ModelDied, RouterError
 from router.model import Finish, Piece, Prompt, Sampling
 from router.policy import Routing, Target
 from router.transcript import Span, Transcript
@@ -22,6 +23,7 @@ class Job:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     routing: Routing = Routing()
+    key: str = ""  # the name of the API key, by which waiting answers take turns
 
 
 @dataclass(slots=True)
@@ -59,8 +61,11 @@ class Answering:
     deadline: float
     num_handoffs: int = 0
     num_prompt_tokens: int = 0
+    begun: bool = False  # it was let in, and is not kept waiting again
     masked: set[str] = field(default_factory=set)
-    failures: Counter[str] = field(default_factory=Counter)
+    num_failures: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # by model, since it last produced a token
+    deaths: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # likewise: replicas
     usage: dict[str, ModelUsage] = field(default_factory=dict)
 
     def limit(self, job: Job) -> Finish | None:
@@ -76,7 +81,17 @@ class Answering:
         """Take in what the writer produced; yields the newly visible (model, text) pairs."""
         if piece.num_prompt_tokens and not self.num_prompt_tokens:
             self.num_prompt_tokens = piece.num_prompt_tokens
-        return self.transcript.add(piece.text, piece.num_tokens)
+        if piece.num_tokens:
+            self.failures.pop(self.writer, None)
+            self.deaths.pop(self.writer, None)
+        return self.transcript.add(piece)
+
+    def failed(self, error: RouterError) -> None:
+        """The writer failed."""
+        self.num_failures += 1
+        self.failures[self.writer] += 1
+        if isinstance(error, ModelDied):
+            self.deaths[self.writer].add(error.replica)
 
     def done(self, finish: Finish) -> Done:
         return Done(

@@ -41,13 +41,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """What the model itself wrote last, in the tokens it chose: to read the text anew may cut it otherwise.
+
+    Where `tokenizer` is not its own (a rollout came in between), a model reads `text` instead.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokenizer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One call to one model.
 
-    `written` is the text already in the open assistant turn, whoever wrote it; `position` is its length in
-    tokens, so that a seeded draw goes on instead of starting over. `allowed` are the experts the meta may
-    hand over to; `bias` is added to their logits. With `probe` nothing is written: the only piece carries
-    the distribution over the allowed experts, and the expert that would take over, if one would.
+    `written` is the text already in the open assistant turn, whoever wrote it, and `resumed` what follows it
+    where the same model is asked to go on; `position` is the length of both in tokens, so that a seeded draw
+    goes on instead of starting over. `allowed` are the experts the meta may hand over to; `bias` is added to
+    their logits. With `probe` nothing is written: the only piece carries the distribution over the allowed
+    experts, and the expert that would take over, if one would.
     """
 
     request_id: str
@@ -55,6 +68,7 @@ class Ask:
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     written: str = ""
+    resumed: Resumed | None = None
     position: int = 0
     allowed: tuple[str, ...] = ()
     bias: Mapping[str, float] = field(default_factory=dict)
@@ -67,11 +81,14 @@ class Piece:
     """What a model produced since its last piece; `finish` is set on the last one.
 
     `text` is whole characters, and `num_tokens` counts the tokens that made them: a token whose character is
-    not complete belongs to a later piece, or a resumed answer would count it twice.
+    not complete belongs to a later piece, or a resumed answer would count it twice. `ids` are those tokens,
+    for models that know them, and `tokenizer` tells whose (on the first piece; None: nobody can use them).
     """
 
     text: str = ""
     num_tokens: int = 0
+    ids: tuple[int, ...] = ()
+    tokenizer: str | None = None
     num_prompt_tokens: int | None = None
     finish: Finish | None = None
     expert: str | None = None
@@ -86,6 +103,7 @@ class Model(Protocol):
         Raises:
             RequestError: this model cannot serve the call as asked (too long, a parameter it cannot honour).
             ModelUnavailable: the replica is gone or busy; another may answer.
+            ModelDied: it is gone, and the call was in its hands.
             ModelFailed: the engine raised an exception of its own.
         """
         ...

@@ -18,11 +18,18 @@ from router.neutral import NEUTRAL
 from router.policy import Routing
 
 MAX_CHOICES = 128
+MAX_MESSAGES = 2048
+MAX_PARTS = 2048  # of one message
+MAX_NAMES = 1024  # in one routing option
 MAX_INT32 = 2**31 - 1
+# A field's path is repeated to the client, and a client may name a field as it likes.
+MAX_PARAM_LENGTH = 256
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+# A body of a megabyte can hold 300,000 wrong items; to report them all would keep everybody else waiting.
+Names = Annotated[list[Name], Field(max_length=MAX_NAMES, fail_fast=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -41,11 +48,20 @@ class RoutingOptions(Strict):
     model_config = ConfigDict(extra="forbid")
 
     trace: bool = False
-    experts: list[Name] | None = None
-    exclude: list[Name] = Field(default_factory=list)
+    experts: Names | None = None
+    exclude: Names = Field(default_factory=list)
     force: Name | None = None
-    bias: dict[Name, Bias] = Field(default_factory=dict)
+    bias: dict[Name, Bias] = Field(default_factory=dict, max_length=MAX_NAMES)
     call_bias: Bias = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_enough(cls, value: Any) -> Any:
+        """Looked at first: all that is wrong with a megabyte of names would be found otherwise."""
+        for part in (value, value.get("bias")) if isinstance(value, dict) else ():
+            if isinstance(part, dict) and len(part) > MAX_NAMES:
+                raise InvalidRequest(f"routing: at most {MAX_NAMES} names", "routing")
+        return value
 
     def wishes(self) -> Routing:
         experts = None if self.experts is None else tuple(dict.fromkeys(self.experts))
@@ -59,7 +75,7 @@ class TextPart(Strict):
 
 class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: list[TextPart] = Field(min_length=1)
+    content: list[TextPart] = Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)
     tool_calls: list[Any] = Field(default_factory=list)
 
     @field_validator("content", mode="before")
@@ -133,7 +149,7 @@ class AnswerRequest(Strict, ABC):
 class ChatRequest(AnswerRequest):
     routed_unasked: ClassVar[bool] = True
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Count | None = None
 
     @model_validator(mode="after")
@@ -164,6 +180,8 @@ class CompletionRequest(AnswerRequest):
     def _as_list(cls, value: Any) -> list[str | list[int]]:
         """OpenAI's four spellings: a text, token ids, or a list of either."""
         prompts = [value] if _is_prompt(value) else value
+        if isinstance(prompts, list) and len(prompts) > MAX_CHOICES and not isinstance(prompts[0], int):
+            raise InvalidRequest(f"at most {MAX_CHOICES} prompts", "prompt")
         if isinstance(prompts, list) and prompts and all(_is_prompt(prompt) for prompt in prompts):
             return prompts
         raise PydanticCustomError(
@@ -225,6 +243,6 @@ def _refuse_unless_neutral(name: str, value: Any) -> None:
 
 def _first_of(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
+    param = ".".join(str(part) for part in first["loc"])[:MAX_PARAM_LENGTH] or None
     code = first["type"] if first["type"] == "unsupported_parameter" else None
     return InvalidRequest(f"{param}: {first['msg']}" if param else first["msg"], param, code)

@@ -85,20 +85,22 @@ def allowed_experts(
     )
 
 
-def after_failure(
-    error: RouterError, *, is_expert: bool, routed: bool, num_failures: int, retries: int
-) -> Recovery:
+def after_failure(error: RouterError, *, is_expert: bool, routed: bool, may_retry: bool) -> Recovery:
     """Only a replica that is gone, busy or late is asked again: an engine's own exception would recur."""
     if isinstance(error, DeadlineExceeded):
         return Recovery.FAIL
-    if isinstance(error, ModelUnavailable) and num_failures <= retries:
+    if isinstance(error, ModelUnavailable) and may_retry:
         return Recovery.RETRY
     return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
 
 
 def _may_be_called(entry: ModelEntry, state: State) -> bool:
     # Where the meta answers meanwhile, calling for an expert under way would only have it decide twice.
-    return state in (State.READY, State.ASLEEP) or (state is State.WAKING and entry.cold_start == "wait")
+    return (
+        state in (State.READY, State.ASLEEP)
+        or (state is State.WAKING and entry.cold_start == "wait")
+        or (state is State.AWAY and entry.when_away == "wait")
+    )
 
 
 def _check_names(table: RouteTable, field_name: str, names: Collection[str]) -> None:

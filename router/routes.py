@@ -12,7 +12,8 @@ class State(StrEnum):
     READY = "ready"  # it has answered, and nothing says that it went away since
     ASLEEP = "asleep"  # scaled to zero: a call would wait until it is started
     WAKING = "waking"  # being started, or started elsewhere and not asked yet
-    MASKED = "masked"  # it does not answer, or nobody knows it (any more)
+    AWAY = "away"  # it has answered, and no replica of it does at the moment
+    MASKED = "masked"  # it has not answered yet, or nobody knows it (any more)
 
 
 class Routes(Protocol):
@@ -25,10 +26,18 @@ class Routes(Protocol):
         ...
 
     async def awake(self, name: str) -> None:
-        """Wait until the model answers, starting it if it sleeps; all who wait share one start.
+        """Wait until the model answers (again), starting it if it sleeps; all who wait share one start.
 
         Raises:
             WakeFailed: it did not start.
             ModelUnavailable: the route was taken away.
         """
+        ...
+
+    def stalled(self, name: str, request_id: str) -> None:
+        """The replica that had this call of the model produced nothing in time: others are preferred."""
+        ...
+
+    def num_streams(self, name: str) -> int:
+        """How many calls the model's replicas take at once; at the least, one replica's."""
         ...

@@ -12,13 +12,16 @@ META = "meta"  # the meta's own name, which no expert may take
 class Frozen(BaseModel):
     """Shared between coroutines without copying, so nobody may change it; a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error about it can reach Serve's logs, where digests of keys have no business.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Deadlines(Frozen):
     """`total_s` counts what models write and decide. Starting a model that sleeps is not among it: that may
-    take `wake_s`, after which the first token is due within `first_token_s` as ever."""
+    take `wake_s`, after which the first token is due within `first_token_s` as ever. An answer that cannot
+    begin within `queue_s`, for others are before it, is refused."""
 
+    queue_s: float = Field(5.0, gt=0)
     first_token_s: float = Field(30.0, gt=0)
     gap_s: float = Field(10.0, gt=0)
     total_s: float = Field(600.0, gt=0)
@@ -37,7 +40,8 @@ class RoutingRules(Frozen):
     after_expert: Literal["finish", "return"] = "finish"
     max_handoffs: int = Field(4, ge=0)
     call_bias: float = 0.0
-    retries: int = Field(1, ge=0)
+    retries: int = Field(2, ge=0)  # in a row, without a token in between
+    max_resumes: int = Field(8, ge=0)  # in a whole answer
     deadlines: Deadlines = Deadlines()
     heartbeat_s: float = Field(10.0, gt=0)  # a stream that was silent so long gets a comment line
 
@@ -47,20 +51,49 @@ class ModelEntry(Frozen):
 
     `cold_start` says what becomes of that call: it is held until the model answers (`wait`), or the meta
     answers it while the model starts (`meta`). Whoever addresses the model by name is held either way.
+    `when_away` says the same of a model all of whose replicas died or hang: `wait` writes what an undisturbed
+    cluster would have written, `meta` keeps no client waiting. The two deadlines are the model's own.
     """
 
     app: str
     wakes: bool = False
     cold_start: Literal["wait", "meta"] = "wait"
+    when_away: Literal["wait", "meta"] = "meta"
+    first_token_s: float | None = Field(None, gt=0)
+    gap_s: float | None = Field(None, gt=0)
+    max_streams: int = Field(32, ge=1)  # of one replica
+
+
+class ApiKey(Frozen):
+    """Who may ask, and for what. The key itself is nowhere: `sha256` is the hex digest of its UTF-8 text.
+
+    `experts` None permits every expert. The limits hold in each router replica; None is no limit.
+    """
+
+    name: str = Field(min_length=1, max_length=64)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    experts: tuple[str, ...] | None = None
+    requests_per_minute: int | None = Field(None, ge=1)
+    max_concurrent: int | None = Field(None, ge=1)
+
+
+class Limits(Frozen):
+    """What one router replica takes on. `max_waiting`: answers that wait for a model's replicas, all models
+    together; `max_requests`: whatever is open, those that are being read included."""
+
+    max_waiting: int = Field(256, ge=1)
+    max_requests: int = Field(1024, ge=1)
 
 
 class RouteTable(RoutingRules):
-    """Replaced whole, never edited; `epoch` grows with every change."""
+    """Replaced whole, never edited; `epoch` grows with every change. Without `keys` everybody may ask."""
 
     epoch: int
     name: str
     meta: ModelEntry
     experts: dict[str, ModelEntry] = Field(default_factory=dict)
+    keys: tuple[ApiKey, ...] = ()
+    limits: Limits = Limits()
 
     @field_validator("experts")
     @classmethod
@@ -68,6 +101,9 @@ class RouteTable(RoutingRules):
         if META in experts:
             raise ValueError(f"experts: '{META}' names the meta itself; give this expert another name")
         return experts
+
+    def entry(self, name: str) -> ModelEntry:
+        return self.meta if name == META else self.experts[name]
 
     @property
     def model_ids(self) -> list[str]:

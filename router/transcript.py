@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from router.model import Piece, Resumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,16 @@ class _Author:
     start: int
     probability: float | None
     num_tokens: int = 0
+    ids: list[int] = field(default_factory=list)
+    tokenizer: str | None = None  # whose `ids` are; None once they are not one tokenizer's
+
+    def take(self, piece: Piece) -> None:
+        if piece.tokenizer is not None and not self.num_tokens:
+            self.tokenizer = piece.tokenizer
+        if piece.tokenizer not in (None, self.tokenizer) or len(piece.ids) != piece.num_tokens:
+            self.tokenizer = None
+        self.num_tokens += piece.num_tokens
+        self.ids += piece.ids
 
 
 class Transcript:
@@ -46,11 +58,19 @@ class Transcript:
         """`model` writes from here on."""
         self._authors.append(_Author(model, len(self.text), probability))
 
-    def add(self, text: str, num_tokens: int) -> Iterator[tuple[str, str]]:
+    def add(self, piece: Piece) -> Iterator[tuple[str, str]]:
         """Append what the current author wrote; yields the newly visible (model, text) pairs."""
-        self.text += text
-        self._authors[-1].num_tokens += num_tokens
+        self.text += piece.text
+        self._authors[-1].take(piece)
         return self._show(self._safe_length())
+
+    def split(self) -> tuple[str, Resumed | None]:
+        """What the current author found, and what it wrote itself; in one where its tokens are unknown."""
+        author = self._authors[-1]
+        if not author.num_tokens or author.tokenizer is None:
+            return self.text, None
+        own = Resumed(self.text[author.start :], tuple(author.ids), author.tokenizer)
+        return self.text[: author.start], own
 
     def close(self) -> Iterator[tuple[str, str]]:
         """The answer is over: what was held back is shown, unless a stop string ended it."""

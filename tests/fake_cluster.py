@@ -9,38 +9,68 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.gateway import Gateway
+from deployments.replicas import ReplicaSet, probed_replica
 from deployments.route import MAX_PAUSE_S
-from router.model import Ask, Piece
+from router.errors import ModelOverloaded, ModelUnavailable
+from router.model import Ask, Finish, Piece
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
 from tests.fake_replicas import FakeReplicas
-from tests.fakes import JOB, STOP, FakeModel, Item, Script, turns
+from tests.fakes import GONE, JOB, STOP, FakeModel, Item, Pause, Script, pause, turns
 
 ASK = Ask("r", JOB.prompt)
 
 
 @dataclass
 class FakeApp(FakeModel):
-    """An application. While it does not run, a call starts it, which takes `start_s`, and waits for that."""
+    """An application, whose replicas play one script together, but for those that are `broken` or `hung`.
 
-    is_running: bool = True
+    A call goes to the first replica that is not suspect, and `reached` tells in turn which one had it. While
+    none runs, a call starts one, which takes `start_s`, and waits for that.
+    """
+
     start_s: float = 60.0
     num_starts: int = 0
+    broken: set[str] = field(default_factory=set)
+    hung: set[str] = field(default_factory=set)
+    reached: list[str] = field(default_factory=list)
+    replicas: ReplicaSet = field(default_factory=lambda: ReplicaSet("fake"))
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.comes_up()
+
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        if not self.is_running:
+        self.replicas.place(ask.request_id, None)
+        if not self.replicas.running:
             await self._start()
-        async with aclosing(super().stream(ask)) as pieces:
-            async for piece in pieces:
-                yield piece
+        replica = probed_replica(ask.request_id) or min(self.replicas.healthy or self.replicas.running)
+        self.replicas.place(ask.request_id, replica)
+        self.reached.append(replica)
+        try:
+            if replica in self.hung:
+                await pause(Pause())
+            if replica in self.broken:
+                raise GONE
+            async with aclosing(super().stream(ask)) as pieces:
+                async for piece in pieces:
+                    if piece.finish is Finish.CANCELLED:
+                        self.replicas.suspect(replica, "cancelled")
+                    else:
+                        self.replicas.answered(replica)
+                    yield piece
+        except ModelOverloaded:
+            raise
+        except ModelUnavailable:
+            self.replicas.suspect(replica, "gone")
+            raise
 
     def falls_asleep(self) -> None:
-        self.is_running = False
+        self.replicas.now_running(())
         self._up = asyncio.Event()
 
-    def comes_up(self) -> None:
-        self.is_running = True
+    def comes_up(self, *replicas: str) -> None:
+        self.replicas.now_running(replicas or ("r1",))
         self._up.set()
 
     async def _start(self) -> None:

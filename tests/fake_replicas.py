@@ -30,6 +30,7 @@ class FakeReplicas:
     calls: dict[str, int] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
     kept: Collection[str] = ()
 
     async def loads(self, app: str) -> list[ReplicaLoad]:
@@ -42,6 +43,12 @@ class FakeReplicas:
     async def open_calls(self) -> Mapping[str, int]:
         await self._answer("router")
         return dict(self.calls)
+
+    async def quarantine(self, digest: str) -> None:
+        await self._answer("router")
+        if "router" not in self.of:
+            raise ModelUnavailable("there is no application router")
+        self.quarantined.append(digest)
 
     def keep(self, apps: Collection[str]) -> None:
         self.kept = set(apps)

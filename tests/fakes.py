@@ -9,16 +9,19 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 
+from router.admission import Admission
 from router.errors import ModelUnavailable, RouterError
 from router.job import Job
 from router.load import ModelLoad
 from router.model import Ask, Finish, Models, Piece, Prompt
 from router.policy import Target
+from router.quarantine import Quarantine
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
 
@@ -133,6 +136,9 @@ class FakeGateway:
     meta_ready: bool = True
     max_body_bytes: int = 10_000
     loads: Mapping[str, ModelLoad] = field(default_factory=dict)
+    streams: int = 32
+    stalls: list[tuple[str, str]] = field(default_factory=list)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     table: RouteTable = RouteTable(
         epoch=7,
         name="generalist",
@@ -153,6 +159,16 @@ class FakeGateway:
 
     async def awake(self, name: str) -> None:
         self.wake(name)
+
+    def stalled(self, name: str, request_id: str) -> None:
+        self.stalls.append((name, request_id))
+
+    def num_streams(self, name: str) -> int:
+        return self.streams
+
+    @cached_property
+    def admission(self) -> Admission:
+        return Admission(self.num_streams)
 
     async def load(self) -> dict[str, ModelLoad | None]:
         return {name: self.loads.get(name) for name in (META, *self.table.experts)}
@@ -199,7 +215,7 @@ def num_calls(models: Mapping[str, FakeModel]) -> dict[str, int]:
 
 def expert_table(**changes: Any) -> RouteTable:
     experts = {name: ModelEntry(app=name) for name in EXPERTS}
-    fields = {"epoch": 1, "name": "g", "meta": ModelEntry(app="meta"), "experts": experts}
+    fields = {"epoch": 1, "name": "g", "meta": ModelEntry(app="meta"), "experts": experts, "retries": 1}
     return RouteTable(**{**fields, **changes})
 
 

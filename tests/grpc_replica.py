@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentResponseGenerator
 
 from deployments.model import ModelServer
 from deployments.remote import RemoteModel
+from deployments.replicas import replicas_of
 from experts.engine.base import Call, Chunk, Stats
 from experts.errors import EngineDead
 from experts.token import ExpertToken
@@ -85,11 +86,14 @@ class Replica(ASGIServiceServicer):
 
 
 class Handle:
-    """A `DeploymentHandle` that has chosen its replica; `failure` is what choosing one raised."""
+    """A `DeploymentHandle` of `chem` that has chosen its replica `r1`; `failure` is what choosing raised."""
 
     def __init__(self, stub: Any = None, failure: Exception | None = None) -> None:
         self._stub = stub
         self._failure = failure
+        self._replicas = replicas_of("chem")
+        self._replicas.now_running(())  # nothing of an earlier handle's
+        self._replicas.now_running(("r1",))
 
     def options(self, *, method_name: str, stream: bool) -> Handle:
         assert (method_name, stream) == (METADATA.call_method, METADATA.is_streaming)
@@ -97,9 +101,11 @@ class Handle:
 
     def remote(self, call: Call) -> DeploymentResponseGenerator[Chunk]:
         chosen: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._replicas.place(call.request_id, "r1")
         if self._failure:
             chosen.set_exception(self._failure)
             return DeploymentResponseGenerator(chosen, METADATA)
+        self._replicas.accepted(call.request_id)
         chosen.set_result(
             gRPCReplicaResult(self._stub.HandleRequestStreaming(_request(call)), METADATA, ActorID.nil())
         )

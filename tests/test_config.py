@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "models" / name / "config.json").write_text("{}")
     (tmp_path / "models" / "empty").mkdir()
     (tmp_path / "roman.safetensors").write_bytes(b"")
+    (tmp_path / "keys.yaml").write_text("")
     return tmp_path
 
 
@@ -74,7 +75,7 @@ def test_paths_start_at_the_files_folder_wherever_it_is_read_from(folder: Path, 
     (folder / "cluster.yaml").write_text(yaml.safe_dump(world()))
     config = load_config("../cluster.yaml")
     roman = config.local_experts["roman"]
-    assert roman.model.model_dump() == {"path": folder / "models" / "roman"}
+    assert roman.model.model_dump() == {"path": folder / "models" / "roman", "trust_remote_code": False}
     assert roman.token == str(folder / "roman.safetensors")
     assert config.source == Path("../cluster.yaml")
 
@@ -84,8 +85,10 @@ def test_hub_models_and_uris_are_taken_as_they_are(folder: Path):
     data["meta"]["model"] = {"hub": "Qwen/Qwen3-8B", "revision": "main"}
     data["experts"]["roman"]["model"] = {"uri": "abfs://models@account.dfs.core.windows.net/roman"}
     config = load(folder, data)
-    assert config.meta.model.model_dump() == {"hub": "Qwen/Qwen3-8B", "revision": "main"}
-    assert config.local_experts["roman"].model.model_dump() == data["experts"]["roman"]["model"]
+    meta, roman = config.meta.model, config.local_experts["roman"].model
+    assert meta.model_dump(exclude_defaults=True) == {"hub": "Qwen/Qwen3-8B", "revision": "main"}
+    assert roman.model_dump(exclude_defaults=True) == data["experts"]["roman"]["model"]
+    assert [meta.trust_remote_code, roman.trust_remote_code] == [False, False]
     assert config.local_experts["roman"].token == "s3://bucket/roman.safetensors"
 
 
@@ -200,7 +203,7 @@ REFUSED = [
     (
         "meta/model",
         {"uri": "s3://b/x", "revision": "main"},
-        "meta.model.revision: unknown key; remove it, or use one of: uri",
+        "meta.model.revision: unknown key; remove it, or use one of: trust_remote_code, uri",
     ),
     (
         "meta/autoscaling",
@@ -288,7 +291,72 @@ REFUSED = [
     ("http/port", 0, "http.port: should be greater than or equal to 1; it is 0, correct it"),
     ("http/port", 65536, "http.port: should be less than or equal to 65535; it is 65536, correct it"),
     ("http/port", "8000", "http.port: should be a valid integer; it is '8000', correct it"),
-    ("http/keys_file", "keys", "http.keys_file: API keys are not built yet; use keys_file: null"),
+    ("http/keys_file", "nowhere.yaml", "http.keys_file: no such file '"),
+    ("http/keys_file", "models", "make it with `etr keys create` or correct the path"),
+    ("http/keys_env", "MY KEYS", "http.keys_env: should match pattern"),
+    ("http/keys_env", "", "http.keys_env: should match pattern"),
+    ("http/keys", ["secret"], "http.keys: unknown key; did you mean 'keys_env'?"),
+    ("meta/model/trust_remote_code", 1, "meta.model.trust_remote_code: should be a valid boolean; it is 1"),
+    (
+        "meta/model",
+        {"uri": "s3://b/x", "trust_remote_code": True},
+        "meta.model.trust_remote_code: has no effect with uri, of which no code is ever fetched; remove it",
+    ),
+    ("meta/model", {"trust_remote_code": True}, "meta.model: needs exactly one of path, hub, uri"),
+    (
+        "experts/roman/when_away",
+        "never",
+        "experts.roman.when_away: should be 'wait' or 'meta'; it is 'never'",
+    ),
+    ("meta/when_away", "wait", "meta.when_away: unknown key; remove it, or use one of: model, engine"),
+    ("meta/deadlines/gap_s", 0, "meta.deadlines.gap_s: should be greater than 0; it is 0"),
+    ("meta/deadlines/total_s", 5, "meta.deadlines.total_s: unknown key"),
+    (
+        "meta/deadlines/first_token_s",
+        601,
+        "meta.deadlines.first_token_s: 601 has no effect above routing.deadlines.total_s 600; lower it",
+    ),
+    (
+        "experts/roman/deadlines/gap_s",
+        600.5,
+        "experts.roman.deadlines.gap_s: 600.5 has no effect above routing.deadlines.total_s 600; lower it",
+    ),
+    ("meta/health/period_s", 0, "meta.health.period_s: should be greater than 0; it is 0"),
+    ("meta/health/timeout", 3, "meta.health.timeout: unknown key; did you mean 'timeout_s'?"),
+    ("router/health", {"period_s": 1}, "router.health: unknown key; remove it, or use one of: autoscaling"),
+    ("routing/retries", -1, "routing.retries: should be greater than or equal to 0; it is -1"),
+    ("routing/max_resumes", 1.5, "routing.max_resumes: should be a valid integer"),
+    ("routing/deadlines/queue_s", 0, "routing.deadlines.queue_s: should be greater than 0; it is 0"),
+    ("routing/deadlines/drain_s", 0, "routing.deadlines.drain_s: should be greater than 0; it is 0"),
+    (
+        "routing/deadlines",
+        {"queue_s": 61.0, "total_s": 60.0},
+        "routing.deadlines: queue_s 61 has no effect above total_s 60; lower it",
+    ),
+    (
+        "routing/deadlines/drain_s",
+        601,
+        "routing.deadlines: drain_s 601 has no effect above total_s 600; lower it",
+    ),
+    (
+        "routing/deadlines/first_token_s",
+        601,
+        "routing.deadlines: first_token_s 601 has no effect above total_s 600",
+    ),
+    ("router/limits/max_requests", 0, "router.limits.max_requests: should be greater than or equal to 1"),
+    (
+        "router/limits",
+        {"max_requests": 100, "max_waiting": 101},
+        "router.limits: max_waiting 101 has no effect above max_requests 100, which counts those that wait",
+    ),
+    (
+        "router",
+        {
+            "limits": {"max_requests": 10, "max_waiting": 5},
+            "autoscaling": {"max_replicas": 2, "target_ongoing_requests": 11},
+        },
+        "router: autoscaling.target_ongoing_requests 11 is above limits.max_requests 10",
+    ),
     ("http/max_body_bytes", 1023, "http.max_body_bytes: should be greater than or equal to 1024"),
     (
         "meta/autoscaling",
@@ -409,20 +477,31 @@ FULL: dict[str, Any] = {
             "custom": {"fast": 1.0},
             "labels": {"zone": "a"},
         },
+        "deadlines": {"first_token_s": 20.0, "gap_s": 5.0},
+        "health": {"period_s": 2.0, "timeout_s": 3.0},
     },
     "experts": {
         "roman": {
-            "model": {"path": "models/roman"},
+            "model": {"path": "models/roman", "trust_remote_code": True},
             "token": "roman.safetensors",
+            "when_away": "wait",
             "autoscaling": {"min_replicas": 0, "max_replicas": 2, "downscale_to_zero_delay_s": 600.0},
         }
     },
-    "routing": {"when": "start", "max_handoffs": 2, "call_bias": 0.5, "deadlines": {"gap_s": 1.0}},
-    "http": {"port": 9000, "max_body_bytes": 2048},
+    "routing": {
+        "when": "start",
+        "max_handoffs": 2,
+        "call_bias": 0.5,
+        "retries": 3,
+        "max_resumes": 4,
+        "deadlines": {"gap_s": 1.0, "queue_s": 2.0, "drain_s": 60.0},
+    },
+    "http": {"port": 9000, "max_body_bytes": 2048, "keys_file": "keys.yaml", "keys_env": "ETR_KEYS"},
     "router": {
         "autoscaling": {"min_replicas": 1, "max_replicas": 3},
         "resources": {"num_cpus": 0.5},
         "max_replicas_per_node": 1,
+        "limits": {"max_waiting": 20, "max_requests": 300},
     },
 }
 
@@ -453,6 +532,8 @@ def wrong_for(value: Any) -> st.SearchStrategy[Any]:
     listed = st.lists(st.integers(), max_size=2)
     if isinstance(value, dict):
         return listed | st.integers() | st.text(max_size=5) | st.none()
+    if isinstance(value, bool):
+        return listed | st.integers() | st.text(max_size=5) | st.none() | block
     if isinstance(value, str):
         return listed | st.integers() | st.floats(allow_nan=False) | st.booleans() | block
     numbers = st.sampled_from([float("nan"), float("inf"), float("-inf")])
@@ -491,3 +572,49 @@ def test_the_full_example_is_accepted(folder: Path):
     config = load(folder, FULL)
     assert config.meta.autoscaling.max_replicas == 2
     assert config.routing.deadlines.first_token_s == 30.0
+    assert config.http.keys_file == folder / "keys.yaml"
+
+
+def test_a_default_is_not_in_the_way_of_a_short_answer(folder: Path):
+    deadlines = load(folder, changed("routing/deadlines/total_s", 2.0)).routing.deadlines
+    assert (deadlines.queue_s, deadlines.total_s) == (5.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, 50.0), ({"drain_s": 20.0}, 20.0), ({"drain_s": 50.0}, 50.0)]
+)
+def test_a_replica_may_finish_its_answers_unless_the_file_says_for_how_long(
+    folder: Path, given: dict[str, float], used: float
+):
+    config = load(folder, changed("routing/deadlines", {"total_s": 50.0, **given}))
+    assert config.routing.deadlines.longest_drain_s == used
+    assert "drain_s" not in config.routing.rules()["deadlines"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    total_s=st.integers(1, 1000),
+    where=st.sampled_from(["routing", "meta", "experts/roman"]),
+    value_s=st.integers(1, 1000),
+    data=st.data(),
+)
+def test_no_deadline_outlasts_the_answer(
+    folder: Path, total_s: int, where: str, value_s: int, data: st.DataObject
+):
+    names = ["first_token_s", "gap_s"] + (["queue_s", "drain_s"] if where == "routing" else [])
+    name = data.draw(st.sampled_from(names))
+    world = changed(f"{where}/deadlines/{name}", value_s)
+    world.setdefault("routing", {}).setdefault("deadlines", {})["total_s"] = total_s
+    if value_s <= total_s:
+        load(folder, world)
+        return
+    (problem,) = refused(folder, world)
+    assert problem.startswith(f"{where.replace('/', '.')}.deadlines")
+    assert name in problem
+    assert problem.endswith("lower it")
+
+
+def test_a_router_grows_before_it_has_to_refuse(folder: Path):
+    assert load(folder, world()).router.target_ongoing_requests == 128.0
+    small = load(folder, changed("router/limits", {"max_requests": 20, "max_waiting": 10}))
+    assert small.router.target_ongoing_requests == 10.0

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 import torch
 
-from experts.engine.base import Call, Chunk, FinishReason
+from experts.engine.base import Call, Chunk, FinishReason, Resumed
 from experts.engine.config import TransformersConfig
 from experts.engine.sampler import Row
 from experts.engine.transformers import TransformersEngine
@@ -176,6 +176,29 @@ async def test_a_seed_draws_the_same_text_alone_in_a_crowd_and_after_a_resumptio
     prompt = await first_prompt_ids(engine)
     resumed = Call("r", ids=(*prompt, *ids[:5]), temperature=1.0, seed=7, position=5, max_tokens=len(ids) - 5)
     assert ids_of([chunk async for chunk in engine.generate(resumed)]) == ids[5:]
+
+
+async def test_a_lost_answer_goes_on_in_the_very_tokens_it_would_have_had(engine):
+    """Read anew as text they were cut otherwise, and a greedy answer took another turn."""
+    settings = {"temperature": 1.5, "seed": 11, "max_tokens": 24}
+    whole = await run(engine, written="so ", **settings)
+    fingerprint = whole[0].tokenizer
+    assert fingerprint is not None
+    assert all(chunk.tokenizer is None for chunk in whole[1:])
+    for end in range(1, len(whole)):
+        written = whole[:end]
+        text, ids = text_of(written), tuple(ids_of(written))
+        resumed = Resumed(text, ids, fingerprint)
+        rest = settings | {"max_tokens": 24 - len(ids), "position": len(ids)}
+        again = await run(engine, written="so ", resumed=resumed, **rest)
+        assert ids_of(again) == ids_of(whole)[len(ids) :]
+        assert text_of(again) == text_of(whole)[len(text) :]
+
+
+async def test_tokens_of_another_tokenizer_are_read_as_text(engine):
+    by_text = await run(engine, written="so far")
+    foreign = await run(engine, written="so", resumed=Resumed(" far", (1, 2, 3), "another"))
+    assert ids_of(foreign) == ids_of(by_text)
 
 
 async def first_prompt_ids(engine) -> list[int]:

@@ -242,7 +242,7 @@ def test_a_model_of_the_hub_is_written_with_its_revision(config: Path, data: Pat
     result = run("experts", "add", "morse", "--config", config, "--data", data, *options)
     assert result.exit_code == 0, result.output
     block = load_config(config).local_experts["morse"]
-    assert block.model.model_dump() == {"hub": "org/morse", "revision": "v1"}
+    assert block.model.model_dump(exclude_defaults=True) == {"hub": "org/morse", "revision": "v1"}
     assert block.resources.num_gpus == 1
 
 

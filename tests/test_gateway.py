@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 
-from deployments.route import PROBE
+from deployments.gateway import Gateway
+from deployments.probe import PROBE
+from deployments.replicas import probe_id
 from deployments.router import Router
 from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
-from router.model import Finish, Piece
+from router.model import Finish, Piece, Prompt
 from router.table import Deadlines, ModelEntry
 from tests.fake_cluster import Cluster, call, gateway_to, opened, settle, table
+from tests.fake_replicas import FakeReplicas, replica
 from tests.fakes import GONE, STOP, Item, Pause, in_virtual_time
 
 OVERLOADED = ModelOverloaded("full")
@@ -22,6 +26,7 @@ PAUSED_THEN_GONE: list[Item] = [Pause(1), GONE]
 def test_routes_open_when_their_models_have_answered():
     async def main() -> None:
         cluster = Cluster(law=[[GONE], [ModelFailed("broken")], [Piece(finish=Finish.CANCELLED)], []])
+        to_r1 = replace(PROBE, request_id=probe_id("r1"))
         async with gateway_to(cluster, table("chem", "law")) as gateway:
             assert opened(gateway) == set()
             await settle(0.05)
@@ -29,7 +34,7 @@ def test_routes_open_when_their_models_have_answered():
             await settle()
             assert "law" in opened(gateway)
             assert (cluster.num_calls("law"), cluster.connects.count("law")) == (5, 1)
-            assert cluster.models["law"].asks == [PROBE] * 5
+            assert cluster.models["law"].asks == [PROBE, *[to_r1] * 4]
 
     in_virtual_time(main())
 
@@ -120,7 +125,7 @@ def test_a_model_that_is_busy_or_broken_keeps_its_route(error: RouterError):
 
 def test_experts_of_one_application_close_and_open_together():
     async def main() -> None:
-        cluster = Cluster(chem=[[STOP], [STOP], [GONE], [GONE], [GONE], [GONE]])
+        cluster = Cluster(chem=[[STOP], [GONE], [GONE], [GONE], [GONE]])
         shared = table(experts={"chem": ModelEntry(app="chem"), "law": ModelEntry(app="chem")})
         async with gateway_to(cluster, shared) as gateway:
             await settle()
@@ -204,3 +209,29 @@ async def test_a_router_that_ends_leaves_no_opener_behind(monkeypatch: pytest.Mo
     assert asyncio.all_tasks() > before
     await router.close()
     assert asyncio.all_tasks() == before
+
+
+def test_all_routers_are_told_what_one_puts_into_quarantine():
+    async def main() -> None:
+        replicas = FakeReplicas(of={"router": [replica()]})
+        gateway = Gateway(Cluster().connect, 1024, replicas)
+        gateway.quarantine.add("meta", Prompt(text="poison"))
+        await settle()
+        [digest] = replicas.quarantined
+        other = Gateway(Cluster().connect, 1024, FakeReplicas())
+        other.quarantine.learn(digest)
+        assert other.quarantine.barred(["meta", "chem"], Prompt(text="poison")) == {"meta"}
+        await gateway.close()
+
+    in_virtual_time(main())
+
+
+def test_a_prompt_stays_in_quarantine_here_if_nobody_else_can_be_told(caplog: pytest.LogCaptureFixture):
+    async def main() -> None:
+        gateway = Gateway(Cluster().connect, 1024, FakeReplicas())
+        gateway.quarantine.add("meta", Prompt(text="poison"))
+        await settle()
+        await gateway.close()
+
+    in_virtual_time(main())
+    assert "other routers were not told" in caplog.text

@@ -7,10 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from router.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
+    InvalidRequest,
     ModelFailed,
     ModelOverloaded,
     ModelStalled,
@@ -18,8 +20,9 @@ from router.errors import (
     RouterError,
 )
 from router.http import build_app
-from router.model import Ask, Piece
-from tests.fakes import FakeGateway, Script, hands_over, models, served, writes
+from router.model import Ask, Message, Piece
+from router.openai import MAX_MESSAGES, MAX_NAMES, MAX_PARTS, ChatRequest, parse
+from tests.fakes import FakeGateway, FakeModel, Script, hands_over, models, served, writes
 
 HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
@@ -164,6 +167,100 @@ async def test_a_body_that_is_no_json_object_is_refused(client: httpx.AsyncClien
     assert_error(await client.post(CHAT, content=body), 400, None, None)
 
 
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize("field", ["user", "messages", "stop", "tools", "prompt", "routing", "seed"])
+@pytest.mark.parametrize("value", [nested(199), nested(400), "1" + "0" * 4000, "1" + "0" * 5000, "-1e999"])
+async def test_values_of_no_sane_size_never_break_the_server(
+    client: httpx.AsyncClient, field: str, value: str
+):
+    for path in (CHAT, TEXT):
+        question = '"messages": [{"role": "user", "content": "a"}], "prompt": "a"'
+        response = await client.post(path, content=f'{{{question}, "{field}": {value}}}')
+        assert response.status_code == 400 or response.json()["object"]  # fields that are ignored
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "a\\ud83d"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"messages": [{"role": "user", "content": "%s"}]}',
+        '{"messages": [{"role": "user", "content": "a"}], "model": "%s"}',
+        '{"messages": [{"role": "user", "content": "a"}], "stop": "%s"}',
+        '{"messages": [{"role": "user", "content": "a"}], "routing": {"bias": {"%s": 1}}}',
+    ],
+)
+async def test_half_a_surrogate_pair_is_no_text(client: httpx.AsyncClient, body: str, text: str):
+    assert_error(await client.post(CHAT, content=body % text), 400, None, None)
+
+
+async def test_a_zero_character_is_text_like_any_other(client: httpx.AsyncClient, gateway: FakeGateway):
+    response = await client.post(CHAT, json=chat(messages=[{"role": "user", "content": "a\0b"}], stop="\0"))
+    assert response.status_code == 200
+    meta = gateway.models["meta"]
+    assert isinstance(meta, FakeModel)
+    assert meta.asks[0].prompt.messages == (Message("user", "a\0b"),)
+    assert_error(await client.post(CHAT, json=chat(model="gene\0ralist")), 404, "model", "model_not_found")
+
+
+ONE_TOO_MANY: list[tuple[dict[str, Any], str]] = [
+    ({"messages": HELLO * (MAX_MESSAGES + 1)}, "messages"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * (MAX_PARTS + 1)}]},
+        "messages.0.content",
+    ),
+    ({"routing": {"experts": ["roman"] * (MAX_NAMES + 1)}}, "routing.experts"),
+    ({"routing": {"exclude": ["roman"] * (MAX_NAMES + 1)}}, "routing.exclude"),
+    ({"routing": {"bias": {f"e{number}": 1 for number in range(MAX_NAMES + 1)}}}, "routing.bias"),
+    ({"routing": {"force": "x" * 257}}, "routing.force"),
+    ({"model": "x" * 257}, "model"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), ONE_TOO_MANY)
+async def test_one_too_many_is_refused(
+    client: httpx.AsyncClient, gateway: FakeGateway, fields: dict[str, Any], param: str
+):
+    gateway.max_body_bytes = 1_000_000
+    assert_error(await client.post(CHAT, json=chat(**fields)), 400, param, None)
+
+
+@pytest.mark.parametrize("fields", [{"experts": ["roman"] * MAX_NAMES}, {"exclude": ["roman"] * MAX_NAMES}])
+async def test_as_many_as_may_be_are_served(
+    client: httpx.AsyncClient, gateway: FakeGateway, fields: dict[str, Any]
+):
+    gateway.max_body_bytes = 1_000_000
+    body = chat(messages=HELLO * MAX_MESSAGES, routing=fields)
+    assert (await client.post(CHAT, json=body)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [1] * 1000},
+        {"messages": [{"role": "user", "content": [1] * 1000}]},
+        {"messages": HELLO, "routing": {"experts": [""] * 1000}},
+        {"messages": HELLO, "routing": {"exclude": [""] * 1000}},
+    ],
+)
+def test_the_first_wrong_item_is_enough(fields: dict[str, Any]):
+    """To report every one of the 300,000 that fit into a body would keep all other clients waiting."""
+    with pytest.raises(InvalidRequest) as refused:
+        parse(ChatRequest, json.dumps(fields).encode())
+    assert isinstance(refused.value.__cause__, ValidationError)
+    assert refused.value.__cause__.error_count() == 1
+
+
+@pytest.mark.parametrize("routing", ['{"%s": 1}', '{"bias": {"%s": 1}}'])
+async def test_a_long_name_is_not_sent_back_whole(client: httpx.AsyncClient, routing: str):
+    body = f'{{"messages": [{{"role": "user", "content": "a"}}], "routing": {routing % ("x" * 9000)}}}'
+    response = await client.post(CHAT, content=body)
+    assert response.status_code == 400
+    assert len(response.content) < 1000
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [({"model": "generalist/roman"}, "model"), ({"routing": {"force": "roman"}}, "routing.force")],
@@ -178,7 +275,7 @@ async def test_unknown_models_paths_and_methods_get_the_envelope(client: httpx.A
     unknown = await client.post(CHAT, json=chat(model="gpt-4o"))
     assert_error(unknown, 404, "model", "model_not_found")
     assert_error(await client.get("/v1/models/gpt-4o"), 404, "model", "model_not_found")
-    for path in ("/", "/docs", "/openapi.json", "/v1/models/"):
+    for path in ("/", "/docs", "/redoc", "/v1/models/"):
         assert (await client.get(path)).status_code == 404
     assert_error(await client.post("/v1/chat"), 404, None, None)
     wrong_method = await client.get(CHAT)

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Scope
@@ -211,17 +212,24 @@ class Visit:
     """One request to the app as a server would make it; `leave` is the client closing its connection."""
 
     def __init__(
-        self, gateway: FakeGateway, path: str, fields: dict[str, Any], *, reads: bool = True
+        self,
+        app: FastAPI,
+        path: str,
+        fields: dict[str, Any],
+        *,
+        headers: Mapping[str, str] | None = None,
+        reads: bool = True,
     ) -> None:
         self.sent: list[Message] = []
         self.first_byte = asyncio.Event()
         self.left = asyncio.Event()
         self._body: list[bytes] = [json.dumps({"messages": HELLO, **fields}).encode()]
         self._reads = reads
-        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
-        self.task = asyncio.create_task(self._serve(build_app(gateway), scope))
+        sent = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": sent, "query_string": b""}
+        self.task = asyncio.create_task(self._serve(app, scope))
 
-    async def _serve(self, app: Callable[..., Coroutine[Any, Any, None]], scope: Scope) -> None:
+    async def _serve(self, app: FastAPI, scope: Scope) -> None:
         await app(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
@@ -256,7 +264,7 @@ async def test_when_the_client_goes_every_stream_below_is_closed(
     writing: tuple[FakeGateway, asyncio.Event], fields: dict[str, Any], ending: str
 ):
     gateway, begun = writing
-    visit = Visit(gateway, CHAT, fields)
+    visit = Visit(build_app(gateway), CHAT, fields)
     async with asyncio.timeout(5):
         await (visit.first_byte if fields.get("stream") else begun).wait()
         assert open_streams(gateway) > 0
@@ -274,7 +282,7 @@ async def test_when_the_client_goes_every_stream_below_is_closed(
 
 async def test_a_client_that_leaves_without_reading_is_noticed(writing: tuple[FakeGateway, asyncio.Event]):
     gateway, _ = writing
-    visit = Visit(gateway, CHAT, {"stream": True}, reads=False)
+    visit = Visit(build_app(gateway), CHAT, {"stream": True}, reads=False)
     async with asyncio.timeout(5):
         await visit.first_byte.wait()
         visit.left.set()
@@ -291,7 +299,7 @@ async def test_a_client_may_leave_before_the_first_byte(path: str):
         return [Pause()]
 
     gateway = FakeGateway(models(meta=silent))
-    visit = Visit(gateway, path, {"stream": True})
+    visit = Visit(build_app(gateway), path, {"stream": True})
     async with asyncio.timeout(5):
         await begun.wait()
         visit.left.set()

@@ -108,6 +108,18 @@ def test_pods_end_only_after_their_answers(tmp_path: Path):
     assert pod(groups(long)[0])["terminationGracePeriodSeconds"] == 4000
 
 
+def test_pods_wait_for_clients_however_short_their_models_may_drain(tmp_path: Path):
+    path = copy_example("demo", tmp_path)
+    routing = {"deadlines": {"total_s": 100.0, "wake_s": 20.0, "drain_s": 5.0}}
+    manifest = build_rayservice(config_of(path, routing=routing))
+    models = [one for app in served_by(manifest)["applications"] for one in app["deployments"]]
+    assert {one["name"]: one["graceful_shutdown_timeout_s"] for one in models} == {
+        "Model": 5.0,
+        "Router": 120.0,
+    }
+    assert {pod(one)["terminationGracePeriodSeconds"] for one in groups(manifest)} == {180}
+
+
 def test_no_request_is_served_on_the_head(tmp_path: Path):
     manifest = manifest_of("gpu", tmp_path)
     assert manifest["spec"]["excludeHeadPodFromServeSvc"] is True

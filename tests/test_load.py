@@ -150,4 +150,5 @@ async def test_stats_are_served_as_json():
     one = {"num_running": 2, "num_waiting": 1, "num_tokens": 50, "cache_use": 0.0}
     replicas = [{"replica": "a", "time_s": 9.5, **one}]
     roman = {"num_running": 2, "num_queued": 1, "num_tokens": 50, "replicas": replicas}
-    assert told == {"epoch": 7, "models": {"meta": None, "roman": roman, "morse": None}}
+    models_told = {"meta": None, "roman": roman, "morse": None}
+    assert told == {"epoch": 7, "models": models_told, "admission": {}}

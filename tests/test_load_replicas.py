@@ -34,9 +34,9 @@ class FakeHandle:
     async def shutdown_async(self) -> None:
         self.reports = False
 
-    def broadcast(self, method: str) -> FakeHandle:
+    def broadcast(self, method: str, *args: str) -> FakeHandle:
         assert not self.reports, "Serve's scaling would count this call"
-        self.asked.append(method)
+        self.asked.append(" ".join([method, *args]))
         return self
 
     async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[Any]:
@@ -81,7 +81,7 @@ async def test_no_replica_is_no_load_but_no_application_is_an_error(handles: dic
     replicas = ServeReplicas()
     assert await replicas.loads("chem") == []
     for app in ("law", "nobody"):
-        with pytest.raises(ModelUnavailable, match=f"{app} does not tell its load"):
+        with pytest.raises(ModelUnavailable, match=f"{app} does not answer 'load'"):
             await replicas.loads(app)
 
 
@@ -89,3 +89,10 @@ async def test_the_calls_of_all_routers_are_added_up(handles: dict[str, list[Fak
     calls: list[Any] = [{"chem": 2, "meta": 1}, {"chem": 3}, ActorDiedError()]
     handles["router"] = [FakeHandle({"open_calls": calls})]
     assert await ServeReplicas().open_calls() == {"chem": 5, "meta": 1}
+
+
+async def test_all_routers_are_told_what_to_quarantine(handles: dict[str, list[FakeHandle]]):
+    router = FakeHandle({"learn_quarantine 00ff": [None, ActorDiedError()]})
+    handles["router"] = [router]
+    await ServeReplicas().quarantine("00ff")
+    assert router.asked == ["learn_quarantine 00ff"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
 
 import grpc.aio  # type: ignore[import-untyped]
@@ -13,6 +14,7 @@ from ray.serve.exceptions import BackPressureError
 
 from deployments.model import ModelServer
 from deployments.remote import RemoteModel, translate
+from deployments.replicas import Placement
 from experts.engine.base import Call, Chunk, FinishReason
 from experts.errors import ContextLengthExceeded, EngineDead, EngineFailed, TokenError
 from experts.token import ExpertToken
@@ -52,7 +54,7 @@ class Unpicklable(Exception):
         (TimeoutError(), errors.ModelFailed),
         (StopAsyncIteration(), errors.ModelFailed),
         (Unpicklable("a", "b"), errors.ModelFailed),
-        (EngineDead("the loop stopped"), errors.ModelUnavailable),
+        (EngineDead("the loop stopped"), errors.ModelDied),
         (asyncio.CancelledError(), errors.ModelUnavailable),
         (ContextLengthExceeded(700, 512), errors.ContextLengthExceeded),
     ],
@@ -64,20 +66,40 @@ async def test_what_an_engine_raises_arrives_as_the_routers_own_word(raised, kin
         with pytest.raises(errors.RouterError) as caught:
             await anext(pieces)
     assert type(caught.value) is kind
+    assert line.model.replicas.is_proven is (kind is not errors.ModelDied)
 
 
-async def test_a_replica_that_hangs_up_is_unavailable():
+async def test_a_replica_that_hangs_up_died_with_the_call():
     async with line_to(ScriptedEngine([HELLO])) as line, aclosing(line.model.stream(ASK)) as pieces:
         await anext(pieces)
+        assert line.model.replicas.is_proven
         await line.server.stop(None)
-        with pytest.raises(errors.ModelUnavailable):
+        with pytest.raises(errors.ModelDied) as caught:
             await anext(pieces)
+    assert caught.value.replica == "r1"
+    assert line.model.replicas.suspects == frozenset({"r1"})
+
+
+async def test_a_replica_that_gives_its_calls_up_is_suspect():
+    cancelled = Chunk(finish=FinishReason.CANCELLED)
+    async with line_to(ScriptedEngine([HELLO, cancelled])) as line:
+        assert [piece.finish for piece in await pieces_of(line.model)] == [None, "cancelled"]
+    assert line.model.replicas.suspects == frozenset({"r1"})
+
+
+async def test_a_suspect_that_produces_anything_is_cleared():
+    async with line_to(ScriptedEngine([HELLO, END])) as line:
+        line.model.replicas.suspect("r1", "test")
+        await pieces_of(line.model)
+    assert line.model.replicas.is_proven
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
-def test_a_broken_connection_is_unavailable_whatever_its_code(code):
+def test_a_broken_connection_is_a_death_whatever_its_code_once_the_call_was_accepted(code):
     error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
-    assert type(translate("chem", error)) is errors.ModelUnavailable
+    assert type(translate("chem", error, Placement("r1", is_accepted=True))) is errors.ModelDied
+    assert type(translate("chem", error, Placement("r1"))) is errors.ModelUnavailable
+    assert type(translate("chem", error, Placement())) is errors.ModelUnavailable
 
 
 async def test_our_own_deadline_stays_ours_and_ends_the_far_side():
@@ -110,34 +132,37 @@ async def test_our_own_cancellation_is_not_turned_into_an_error():
 
 
 @pytest.mark.parametrize(
-    ("failure", "kind"),
+    ("failure", "kind", "suspects"),
     [
-        (BackPressureError(9, 8), errors.ModelOverloaded),
-        (ActorUnavailableError("gone", None), errors.ModelUnavailable),
-        (RayTaskError("f", "traceback", EngineFailed("x")).as_instanceof_cause(), errors.ModelFailed),
-        (RayTaskError("f", "traceback", EngineDead("x")).as_instanceof_cause(), errors.ModelUnavailable),
+        (BackPressureError(9, 8), errors.ModelOverloaded, set()),
+        (ActorUnavailableError("gone", None), errors.ModelUnavailable, {"r1"}),
+        (RayTaskError("f", "traceback", EngineFailed("x")).as_instanceof_cause(), errors.ModelFailed, set()),
+        (
+            RayTaskError("f", "traceback", EngineDead("x")).as_instanceof_cause(),
+            errors.ModelUnavailable,
+            {"r1"},
+        ),
     ],
     ids=["full", "gone", "failed", "dead"],
 )
-async def test_a_call_that_reaches_no_replica_says_why(failure, kind):
+async def test_a_call_that_no_replica_accepts_says_why(failure, kind, suspects):
+    model = RemoteModel("chem", Handle(failure=failure))  # type: ignore[arg-type]
     with pytest.raises(errors.RouterError) as caught:
-        await pieces_of(RemoteModel("chem", Handle(failure=failure)))  # type: ignore[arg-type]
+        await pieces_of(model)
     assert type(caught.value) is kind
+    assert model.replicas.suspects == suspects
 
 
 @pytest.mark.parametrize(
-    ("raised", "message"),
-    [
-        (RuntimeError("CUDA error\nat 0x0"), "RuntimeError: CUDA error"),
-        (TimeoutError(), "TimeoutError"),
-        (ValueError("cannot encode 'my secret'"), "ValueError"),
-    ],
+    "raised",
+    [RuntimeError("CUDA error\nat 0x0"), TimeoutError(), ValueError("cannot encode 'my secret'")],
+    ids=lambda error: type(error).__name__,
 )
-async def test_an_engines_own_exception_is_named_in_one_line_without_the_prompt(raised, message):
+async def test_an_engines_own_exception_is_named_by_its_place_and_never_quoted(raised):
     server = ModelServer(ScriptedEngine([raised]))
     with pytest.raises(EngineFailed) as caught:
         await anext(server.generate(CALL))
-    assert str(caught.value) == message
+    assert re.fullmatch(rf"{type(raised).__name__} at \S+\.py:\d+", str(caught.value))
     assert caught.value.__cause__ is raised
 
 

@@ -13,13 +13,14 @@ import yaml
 from ray.serve._private.config import DeploymentConfig
 from ray.serve._private.deploy_utils import get_app_code_version
 from ray.serve._private.version import DeploymentVersion
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 from safetensors.torch import save_file
 
 from cluster.blocks import Autoscaling
 from cluster.config import ClusterConfig, load_config
 from cluster.errors import ConfigError
+from cluster.keys import create_key
 from cluster.serve_config import build_serve_config
 from cluster.serve_schema import check_deploy_config, unknown_keys
 from deployments.apps import ModelArgs, RouterArgs
@@ -169,6 +170,9 @@ def test_every_deployment_autoscales_from_the_first_deploy_on(deploy: dict[str, 
         ("autoscaling", {"max_replicas": 3, "target_tokens_in_flight": 4000}),
         ("autoscaling", {"min_replicas": 0, "max_replicas": 3, "downscale_to_zero_delay_s": 9.0}),
         ("token", "tokens/other.safetensors"),
+        ("when_away", "wait"),
+        ("deadlines", {"first_token_s": 100.0, "gap_s": 20.0}),
+        ("health", {"period_s": 1.0, "timeout_s": 2.0}),
     ],
 )
 def test_what_changes_while_models_serve_restarts_none(
@@ -188,8 +192,30 @@ def test_what_changes_while_models_serve_restarts_none(
 @pytest.mark.parametrize(
     ("block", "change"),
     [
+        ("routing", {"retries": 5, "max_resumes": 20, "deadlines": {"queue_s": 1.0, "drain_s": 30.0}}),
+        ("router", {"limits": {"max_requests": 64, "max_waiting": 16}}),
+        ("http", {"keys_file": "keys.yaml"}),
+    ],
+)
+def test_what_all_models_have_in_common_restarts_none_of_them(
+    tmp_path: Path, world: dict[str, Any], block: str, change: Any
+):
+    before = build_serve_config(load(tmp_path, world))
+    create_key(tmp_path / "keys.yaml", "billing", {})
+    world[block] = change
+    after = build_serve_config(load(tmp_path, world))
+    assert after != before
+    assert [versions(one) for one in after["applications"]] == [
+        versions(one) for one in before["applications"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block", "change"),
+    [
         ("engine", {"max_streams": 8}),
         ("model", {"path": "models/morse"}),
+        ("model", {"path": "models/roman", "trust_remote_code": True}),
         ("resources", {"num_gpus": 1.0}),
         ("resources", {"labels": {"zone": "a"}}),
     ],
@@ -224,6 +250,88 @@ def versions(one: dict[str, Any]) -> tuple[str, int, int, Any]:
         version.placement_group_options_hash,
         version.max_replicas_per_node,
     )
+
+
+def test_every_model_has_our_choice_of_replicas_from_the_first_deploy_on(deploy: dict[str, Any]):
+    for name in ("expert-morse", "expert-roman", "meta"):
+        block = deployment(deploy, name)["request_router_config"]
+        assert set(block) <= set(RequestRouterConfig.model_fields)
+        assert RequestRouterConfig(**block).get_request_router_class().__name__ == "AvoidingRouter"
+    # Serve's proxy chooses among the routers.
+    assert "request_router_config" not in deployment(deploy, "router")
+
+
+def test_serve_never_refuses_before_the_router_does(tmp_path: Path, world: dict[str, Any]):
+    for limits in ({}, {"max_requests": 20, "max_waiting": 5}, {"max_requests": 5000}):
+        world["router"] = {"limits": limits}
+        deploy = build_serve_config(load(tmp_path, world))
+        router = deployment(deploy, "router")
+        table = RouteTable.model_validate(router["user_config"])
+        assert table.limits.model_dump() == {"max_waiting": 256, "max_requests": 1024} | limits
+        assert (
+            router["max_ongoing_requests"] == router["max_queued_requests"] == 2 * table.limits.max_requests
+        )
+        assert router["autoscaling_config"]["target_ongoing_requests"] <= table.limits.max_requests / 2
+        model = deployment(deploy, "meta")
+        assert model["max_queued_requests"] >= max(4 * 32, 2 * table.limits.max_requests)
+
+
+def test_each_model_has_deadlines_and_health_checks_of_its_own(tmp_path: Path, world: dict[str, Any]):
+    world["meta"] |= {"deadlines": {"first_token_s": 5.0}, "engine": {"max_streams": 8}}
+    world["experts"]["roman"] |= {
+        "deadlines": {"gap_s": 90.0},
+        "health": {"period_s": 1.0, "timeout_s": 2.0},
+        "when_away": "wait",
+    }
+    deploy = build_serve_config(load(tmp_path, world))
+    table = RouteTable.model_validate(deployment(deploy, "router")["user_config"])
+    roman, morse = table.experts["roman"], table.experts["morse"]
+    assert [(one.first_token_s, one.gap_s) for one in (table.meta, roman, morse)] == [
+        (5.0, None),
+        (None, 90.0),
+        (None, None),
+    ]
+    assert (roman.when_away, morse.when_away) == ("wait", "meta")
+    assert (table.meta.max_streams, roman.max_streams) == (8, 32)
+    assert {app: checks(deploy, app) for app in ("expert-roman", "expert-morse", "meta", "router")} == {
+        "expert-roman": (1.0, 2.0),
+        "expert-morse": (5.0, 10.0),
+        "meta": (5.0, 10.0),
+        "router": (5.0, 10.0),
+    }
+
+
+def checks(deploy: dict[str, Any], app: str) -> tuple[float, float]:
+    found = deployment(deploy, app)
+    return found["health_check_period_s"], found["health_check_timeout_s"]
+
+
+def test_models_drain_for_as_long_as_the_file_says_and_routers_to_the_end(
+    tmp_path: Path, world: dict[str, Any]
+):
+    world["routing"] = {
+        "retries": 3,
+        "max_resumes": 5,
+        "deadlines": {"total_s": 50.0, "wake_s": 25.0, "queue_s": 2.0, "drain_s": 20.0},
+    }
+    deploy = build_serve_config(load(tmp_path, world))
+    drain_s = {
+        app: deployment(deploy, app)["graceful_shutdown_timeout_s"]
+        for app in ("meta", "expert-roman", "router")
+    }
+    assert drain_s == {"meta": 20.0, "expert-roman": 20.0, "router": 75.0}
+    table = RouteTable.model_validate(deployment(deploy, "router")["user_config"])
+    assert (table.retries, table.max_resumes, table.deadlines.queue_s) == (3, 5, 2.0)
+
+
+def test_code_of_a_model_is_trusted_by_its_own_setting_alone(tmp_path: Path, world: dict[str, Any]):
+    world["experts"]["roman"]["model"]["trust_remote_code"] = True
+    deploy = build_serve_config(load(tmp_path, world))
+    trusted = {
+        name: ModelArgs.model_validate(app(deploy, name)["args"]).model.trust_remote_code
+        for name in ("expert-morse", "expert-roman", "meta")
+    }
+    assert trusted == {"expert-morse": False, "expert-roman": True, "meta": False}
 
 
 def test_a_target_for_tokens_reaches_the_replicas_beside_what_they_had(tmp_path: Path, world: dict[str, Any]):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.model import Piece
 from router.transcript import Span, Transcript
 
 # Two letters, so that stop strings begin, break off, overlap and contain each other often.
@@ -19,7 +20,7 @@ def write(transcript: Transcript, pieces: list[tuple[str, str]]) -> list[tuple[s
     shown: list[tuple[str, str]] = []
     for model, text in pieces:
         transcript.begin(model)
-        shown += transcript.add(text, num_tokens=1)
+        shown += transcript.add(Piece(text, num_tokens=1))
         if transcript.stopped:
             break
     return shown
@@ -92,8 +93,8 @@ def test_spans_carry_tokens_and_probability_and_leave_out_who_wrote_nothing():
     transcript.begin("meta")
     transcript.begin("law", 0.6)
     transcript.begin("chem", 0.9)
-    transcript.add("H2", 2)
-    transcript.add("O", 1)
+    transcript.add(Piece("H2", 2))
+    transcript.add(Piece("O", 1))
     assert transcript.spans() == [Span("chem", "H2O", 3, 0.9)]
     assert transcript.num_tokens == 3
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.gateway import LOOK_PERIOD_S
-from deployments.route import PROBE
+from deployments.probe import PROBE
 from router.decode import Decoder
 from router.errors import ModelFailed, ModelUnavailable, WakeFailed
 from router.job import Delta
@@ -150,7 +150,7 @@ def test_a_sleeper_found_away_is_closed_and_not_started_for_nothing():
             await settle()
             with pytest.raises(ModelUnavailable):
                 await call(gateway, "chem")
-            assert gateway.state("chem") is WAKING
+            assert gateway.state("chem") is State.AWAY
             await settle(0.05)
             chem.falls_asleep()
             await settle()

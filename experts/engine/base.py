@@ -21,14 +21,26 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """What this model wrote of the answer before its replica was lost, as text and as the ids it chose.
+
+    The ids count where `tokenizer` is the engine's own (`Chunk.tokenizer`): read anew, text may differ.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokenizer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One generation. Exactly one of `messages`, `text` and `ids` is given.
 
-    `written` is text that already stands in the open assistant turn (or after the raw text); `position`
-    counts its tokens for seeded sampling: the draw of token number p depends on (seed, p) alone, so a
-    resumed generation goes on where it broke off. `allowed` and `bias` concern the experts of a meta;
-    `only_at_start` lets them win at the first token alone. A `probe` writes nothing and returns the
-    distribution over the allowed experts at the first position.
+    `written` is text that already stands in the open assistant turn (or after the raw text), and `resumed`
+    follows it; `position` counts the tokens of both for seeded sampling: the draw of token number p depends
+    on (seed, p) alone, so a resumed generation goes on where it broke off. `allowed` and `bias` concern the
+    experts of a meta; `only_at_start` lets them win at the first token alone. A `probe` writes nothing and
+    returns the distribution over the allowed experts at the first position.
     """
 
     request_id: str
@@ -36,6 +48,7 @@ class Call:
     text: str | None = None
     ids: tuple[int, ...] | None = None
     written: str = ""
+    resumed: Resumed | None = None
     position: int = 0
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -50,10 +63,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What was generated since the last chunk; whole characters only. The last one has a finish reason."""
+    """What was generated since the last chunk; whole characters only. The last one has a finish reason.
+
+    The first has a `tokenizer`: a fingerprint by which `token_ids` can be told from another tokenizer's.
+    """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    tokenizer: str | None = None
     num_prompt_tokens: int | None = None
     finish: FinishReason | None = None
     expert: str | None = None

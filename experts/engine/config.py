@@ -34,12 +34,16 @@ class TransformersConfig(Frozen):
 
 
 class ModelSource(Frozen):
-    """A checkpoint: the folder `path`, the `hub` id of one in the local cache, or the `uri` of one."""
+    """A checkpoint: the folder `path`, the `hub` id of one in the local cache, or the `uri` of one.
+
+    Its own Python files run only with `trust_remote_code`.
+    """
 
     path: str | None = None
     hub: str | None = None
     uri: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ModelSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,10 +22,18 @@ class LoadedModel:
     renderer: PromptRenderer
     max_model_len: int
     stop_ids: frozenset[int]
+    tokenizer_fingerprint: str
 
 
-def load(source: str, config: TransformersConfig, revision: str | None = None) -> LoadedModel:
-    """Load the folder or hub id `source` from local files, or fetch the URI first; no code of its own runs.
+def load(
+    source: str,
+    config: TransformersConfig,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load the folder or hub id `source` from local files, or fetch the URI first; code of its own runs only
+    with `trust_remote_code`.
 
     Raises:
         ModelLoadError: it is not there, not a causal LM, or does not fit.
@@ -37,6 +46,7 @@ def load(source: str, config: TransformersConfig, revision: str | None = None) -
         dtype=config.dtype,
         device_map=config.device_map,
         attention=config.attention,
+        trust_remote_code=trust_remote_code,
     )
     _require_one_device(source, model)
     tokenizer = renderer.tokenizer
@@ -47,6 +57,7 @@ def load(source: str, config: TransformersConfig, revision: str | None = None) -
         renderer,
         _max_model_len(source, model, config),
         _stop_ids(model, tokenizer),
+        sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
     )
 
 

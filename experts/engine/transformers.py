@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 from transformers.generation.continuous_batching.cb_logits_processors import (
@@ -23,6 +22,7 @@ from experts.engine.base import Call, Chunk, FinishReason, Stats
 from experts.engine.config import TransformersConfig
 from experts.engine.load import LoadedModel, load
 from experts.engine.sampler import RoutingSampler, Row
+from experts.engine.text_stream import TextStream
 from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt
 from experts.head import ExpertTable, ExtendedHead
 from experts.token import ExpertToken, head_fingerprint
@@ -34,11 +34,18 @@ GPU_PAGE_TOKENS = 256  # what flash attention's paged kernels take
 class TransformersEngine:
     """Runs one model; `Engine` says what the methods promise. Make and use it on one event loop."""
 
-    def __init__(self, source: str, config: TransformersConfig, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        config: TransformersConfig,
+        revision: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         self._config = config
-        self._loaded = load(source, config, revision)
+        self._loaded = load(source, config, revision, trust_remote_code=trust_remote_code)
         self._head = _extend_head(self._loaded)
         self._fingerprint = head_fingerprint(self._head.weight)
         end_id = min(self._loaded.stop_ids, default=None)
@@ -57,7 +64,7 @@ class TransformersEngine:
         # The caller's id may come twice, when a request is retried here while its first try is still ending.
         request_id = f"{call.request_id}#{next(self._numbers)}"
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
-        text = _TextStream(self._loaded, prompt)
+        text = TextStream(self._loaded, prompt)
         self._sampler.open(request_id, row)
         finished = False
         try:
@@ -81,7 +88,9 @@ class TransformersEngine:
     async def check(self) -> None:
         error = self._manager.background_thread_status.fatal_error
         if error is not None or not self._manager.is_running():
-            raise EngineDead(f"{self._loaded.name}: the generation loop has stopped ({error})")
+            # The message itself may quote a prompt, and this one reaches logs that are not ours.
+            cause = type(error).__name__ if error else "no error"
+            raise EngineDead(f"{self._loaded.name}: the generation loop has stopped ({cause})")
         if self._sampler.silent_s > self._config.stall_s:
             raise EngineDead(
                 f"{self._loaded.name}: no token for {self._sampler.silent_s:.0f} s with requests waiting"
@@ -102,15 +111,23 @@ class TransformersEngine:
         await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
     def _encode(self, call: Call) -> list[int]:
+        resumed = call.resumed
+        if resumed is None:
+            return self._read(call, call.written)
+        if resumed.tokenizer != self._loaded.tokenizer_fingerprint:
+            return self._read(call, call.written + resumed.text)
+        return self._read(call, call.written) + list(resumed.ids)
+
+    def _read(self, call: Call, written: str) -> list[int]:
         if call.messages is not None:
-            return self._loaded.renderer.chat(call.messages, call.written)
+            return self._loaded.renderer.chat(call.messages, written)
         if call.text is not None:
-            return self._loaded.renderer.text(call.text, call.written)
+            return self._loaded.renderer.text(call.text, written)
         ids = list(call.ids or ())
         num_ids = len(self._loaded.tokenizer)
         if not ids or not all(0 <= i < num_ids for i in ids):
             raise InvalidPrompt("prompt", f"token ids must be one or more numbers from 0 to {num_ids - 1}")
-        return ids + (self._loaded.renderer.text("", call.written) if call.written else [])
+        return ids + (self._loaded.renderer.text("", written) if written else [])
 
     def _budget(self, num_prompt_tokens: int, call: Call) -> int:
         room = self._loaded.max_model_len - num_prompt_tokens
@@ -142,11 +159,12 @@ class TransformersEngine:
         return output
 
     def _chunk(
-        self, output: GenerationOutput, row: Row, text: _TextStream, num_prompt_tokens: int | None
+        self, output: GenerationOutput, row: Row, text: TextStream, num_prompt_tokens: int | None
     ) -> Chunk:
         if output.status is RequestStatus.FAILED:
             if not self._closing:
-                raise EngineDead(f"{self._loaded.name}: {output.error}")
+                # Not the error itself, which may quote a prompt; the replica's log has its traceback.
+                raise EngineDead(f"{self._loaded.name}: the generation loop failed")
             return Chunk(finish=FinishReason.CANCELLED)
         finish = self._finish(output, row)
         tokens = output.generated_tokens[: -1 if finish in (FinishReason.STOP, FinishReason.EXPERT) else None]
@@ -155,6 +173,7 @@ class TransformersEngine:
         return Chunk(
             text=new_text,
             token_ids=new_ids,
+            tokenizer=None if num_prompt_tokens is None else self._loaded.tokenizer_fingerprint,
             num_prompt_tokens=num_prompt_tokens,
             finish=finish,
             expert=row.expert if finish is FinishReason.EXPERT else None,
@@ -188,33 +207,6 @@ class TransformersEngine:
                     self._head.install(table)
         except RuntimeError as error:
             raise EngineDead(f"{self._loaded.name}: the generation loop has stopped") from error
-
-
-class _TextStream:
-    """Token ids to text, whole characters only: the tokens of a broken one wait for its last byte."""
-
-    def __init__(self, loaded: LoadedModel, prompt: Sequence[int]) -> None:
-        self._backend = loaded.tokenizer.backend_tokenizer
-        # The prompt's end decides whether a first "▁word" starts with a space.
-        self._stream = DecodeStream(ids=list(prompt[-8:]), skip_special_tokens=True)
-        self._num_seen = 0
-        self._pending: list[int] = []
-
-    def add(self, tokens: Sequence[int], *, last: bool) -> tuple[str, tuple[int, ...]]:
-        """What `tokens`, all so far, have over the last call; with `last`, half a character as well."""
-        text, ids = "", []
-        for token_id in tokens[self._num_seen :]:
-            self._pending.append(token_id)
-            part = self._stream.step(self._backend, token_id)
-            if part is not None:
-                text += part
-                ids += self._pending
-                self._pending.clear()
-        self._num_seen = len(tokens)
-        if last and self._pending:
-            text += self._backend.decode(self._pending, skip_special_tokens=True)
-            ids += self._pending
-        return text, tuple(ids)
 
 
 def _extend_head(loaded: LoadedModel) -> ExtendedHead:

@@ -1,0 +1,114 @@
+"""What this process knows of each model's replicas: which run, which has which call, which are to be avoided.
+
+Free of Ray. Serve's chooser (deployments.choice) and the model (deployments.remote) tell it what they see.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+logger = logging.getLogger(__name__)
+
+MAX_PLACEMENTS = 4096  # a few times the calls a router has open; the rest is of answers long ended
+_PROBE = "probe"
+
+
+@dataclass(slots=True)
+class Placement:
+    """Where a call is. A replica that hangs is sent calls and never accepts one."""
+
+    replica: str | None = None
+    is_accepted: bool = False
+
+
+class ReplicaSet:
+    """The replicas of one application.
+
+    A suspect stalled or failed, and is avoided until it produces anything. Where all are suspect, or none
+    runs, what comes up later must answer first: only then is the set proven, and its model ready again.
+    """
+
+    def __init__(self, app: str) -> None:
+        self.running: frozenset[str] = frozenset()
+        self.suspects: frozenset[str] = frozenset()
+        self.is_proven = False
+        self._app = app
+        self._placements: OrderedDict[str, Placement] = OrderedDict()
+
+    @property
+    def healthy(self) -> frozenset[str]:
+        """Those that run and are not suspect."""
+        return self.running - self.suspects
+
+    def now_running(self, replicas: Iterable[str]) -> None:
+        """Serve told which replicas take calls; what left is forgotten."""
+        self._update(frozenset(replicas), self.suspects)
+
+    def suspect(self, replica: str | None, why: str) -> None:
+        """Avoid the replica from now on; None is a call that no replica was chosen for."""
+        if replica not in self.healthy:
+            return
+        self._update(self.running, self.suspects | {replica})
+        counts = len(self.healthy), len(self.running)
+        told = "%s: replica %s is avoided until it answers: %s; %d of %d are left"
+        logger.warning(told, self._app, replica, why, *counts)
+
+    def answered(self, replica: str | None) -> None:
+        """The replica produced something."""
+        if replica not in self.running:  # one that is leaving may finish its calls
+            return
+        if replica in self.suspects:
+            logger.info("%s: replica %s answers again", self._app, replica)
+        self.suspects -= {replica}
+        self.is_proven = True
+
+    def stalled(self, request_id: str) -> None:
+        """The call produced nothing in time; whoever has it is suspect."""
+        self.suspect(self.placement(request_id).replica, "it produced nothing in time")
+
+    def place(self, request_id: str, replica: str | None) -> None:
+        """The call is on its way to the replica; None while it waits for one."""
+        self._placements[request_id] = Placement(replica)
+        self._placements.move_to_end(request_id)
+        if len(self._placements) > MAX_PLACEMENTS:
+            self._placements.popitem(last=False)
+
+    def accepted(self, request_id: str) -> None:
+        self.placement(request_id).is_accepted = True
+
+    def placement(self, request_id: str) -> Placement:
+        """Where the latest call with this id is or was; nowhere if it is not known (any more)."""
+        return self._placements.get(request_id, Placement())
+
+    def _update(self, running: frozenset[str], suspects: frozenset[str]) -> None:
+        self.running, self.suspects = running, suspects & running
+        self.is_proven = self.is_proven and bool(self.healthy)
+
+
+def replicas_of(app: str) -> ReplicaSet:
+    """The one set of this process; as long as somebody holds it, all who ask get the same."""
+    found = _SETS.get(app)
+    if found is None:
+        found = _SETS[app] = ReplicaSet(app)
+    return found
+
+
+def probe_id(replica: str | None = None) -> str:
+    """The request id of a question that goes to this replica, suspect or not; None is whichever is chosen.
+
+    No answer's id has a space.
+    """
+    return _PROBE if replica is None else f"{_PROBE} {replica}"
+
+
+def probed_replica(request_id: str) -> str | None:
+    """The replica that a question must go to, if it must."""
+    kind, _, replica = request_id.partition(" ")
+    return replica if kind == _PROBE and replica else None
+
+
+_SETS: WeakValueDictionary[str, ReplicaSet] = WeakValueDictionary()

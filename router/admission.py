@@ -1,0 +1,251 @@
+"""Admission: answers that cannot begin yet wait their turn, or are refused where that would take too long."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from router.errors import Overloaded
+
+# Beyond what the replicas take at once, as much again is let through: Serve's autoscaler counts calls that
+# wait for a replica, not those that wait here.
+SLOTS_PER_STREAM = 2
+LOOK_PERIOD_S = 0.2  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
+NEWEST = 0.1  # its weight in the mean time that slots are held
+MAX_RETRY_AFTER_S = 60
+# Whoever is let in to wait can be overtaken by fairer keys; to be refused at once is better than at the end.
+MARGIN = 0.8
+FORGET_S = 600.0  # after so long without a call, what was measured of a model says nothing any more
+
+
+class Admission:
+    """A bounded line in front of every model; in each line API keys take turns.
+
+    However many answers one key has waiting, it gets one slot before the next key does, and it is the key
+    that has the most waiting that gives way when there is no more room to wait. An answer that has begun
+    is never kept waiting, but what it runs takes slots. For one event loop: all is decided synchronously.
+    """
+
+    def __init__(self, num_streams: Callable[[str], int]) -> None:
+        """`num_streams` as `Routes.num_streams`; asked anew at every decision, since replicas come and go."""
+        self._num_streams = num_streams
+        self._lines: dict[str, _Line] = {}
+        self._waiting = _Turns()
+        self._next_look: asyncio.TimerHandle | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return sum(line.num_running for line in self._lines.values())
+
+    def load(self) -> dict[str, dict[str, float | None]]:
+        """By model; without those that nobody asked for lately."""
+        return {
+            name: {"num_running": it.num_running, "num_waiting": len(it.turns), "mean_hold_s": it.mean_hold_s}
+            for name, it in self._lines.items()
+        }
+
+    @asynccontextmanager
+    async def slot(
+        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int
+    ) -> AsyncIterator[None]:
+        """Hold one of the model's slots while the block runs; who has `begun` to answer does not wait for it.
+
+        `key` is the name of an API key. `max_waiting` bounds the lines of all models together.
+
+        Raises, on entering the block:
+            Overloaded: the wait would come near `queue_s`, or was that long; or there is no room to wait.
+        """
+        line = self._line(model)
+        if begun:
+            line.num_running += 1
+        else:
+            await self._enter(line, key, queue_s, max_waiting)
+        began_s = _now()
+        try:
+            yield
+        finally:
+            line.measure(began_s)
+            line.num_running -= 1
+            self._admit(line)
+
+    def look(self) -> None:
+        """Let in whoever may go in by now. It is done regularly while anybody waits; sooner is no harm."""
+        for line in self._lines.values():
+            self._admit(line)
+
+    async def _enter(self, line: _Line, key: str, queue_s: float, max_waiting: int) -> None:
+        self._admit(line)
+        if line.num_running < self._num_slots(line):
+            line.num_running += 1
+            return
+        estimate_s = self._estimate_s(line, key)
+        if estimate_s is not None and estimate_s > MARGIN * queue_s:
+            raise self._refusal(line, key, f"the wait would be about {estimate_s:.0f} s")
+        if self.num_waiting >= max_waiting:
+            self._make_room(line, key)
+        await self._wait(_Waiter(line, key, asyncio.get_running_loop().create_future()), queue_s)
+
+    async def _wait(self, waiter: _Waiter, queue_s: float) -> None:
+        """Returns with the slot, which counts as running already."""
+        waiter.line.turns.add(waiter)
+        self._waiting.add(waiter)
+        why = f"no slot fell free within {queue_s:g} s"
+        expiry = asyncio.get_running_loop().call_later(queue_s, self._refuse, waiter, why)
+        try:
+            if self._next_look is None:
+                self._look_again()
+            refusal = await waiter.turn
+        except asyncio.CancelledError:
+            if not waiter.turn.cancelled() and waiter.turn.result() is None:
+                # It was granted in the very moment its client left: the slot is the next one's.
+                waiter.line.num_running -= 1
+                self._admit(waiter.line)
+            raise
+        finally:
+            expiry.cancel()
+            self._remove(waiter)
+        if refusal is not None:
+            raise refusal
+
+    def _admit(self, line: _Line) -> None:
+        num_slots = self._num_slots(line)
+        while line.num_running < num_slots and (waiter := line.turns.take()):
+            self._waiting.remove(waiter)
+            line.num_running += 1
+            waiter.turn.set_result(None)
+
+    def _make_room(self, line: _Line, key: str) -> None:
+        """Refuse the newest of whoever has the most waiting in all lines; raises if that is `key` itself."""
+        newest = self._waiting.newest_of_greediest()
+        if self._waiting.num_of(key) >= self._waiting.num_of(newest.key):
+            raise self._refusal(line, key, f"{self.num_waiting} answers wait already")
+        self._refuse(newest, "others have fewer answers waiting")
+
+    def _refuse(self, waiter: _Waiter, why: str) -> None:
+        self._admit(waiter.line)
+        self._remove(waiter)
+        if not waiter.turn.done():
+            waiter.turn.set_result(self._refusal(waiter.line, waiter.key, why))
+
+    def _remove(self, waiter: _Waiter) -> None:
+        waiter.line.turns.remove(waiter)
+        self._waiting.remove(waiter)
+
+    def _refusal(self, line: _Line, key: str, why: str) -> Overloaded:
+        estimate_s = self._estimate_s(line, key) or 0.0
+        retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
+        return Overloaded(f"{line.model} is busy: {why}; try again in {retry_after_s} s", retry_after_s)
+
+    def _estimate_s(self, line: _Line, key: str) -> float | None:
+        """How long the next of `key` would wait: one release each for all before it and for itself.
+
+        With all slots held for `mean_hold_s` on average, one falls free every `mean_hold_s / num_slots`.
+        What runs beyond the slots, since it had begun or replicas went, has to end first.
+        """
+        if line.mean_hold_s is None:
+            return None
+        num_slots = self._num_slots(line)
+        num_before = line.turns.num_before(key) + max(0, line.num_running - num_slots)
+        return (num_before + 1) * line.mean_hold_s / num_slots
+
+    def _num_slots(self, line: _Line) -> int:
+        # A model that was taken away has no streams; whoever waits for it must get through to be told so.
+        return SLOTS_PER_STREAM * max(1, self._num_streams(line.model))
+
+    def _line(self, model: str) -> _Line:
+        if model not in self._lines:  # their names come and go with the tables
+            self._lines = {name: line for name, line in self._lines.items() if line.is_used()}
+            self._lines[model] = _Line(model, _now())
+        return self._lines[model]
+
+    def _look_again(self) -> None:
+        later = asyncio.get_running_loop().call_later
+        self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
+        self.look()
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    line: _Line
+    key: str
+    turn: asyncio.Future[Overloaded | None]  # None grants the slot
+
+
+class _Turns:
+    """Waiters by key, oldest first; the keys in the order of their turns, none of them without waiters."""
+
+    def __init__(self) -> None:
+        # Ordered dicts, because a plain one looks for its first entry past all that were deleted before it.
+        self._by_key: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_key.values()))
+
+    def num_of(self, key: str) -> int:
+        return len(self._by_key.get(key, ()))
+
+    def newest_of_greediest(self) -> _Waiter:
+        return next(reversed(self._by_key[max(self._by_key, key=self.num_of)]))
+
+    def num_before(self, key: str) -> int:
+        """How many have their turn before one of `key` that comes now."""
+        num_before = num_own = self.num_of(key)
+        num_turns = num_own + 1  # of each key that is before `key` in the round
+        for other, waiters in self._by_key.items():
+            if other == key:
+                num_turns = num_own
+            else:
+                num_before += min(len(waiters), num_turns)
+        return num_before
+
+    def add(self, waiter: _Waiter) -> None:
+        self._by_key.setdefault(waiter.key, OrderedDict())[waiter] = None
+
+    def remove(self, waiter: _Waiter) -> None:
+        """No matter if it is gone already."""
+        waiters = self._by_key.get(waiter.key, OrderedDict())
+        waiters.pop(waiter, None)
+        if not waiters:
+            self._by_key.pop(waiter.key, None)
+
+    def take(self) -> _Waiter | None:
+        """The oldest of the key whose turn it is, if anybody waits."""
+        while self._by_key:
+            key, waiters = next(iter(self._by_key.items()))
+            waiter = next(iter(waiters))
+            self.remove(waiter)
+            if not waiter.turn.done():  # else its client left a moment ago, and that costs its key no turn
+                if key in self._by_key:
+                    self._by_key.move_to_end(key)
+                return waiter
+        return None
+
+
+@dataclass(slots=True)
+class _Line:
+    model: str
+    used_at_s: float
+    num_running: int = 0
+    mean_hold_s: float | None = None
+    turns: _Turns = field(default_factory=_Turns)
+
+    def is_used(self) -> bool:
+        return self.num_running > 0 or len(self.turns) > 0 or _now() - self.used_at_s < FORGET_S
+
+    def measure(self, began_s: float) -> None:
+        self.used_at_s = _now()
+        held_s = self.used_at_s - began_s
+        mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s
+        self.mean_hold_s = mean_s + NEWEST * (held_s - mean_s)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

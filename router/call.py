@@ -1,0 +1,106 @@
+"""One call of a model: until it is there, until it is let in, until it finishes; each with its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from router.admission import Admission
+from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
+from router.job import Answering, ModelUsage
+from router.model import Ask, Finish, Models, Piece
+from router.routes import Routes, State
+from router.table import RouteTable
+
+
+class Caller:
+    """Calls the models of one route table."""
+
+    def __init__(self, table: RouteTable, models: Models, routes: Routes, admission: Admission) -> None:
+        self._table = table
+        self._models = models
+        self._routes = routes
+        self._admission = admission
+
+    async def pieces(self, state: Answering, key: str, ask: Callable[[], Ask]) -> AsyncGenerator[Piece, None]:
+        """Stream the writer of the moment, once it is there and takes the call; only then `ask` is made.
+
+        Raises:
+            ModelUnavailable, ModelStalled, WakeFailed: as their names say.
+            ModelFailed: the model did what it was not asked for.
+            Overloaded: an answer that is to begin cannot be taken on.
+            DeadlineExceeded: the answer's total time is up.
+        """
+        deadlines = self._table.deadlines
+        if self._table.entry(state.writer).wakes or self._routes.state(state.writer) is State.AWAY:
+            await self._awake(state)
+        async with self._admission.slot(
+            state.writer,
+            key,
+            begun=state.begun,
+            queue_s=min(deadlines.queue_s, state.deadline - asyncio.get_running_loop().time()),
+            max_waiting=self._table.limits.max_waiting,
+        ):
+            state.begun = True
+            async with aclosing(self._stream(ask(), state)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _stream(self, ask: Ask, state: Answering) -> AsyncGenerator[Piece, None]:
+        """The writer's pieces until it finishes, under all three deadlines."""
+        entry, deadlines = self._table.entry(state.writer), self._table.deadlines
+        usage = state.usage.setdefault(state.writer, ModelUsage())
+        usage.num_calls += 1
+        limit_s = entry.first_token_s or deadlines.first_token_s
+        async with aclosing(self._models[entry.app].stream(ask)) as stream:
+            finish = None
+            while finish is None:
+                piece = await _within(stream, limit_s, state)
+                usage.num_prompt_tokens += piece.num_prompt_tokens or 0
+                usage.num_completion_tokens += piece.num_tokens
+                finish = piece.finish
+                if piece.num_tokens:
+                    limit_s = entry.gap_s or deadlines.gap_s
+                yield piece
+                if finish is Finish.CANCELLED:
+                    raise ModelUnavailable(f"the replica of {state.writer} gave the request up")
+                # Not `_allowed` again: routes may have changed since the model was asked.
+                if finish is Finish.EXPERT and piece.expert not in ask.allowed:
+                    raise ModelFailed(f"{state.writer} handed over to '{piece.expert}' unasked")
+
+    async def _awake(self, state: Answering) -> None:
+        """Wait until the writer is there; the start of one that slept has a deadline of its own."""
+        entry, deadlines = self._table.entry(state.writer), self._table.deadlines
+        clock = asyncio.get_running_loop().time
+        limit_s = entry.first_token_s or deadlines.first_token_s
+        # One that was there and died is waited for no longer than any other.
+        if entry.wakes and not state.failures[state.writer]:
+            limit_s = deadlines.wake_s
+        began = clock()
+        try:
+            async with asyncio.timeout(limit_s if entry.wakes else min(limit_s, state.deadline - began)):
+                await self._routes.awake(state.writer)
+        except TimeoutError as error:
+            if entry.wakes:
+                raise WakeFailed(f"{state.writer} did not start within {limit_s:g} s") from error
+            raise ModelUnavailable(f"no replica of {state.writer} came back in time") from error
+        finally:
+            if entry.wakes:
+                state.deadline += clock() - began
+
+
+async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: Answering) -> Piece:
+    """The next piece, or the error that says which deadline it missed."""
+    left_s = state.deadline - asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(min(limit_s, left_s)):
+            return await anext(stream)
+    except StopAsyncIteration as error:
+        raise ModelUnavailable(f"{state.writer} ended its stream without a finish reason") from error
+    except TimeoutError as error:
+        if left_s < limit_s:
+            raise DeadlineExceeded(
+                f"the answer was not complete in time; {state.writer} was writing"
+            ) from error
+        raise ModelStalled(f"{state.writer} produced nothing for {limit_s:g} s") from error

@@ -1,0 +1,261 @@
+"""Serve's own routing of calls with our choice of replicas in it, up to the replicas themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from ray import ActorID
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve._private import router as serve_router
+from ray.serve._private.common import (
+    DeploymentHandleSource,
+    DeploymentID,
+    ReplicaID,
+    ReplicaQueueLengthInfo,
+    RequestMetadata,
+)
+from ray.serve._private.config import DeploymentConfig
+from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import DeploymentUnavailableError
+
+from deployments.choice import CHOICE
+from deployments.replicas import Placement, ReplicaSet, probe_id, replicas_of
+from experts.engine.base import Call
+
+DEPLOYMENT = DeploymentID("Model", "expert-chem")
+
+
+@dataclass
+class Answer:
+    """What a replica says to a call: that it takes it or is full, after an error or never."""
+
+    says: Exception | bool | None
+    done: list[Callable[[Any], None]] = field(default_factory=list)
+    is_cancelled: bool = False
+
+    async def get_rejection_response(self) -> ReplicaQueueLengthInfo:
+        if self.says is None:
+            await asyncio.Event().wait()
+        if isinstance(self.says, Exception):
+            raise self.says
+        return ReplicaQueueLengthInfo(accepted=bool(self.says), num_ongoing_requests=1)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self.done.append(callback)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+@dataclass
+class FakeReplica:
+    """A replica as Serve's router sees one; `says` is what it answers to every call."""
+
+    name: str
+    says: Exception | bool | None = True
+    queue_len: int | Exception = 0
+    max_ongoing_requests: int = 4
+    calls: list[str] = field(default_factory=list)
+    num_asked: int = 0
+    node_id: str = "node"
+    availability_zone: str | None = None
+    is_cross_language: bool = False
+    actor_id: ActorID = field(default_factory=ActorID.nil)
+    multiplexed_model_ids: set[str] = field(default_factory=set)
+
+    @property
+    def replica_id(self) -> ReplicaID:
+        return ReplicaID(self.name, DEPLOYMENT)
+
+    async def get_queue_len(self, *, deadline_s: float) -> int:
+        self.num_asked += 1
+        if isinstance(self.queue_len, Exception):
+            raise self.queue_len
+        return self.queue_len
+
+    def try_send_request(self, pr: Any, with_rejection: bool) -> Answer:
+        assert with_rejection, "Serve asks before it counts a call as accepted"
+        self.calls.append(pr.args[0].request_id)
+        return Answer(self.says)
+
+
+@dataclass
+class Serve:
+    """One handle's router, as Serve builds it from a deployment's config."""
+
+    router: serve_router.AsyncioRouter
+    known: ReplicaSet
+
+    def runs(self, *replicas: FakeReplica) -> None:
+        chooser: Any = self.router.request_router
+        chooser.update_replicas(list(replicas))
+
+    async def call(self, request_id: str) -> Any:
+        metadata = RequestMetadata("r", "shared by all calls of a request", call_method="generate")
+        return await asyncio.wait_for(self.router.assign_request(metadata, Call(request_id)), 5)
+
+
+@pytest.fixture
+async def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    monkeypatch.setattr(serve_router, "LongPollClient", lambda *args, **kwargs: None)
+    monkeypatch.setattr(serve_router, "SharedRouterLongPollClient", _NobodyPolls)
+    monkeypatch.setattr("ray.get_runtime_context", _Outside)
+    router = serve_router.AsyncioRouter(
+        None,  # type: ignore[arg-type]  # the controller: nobody polls it
+        DEPLOYMENT,
+        "handle",
+        "actor",
+        DeploymentHandleSource.REPLICA,
+        asyncio.get_running_loop(),
+        enable_strict_max_ongoing_requests=True,
+        node_id="node",
+        availability_zone=None,
+        prefer_local_node_routing=False,
+        _request_router_initialized_event=asyncio.Event(),
+    )
+    # As every process gets it: pickled by value in the controller.
+    chosen = RequestRouterConfig.model_validate({"request_router_class": CHOICE})
+    router.update_deployment_config(DeploymentConfig(request_router_config=chosen))
+    assert type(router.request_router).__name__ == "AvoidingRouter"
+    return Serve(router, replicas_of(DEPLOYMENT.app_name))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not come to that")
+
+
+class _NobodyPolls:
+    @classmethod
+    def get_or_create(cls, *_: Any) -> _NobodyPolls:
+        return cls()
+
+    def register(self, _: Any) -> None: ...
+
+
+class _Outside:
+    def get_actor_id(self) -> None: ...
+
+
+async def test_calls_are_spread_and_it_is_known_who_has_them(serve: Serve):
+    replicas = [FakeReplica("a"), FakeReplica("b")]
+    serve.runs(*replicas)
+    await asyncio.gather(*[serve.call(f"r{i}") for i in range(6)])
+    assert all(replica.calls for replica in replicas)
+    for replica in replicas:
+        assert [serve.known.placement(call) for call in replica.calls] == [
+            Placement(replica.name, is_accepted=True)
+        ] * len(replica.calls)
+
+
+async def test_a_suspect_is_avoided_until_it_is_cleared(serve: Serve):
+    good, bad = FakeReplica("good"), FakeReplica("bad")
+    serve.runs(good, bad)
+    serve.known.suspect("bad", "test")
+    for i in range(20):
+        await serve.call(f"r{i}")
+    assert (len(good.calls), bad.calls) == (20, [])
+    serve.known.answered("bad")
+    for i in range(40):
+        await serve.call(f"s{i}")
+    assert bad.calls
+
+
+async def test_where_all_are_suspect_calls_go_through(serve: Serve):
+    replicas = [FakeReplica("a"), FakeReplica("b")]
+    serve.runs(*replicas)
+    for replica in replicas:
+        serve.known.suspect(replica.name, "test")
+    for i in range(20):
+        await serve.call(f"r{i}")
+    assert all(replica.calls for replica in replicas)
+
+
+async def test_a_replica_that_hangs_is_known_to_have_the_call_that_it_never_accepted(serve: Serve):
+    hung = FakeReplica("hung", says=None)
+    serve.runs(hung)
+    calling = asyncio.create_task(serve.call("r"))
+    await until(lambda: bool(hung.calls))
+    assert serve.known.placement("r") == Placement("hung", is_accepted=False)
+    serve.known.stalled("r")
+    assert serve.known.suspects == {"hung"}
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
+async def test_a_call_that_waits_for_room_is_nowhere(serve: Serve):
+    full = FakeReplica("full", queue_len=4)
+    serve.runs(full)
+    calling = asyncio.create_task(serve.call("r"))
+    await until(lambda: full.num_asked == 3)
+    assert (full.calls, serve.known.placement("r")) == ([], Placement())
+    full.queue_len = 0
+    await calling
+    assert serve.known.placement("r") == Placement("full", is_accepted=True)
+
+
+async def test_a_replica_that_cannot_be_reached_is_suspect_and_the_call_goes_to_another(serve: Serve):
+    gone, good = FakeReplica("gone", says=ActorUnavailableError("gone", None)), FakeReplica("good")
+    serve.runs(gone, good)
+    while not gone.calls:  # which of the two is asked first is drawn
+        await serve.call("r")
+    assert serve.known.suspects == {"gone"}
+    assert serve.known.placement("r") == Placement("good", is_accepted=True)
+    for i in range(10):
+        await serve.call(f"r{i}")
+    assert len(gone.calls) == 1
+
+
+async def test_a_replica_that_died_does_not_run_any_more(serve: Serve):
+    dead = FakeReplica("dead", says=ActorUnavailableError("gone", None), queue_len=ActorDiedError())
+    serve.runs(dead)
+    calling = asyncio.create_task(serve.call("r"))
+    await until(lambda: not serve.known.running)
+    assert serve.known.suspects == frozenset()
+    serve.runs(FakeReplica("new"))
+    await calling
+    assert serve.known.running == {"new"}
+
+
+async def test_a_probe_goes_to_its_replica_past_every_queue(serve: Serve):
+    full, suspect = FakeReplica("full", queue_len=4), FakeReplica("suspect", queue_len=4)
+    serve.runs(full, suspect)
+    serve.known.suspect("suspect", "test")
+    waiting = asyncio.create_task(serve.call("r"))
+    for _ in range(5):
+        await serve.call(probe_id("suspect"))
+    assert (full.calls, len(suspect.calls)) == ([], 5)
+    full.queue_len = 0
+    await waiting
+    assert (full.calls, len(suspect.calls)) == (["r"], 5)
+
+
+@pytest.mark.parametrize("says", [False, ActorUnavailableError("gone", None)], ids=["full", "gone"])
+async def test_a_probe_that_its_replica_does_not_take_is_not_repeated(serve: Serve, says: Any):
+    suspect = FakeReplica("suspect", says=says)
+    serve.runs(suspect, FakeReplica("good"))
+    with pytest.raises(DeploymentUnavailableError):
+        await serve.call(probe_id("suspect"))
+    assert len(suspect.calls) == 1
+    assert serve.known.placement(probe_id("suspect")).replica == "suspect"
+
+
+async def test_a_probe_of_a_replica_that_left_is_refused(serve: Serve):
+    serve.runs(FakeReplica("good"))
+    with pytest.raises(DeploymentUnavailableError):
+        await serve.call(probe_id("left"))
+
+
+async def test_what_leaves_is_forgotten(serve: Serve):
+    serve.runs(FakeReplica("a"), FakeReplica("b"))
+    serve.known.suspect("a", "test")
+    serve.runs(FakeReplica("b"))
+    assert (serve.known.running, serve.known.suspects) == (frozenset({"b"}), frozenset())
