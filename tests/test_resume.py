@@ -1,15 +1,34 @@
 """A model that is lost while it writes: whom the answer goes on with, and from what."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
+from router.admission import Admission
+from router.decode import Decoder
 from router.errors import DeadlineExceeded, ModelStalled, ModelUnavailable, Overloaded
+from router.job import Delta
 from router.model import Piece, Resumed
-from router.table import META, Deadlines, Limits, ModelEntry
+from router.table import META, Deadlines, ModelEntry
 from tests.answering import answer
 from tests.fake_routes import FakeRoutes
-from tests.fakes import DIRECT, EXPERTS, GONE, JOB, STOP, Item, Pause, num_calls, playing, to, word
+from tests.fakes import (
+    DIRECT,
+    EXPERTS,
+    GONE,
+    JOB,
+    STOP,
+    Item,
+    Pause,
+    expert_table,
+    in_virtual_time,
+    num_calls,
+    playing,
+    to,
+    word,
+)
 
 
 def token(text: str, number: int, tokenizer: str | None = None) -> Piece:
@@ -143,15 +162,48 @@ def test_a_stalled_model_without_another_replica_fails_when_its_retries_are_used
         answer(playing(chem=[[Pause()], [Pause()]]), DIRECT)
 
 
-def test_an_answer_that_has_begun_is_never_turned_away():
-    """The last slot is taken by the call that lost its replica; what goes on needs no other."""
-    models = playing(chem=[[word("a"), GONE], [word("b"), STOP]])
-    routes = FakeRoutes(streams={"chem": 0})
-    assert answer(models, DIRECT, routes, limits=Limits(max_waiting=1))[0] == "ab"
+class Noted(Admission):
+    """Notes who came, and whether it had begun."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: 32)
+        self.entries: list[tuple[str, str, bool]] = []
+
+    @asynccontextmanager
+    async def slot(
+        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int
+    ) -> AsyncIterator[None]:
+        self.entries.append((model, key, begun))
+        async with super().slot(model, key, begun=begun, queue_s=queue_s, max_waiting=max_waiting):
+            yield
 
 
-def test_what_cannot_begin_soon_is_refused_with_a_time_to_come_back():
-    error = Overloaded("busy", 7)
-    assert (error.status, error.retry_after_s, str(error)) == (429, 7, "busy")
-    with pytest.raises(Overloaded):
-        answer(playing(meta=[[error]]), replace(JOB))
+def test_only_the_beginning_of_an_answer_waits_in_line():
+    models = playing(meta=[[word("a"), to("chem")]], chem=[[GONE], [word("b"), STOP]])
+    admission, job = Noted(), replace(JOB, key="billing")
+    decoder = Decoder(expert_table(), models, FakeRoutes(), admission=admission)
+
+    async def decoded() -> str:
+        return "".join([item.text async for item in decoder.decode(job) if isinstance(item, Delta)])
+
+    assert in_virtual_time(decoded()) == "ab"
+    begun = [("chem", "billing", True)]
+    assert admission.entries == [(META, "billing", False), *begun, *begun]
+    assert (admission.num_running, admission.num_waiting) == (0, 0)
+
+
+def test_an_answer_that_is_refused_asks_no_model_again():
+    admission = Admission(lambda _: 1)
+    decoder = Decoder(expert_table(), models := playing(), FakeRoutes(), admission=admission)
+
+    async def refused() -> None:
+        async with AsyncExitStack() as others:
+            for _ in range(2):
+                await others.enter_async_context(
+                    admission.slot(META, "", begun=False, queue_s=1, max_waiting=1)
+                )
+            with pytest.raises(Overloaded, match="no slot fell free within 5 s"):
+                await anext(decoder.decode(JOB))
+
+    in_virtual_time(refused())
+    assert num_calls(models) == {}
