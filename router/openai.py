@@ -58,9 +58,10 @@ class RoutingOptions(Strict):
     @classmethod
     def _few_enough(cls, value: Any) -> Any:
         """Looked at first: all that is wrong with a megabyte of names would be found otherwise."""
-        for part in (value, value.get("bias")) if isinstance(value, dict) else ():
+        parts = {"routing": value, "routing.bias": value.get("bias")} if isinstance(value, dict) else {}
+        for name, part in parts.items():
             if isinstance(part, dict) and len(part) > MAX_NAMES:
-                raise InvalidRequest(f"routing: at most {MAX_NAMES} names", "routing")
+                raise InvalidRequest(f"{name}: at most {MAX_NAMES} names", name)
         return value
 
     def wishes(self) -> Routing:

@@ -169,9 +169,18 @@ class Health(Shape):
     error: Error | SkipJsonSchema[None] = None
 
 
+class Line(Shape):
+    """What this router has at a model and in line for it; the mean of how long an answer is under way."""
+
+    num_running: int
+    num_waiting: int
+    mean_hold_s: float | None
+
+
 class Stats(Shape):
     epoch: int
     models: dict[str, ModelLoad | None]
+    admission: dict[str, Line]
 
 
 class Document(Shape):

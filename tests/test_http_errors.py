@@ -214,6 +214,7 @@ ONE_TOO_MANY: list[tuple[dict[str, Any], str]] = [
     ({"routing": {"experts": ["roman"] * (MAX_NAMES + 1)}}, "routing.experts"),
     ({"routing": {"exclude": ["roman"] * (MAX_NAMES + 1)}}, "routing.exclude"),
     ({"routing": {"bias": {f"e{number}": 1 for number in range(MAX_NAMES + 1)}}}, "routing.bias"),
+    ({"routing": {f"e{number}": 1 for number in range(MAX_NAMES + 1)}}, "routing"),
     ({"routing": {"force": "x" * 257}}, "routing.force"),
     ({"model": "x" * 257}, "model"),
 ]
