@@ -99,6 +99,12 @@ class Gateway:
             self._watch = start(self._keep_looking(), "watch replicas")
         await _close(gone)
 
+    async def settle(self, limit_s: float) -> None:
+        """Wait until every model has answered, or been found asleep; `limit_s` at the most."""
+        openings = [route.opening for route in self._routes.values() if route.opening]
+        if openings:
+            await asyncio.wait(openings, timeout=limit_s)
+
     def lost(self, app: str) -> None:
         """A call found a replica of `app`, or all of it, away."""
         for route in self._routes.values():

@@ -101,6 +101,11 @@ class Route:
         if why := opening.result():
             raise WakeFailed(f"{self.entry.app} did not start: {why}") from why
 
+    @property
+    def opening(self) -> asyncio.Task[Any] | None:
+        """What asks the model at the moment."""
+        return self._opening
+
     def close(self) -> list[asyncio.Task[Any]]:
         """Stop asking; returns what is left to wait for."""
         clearing = self._clearing.close()

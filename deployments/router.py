@@ -17,10 +17,14 @@ from router.errors import ModelUnavailable
 from router.http import build_app
 from router.table import RouteTable
 
+# A router that joins a running cluster needs a moment; one that starts with it should not wait for weights.
+SETTLE_S = 10.0
+
 
 class Router:
     def __init__(self, max_body_bytes: int) -> None:
         self._gateway = Gateway(connect, max_body_bytes, ServeReplicas())
+        self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxy sets a request id of its own on every response.
@@ -28,7 +32,11 @@ class Router:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""
+        is_first = not self._is_set_up
         await self._gateway.install(RouteTable.model_validate(user_config))
+        self._is_set_up = True
+        if is_first:  # Serve sends requests once this returns, and to them an unasked expert would be masked
+            await self._gateway.settle(SETTLE_S)
 
     async def open_calls(self) -> dict[str, int]:
         return self._gateway.open_calls

@@ -10,6 +10,7 @@ from router.admission import Admission
 from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
 from router.job import Answering, ModelUsage
 from router.model import Ask, Finish, Models, Piece
+from router.quarantine import Quarantine
 from router.routes import Routes, State
 from router.table import RouteTable
 
@@ -17,11 +18,19 @@ from router.table import RouteTable
 class Caller:
     """Calls the models of one route table."""
 
-    def __init__(self, table: RouteTable, models: Models, routes: Routes, admission: Admission) -> None:
+    def __init__(
+        self,
+        table: RouteTable,
+        models: Models,
+        routes: Routes,
+        admission: Admission,
+        quarantine: Quarantine,
+    ) -> None:
         self._table = table
         self._models = models
         self._routes = routes
         self._admission = admission
+        self._quarantine = quarantine
 
     async def pieces(self, state: Answering, key: str, ask: Callable[[], Ask]) -> AsyncGenerator[Piece, None]:
         """Stream the writer of the moment, once it is there and takes the call; only then `ask` is made.
@@ -42,9 +51,14 @@ class Caller:
             queue_s=min(deadlines.queue_s, state.deadline - asyncio.get_running_loop().time()),
             max_waiting=self._table.limits.max_waiting,
         ):
-            state.begun = True
-            async with aclosing(self._stream(ask(), state)) as pieces:
+            state.admitted.add(state.writer)
+            async with (
+                self._quarantine.watched(state.writer, is_suspect=bool(state.deaths[state.writer])) as clear,
+                aclosing(self._stream(ask(), state)) as pieces,
+            ):
                 async for piece in pieces:
+                    if piece.num_tokens:
+                        clear()
                     yield piece
 
     async def _stream(self, ask: Ask, state: Answering) -> AsyncGenerator[Piece, None]:

@@ -57,8 +57,9 @@ class Decoder:
     ) -> None:
         self._table = table
         self._routes = routes
-        self._caller = Caller(table, models, routes, admission or Admission(routes.num_streams))
         self._quarantine = quarantine or Quarantine()
+        admission = admission or Admission(routes.num_streams)
+        self._caller = Caller(table, models, routes, admission, self._quarantine)
         self._retry_pause_s = retry_pause_s
 
     async def decode(self, job: Job) -> AsyncGenerator[Delta | Done, None]:

@@ -61,12 +61,17 @@ class Answering:
     deadline: float
     num_handoffs: int = 0
     num_prompt_tokens: int = 0
-    begun: bool = False  # it was let in, and is not kept waiting again
+    admitted: set[str] = field(default_factory=set)  # models that let it in: none keeps it waiting twice
     masked: set[str] = field(default_factory=set)
     num_failures: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by model, since it last produced a token
     deaths: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # likewise: replicas
     usage: dict[str, ModelUsage] = field(default_factory=dict)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it must not be turned away any more by the writer of the moment."""
+        return bool(self.transcript.text) or self.writer in self.admitted
 
     def limit(self, job: Job) -> Finish | None:
         """LENGTH once the token budget is spent."""

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from router.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, RouterError, UnknownModel
+from router.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    RouterError,
+    UnknownModel,
+)
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
 
@@ -86,8 +93,11 @@ def allowed_experts(
 
 
 def after_failure(error: RouterError, *, is_expert: bool, routed: bool, may_retry: bool) -> Recovery:
-    """Only a replica that is gone, busy or late is asked again: an engine's own exception would recur."""
-    if isinstance(error, DeadlineExceeded):
+    """Only a replica that is gone, busy or late is asked again: an engine's own exception would recur.
+
+    An expert with too many waiting is not replaced by the meta: who is turned away comes back for the expert.
+    """
+    if isinstance(error, DeadlineExceeded | Overloaded):
         return Recovery.FAIL
     if isinstance(error, ModelUnavailable) and may_retry:
         return Recovery.RETRY

@@ -14,6 +14,7 @@ from deployments.replicas import probe_id
 from deployments.router import Router
 from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
 from router.model import Finish, Piece, Prompt
+from router.routes import State
 from router.table import Deadlines, ModelEntry
 from tests.fake_cluster import Cluster, call, gateway_to, opened, settle, table
 from tests.fake_replicas import FakeReplicas, replica
@@ -203,6 +204,7 @@ def test_an_answer_that_fails_after_the_end_starts_nothing():
 async def test_a_router_that_ends_leaves_no_opener_behind(monkeypatch: pytest.MonkeyPatch):
     cluster = Cluster(meta=[[Pause()]])
     monkeypatch.setattr("deployments.router.connect", cluster.connect)
+    monkeypatch.setattr("deployments.router.SETTLE_S", 0.01)
     router = Router(max_body_bytes=1024)
     before = asyncio.all_tasks()
     await router.reconfigure(table("chem").model_dump(mode="json"))
@@ -235,3 +237,18 @@ def test_a_prompt_stays_in_quarantine_here_if_nobody_else_can_be_told(caplog: py
 
     in_virtual_time(main())
     assert "other routers were not told" in caplog.text
+
+
+@pytest.mark.parametrize(("takes_s", "is_open"), [(3, True), (60, False)])
+def test_a_router_that_joins_takes_no_requests_before_it_knows_who_answers(takes_s: float, is_open: bool):
+    """It passed over experts that answered, because it had not asked them yet."""
+
+    async def main() -> None:
+        cluster = Cluster(meta=[[STOP]], chem=[[Pause(takes_s), STOP]])
+        gateway = Gateway(cluster.connect, 1024, FakeReplicas())
+        await gateway.install(table("chem"))
+        await gateway.settle(10)
+        assert (gateway.state("chem") is State.READY) is is_open
+        await gateway.close()
+
+    in_virtual_time(main())

@@ -1,6 +1,7 @@
 """A prompt that takes replicas down does not get the next one."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from router.decode import Decoder
 from router.errors import ModelDied, PoisonRequest
 from router.job import Delta, Job
-from router.model import Message, Prompt
-from router.quarantine import KEEP_S, MAX_ENTRIES, Quarantine
+from router.model import Ask, Message, Prompt
+from router.quarantine import APART_S, KEEP_S, MAX_ENTRIES, Quarantine
 from router.table import META
 from tests.answering import answer
 from tests.fake_routes import FakeRoutes
@@ -19,6 +20,7 @@ from tests.fakes import (
     STOP,
     FakeModel,
     Item,
+    Pause,
     expert_table,
     in_virtual_time,
     num_calls,
@@ -108,6 +110,54 @@ def test_what_another_router_found_counts_here():
     here.learn(told[0])
     assert here.barred([META, "chem"], POISON) == {"chem"}
     assert "poison" not in told[0]
+
+
+class Shared:
+    """One replica after the other, each with all calls on it: who asks for poison takes down all of them."""
+
+    def __init__(self) -> None:
+        self.num_lost = 0
+
+    def __call__(self, ask: Ask) -> Iterator[Item]:
+        replica = self.num_lost
+        yield Pause(1)
+        if ask.prompt == POISON and replica == self.num_lost:
+            self.num_lost += 1
+        if replica < self.num_lost:
+            yield died(f"replica {replica}")
+        yield word("fine")
+        yield STOP
+
+
+def test_those_who_shared_a_replica_with_poison_are_not_taken_for_it():
+    """All that was retried together died together again, and every one of them was kept out."""
+    shared, quarantine = Shared(), Quarantine()
+    models = {META: FakeModel(shared)}
+    decoder = Decoder(expert_table(retries=9), models, FakeRoutes(), quarantine=quarantine, retry_pause_s=0)
+    prompts = [Prompt(text="a"), POISON, Prompt(text="b")]
+
+    async def text(prompt: Prompt) -> str:
+        job = replace(JOB, prompt=prompt)
+        return "".join([item.text async for item in decoder.decode(job) if isinstance(item, Delta)])
+
+    async def all_of_them() -> list[str | BaseException]:
+        return await asyncio.gather(*map(text, prompts), return_exceptions=True)
+
+    first, poison, last = in_virtual_time(all_of_them())
+    assert (first, last) == ("fine", "fine")
+    assert isinstance(poison, PoisonRequest)
+    assert shared.num_lost == 2
+    assert [prompt for prompt in prompts if quarantine.barred([META], prompt)] == [POISON]
+
+
+def test_a_suspect_does_not_wait_for_ever_for_one_that_hangs():
+    quarantine = Quarantine()
+
+    async def second() -> float:
+        async with quarantine.watched(META, is_suspect=True), quarantine.watched(META, is_suspect=True):
+            return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(second()) == pytest.approx(APART_S, abs=0.1)
 
 
 def test_the_oldest_makes_room():
