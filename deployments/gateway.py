@@ -30,7 +30,7 @@ class Gateway:
     def __init__(self, connect: Connect, max_body_bytes: int, replicas: Replicas) -> None:
         self.max_body_bytes = max_body_bytes
         self.models = Connections(self.lost)
-        self.admission = Admission(self.num_streams)
+        self.admission = Admission(self.num_slots)
         self.quarantine = Quarantine(self._tell_routers)
         self._replicas = replicas
         self._loads = Loads(replicas)
@@ -62,8 +62,8 @@ class Gateway:
         if name in self._routes:
             self._routes[name].stalled(request_id)
 
-    def num_streams(self, name: str) -> int:
-        return self._routes[name].num_streams if name in self._routes else 1
+    def num_slots(self, name: str) -> int:
+        return self._routes[name].num_slots if name in self._routes else 1
 
     async def load(self) -> dict[str, ModelLoad | None]:
         table = self.table

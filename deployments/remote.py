@@ -61,7 +61,7 @@ class RemoteModel:
         return self._replicas
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        self._replicas.place(ask.request_id, None)  # an answer that is resumed has the same id
+        self._replicas.began(ask.request_id)
         response = self._generate.remote(to_call(ask))
         assert isinstance(response, DeploymentResponseGenerator)
         try:
@@ -81,6 +81,7 @@ class RemoteModel:
             # Where no replica took the call, Serve raises the reason a second time.
             with suppress(*FOREIGN):
                 response.cancel()
+            self._replicas.ended(ask.request_id)
 
     def _heard(self, piece: Piece, placement: Placement) -> None:
         if piece.finish is Finish.CANCELLED:

@@ -38,6 +38,8 @@ class ReplicaSet:
         self.is_proven = False
         self._app = app
         self._placements: OrderedDict[str, Placement] = OrderedDict()
+        self._open: set[str] = set()
+        self._taken: set[str] = set()
 
     @property
     def healthy(self) -> frozenset[str]:
@@ -77,8 +79,24 @@ class ReplicaSet:
         if len(self._placements) > MAX_PLACEMENTS:
             self._placements.popitem(last=False)
 
+    def began(self, request_id: str) -> None:
+        """A call begins; one that goes on with an earlier answer has the same id."""
+        self._open.add(request_id)
+        self.place(request_id, None)
+
     def accepted(self, request_id: str) -> None:
         self.placement(request_id).is_accepted = True
+        if request_id in self._open:  # it may have ended while the replica's word was under way
+            self._taken.add(request_id)
+
+    def ended(self, request_id: str) -> None:
+        self._open.discard(request_id)
+        self._taken.discard(request_id)
+
+    @property
+    def num_taken(self) -> int:
+        """How many open calls a replica has accepted."""
+        return len(self._taken)
 
     def placement(self, request_id: str) -> Placement:
         """Where the latest call with this id is or was; nowhere if it is not known (any more)."""

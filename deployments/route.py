@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 Connect = Callable[[str], Awaitable[Deployed]]
 
+# Of what the replicas take at once: so many more may be on their way. What waits there waits in nobody's turn
+# and longer than anybody knows, so it is only enough to keep replicas busy and to be seen by the autoscaler.
+PENDING_PART = 2
 MIN_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
@@ -55,8 +58,10 @@ class Route:
         return State.WAKING if self.entry.wakes and not self._failed else State.MASKED
 
     @property
-    def num_streams(self) -> int:
-        return max(1, self._num_running) * self.entry.max_streams
+    def num_slots(self) -> int:
+        num_taken = 0 if self._model is None else self._model.replicas.num_taken
+        num_streams = max(1, self._num_running) * self.entry.max_streams
+        return num_taken + max(1, num_streams // PENDING_PART)
 
     def update(self, entry: ModelEntry, deadlines: Deadlines) -> None:
         """Go on under a new table. The application is the same, so what it answered still counts."""

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 
 from router.errors import Overloaded
 
-# Beyond what the replicas take at once, as much again is let through: Serve's autoscaler counts calls that
-# wait for a replica, not those that wait here.
-SLOTS_PER_STREAM = 2
-LOOK_PERIOD_S = 0.2  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
+LOOK_PERIOD_S = 0.02  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
 NEWEST = 0.1  # its weight in the mean time that slots are held
 MAX_RETRY_AFTER_S = 60
 # Whoever is let in to wait can be overtaken by fairer keys; to be refused at once is better than at the end.
@@ -30,9 +27,9 @@ class Admission:
     is never kept waiting, but what it runs takes slots. For one event loop: all is decided synchronously.
     """
 
-    def __init__(self, num_streams: Callable[[str], int]) -> None:
-        """`num_streams` as `Routes.num_streams`; asked anew at every decision, since replicas come and go."""
-        self._num_streams = num_streams
+    def __init__(self, num_slots: Callable[[str], int]) -> None:
+        """`num_slots` as `Routes.num_slots`; asked anew at every decision, since replicas come and go."""
+        self._slots_of = num_slots
         self._lines: dict[str, _Line] = {}
         self._waiting = _Turns()
         self._next_look: asyncio.TimerHandle | None = None
@@ -157,8 +154,8 @@ class Admission:
         return (num_before + 1) * line.mean_hold_s / num_slots
 
     def _num_slots(self, line: _Line) -> int:
-        # A model that was taken away has no streams; whoever waits for it must get through to be told so.
-        return SLOTS_PER_STREAM * max(1, self._num_streams(line.model))
+        # A model that was taken away has none; whoever waits for it must get through to be told so.
+        return max(1, self._slots_of(line.model))
 
     def _line(self, model: str) -> _Line:
         if model not in self._lines:  # their names come and go with the tables

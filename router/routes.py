@@ -38,6 +38,7 @@ class Routes(Protocol):
         """The replica that had this call of the model produced nothing in time: others are preferred."""
         ...
 
-    def num_streams(self, name: str) -> int:
-        """How many calls the model's replicas take at once; at the least, one replica's."""
+    def num_slots(self, name: str) -> int:
+        """How many calls this router may have at the model: those that its replicas took, and a few more, for
+        Serve's autoscaler counts calls that wait for a replica and not those that wait in the router."""
         ...

@@ -41,7 +41,7 @@ class FakeApp(FakeModel):
         self.comes_up()
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        self.replicas.place(ask.request_id, None)
+        self.replicas.began(ask.request_id)
         if not self.replicas.running:
             await self._start()
         replica = probed_replica(ask.request_id) or min(self.replicas.healthy or self.replicas.running)
@@ -50,6 +50,7 @@ class FakeApp(FakeModel):
         try:
             if replica in self.hung:
                 await pause(Pause())
+            self.replicas.accepted(ask.request_id)
             if replica in self.broken:
                 raise GONE
             async with aclosing(super().stream(ask)) as pieces:
@@ -64,6 +65,8 @@ class FakeApp(FakeModel):
         except ModelUnavailable:
             self.replicas.suspect(replica, "gone")
             raise
+        finally:
+            self.replicas.ended(ask.request_id)
 
     def falls_asleep(self) -> None:
         self.replicas.now_running(())
@@ -135,6 +138,6 @@ async def settle(for_s: float = 10 * MAX_PAUSE_S) -> None:
     await asyncio.sleep(for_s)
 
 
-async def call(gateway: Gateway, app: str) -> list[Piece]:
-    async with aclosing(gateway.models[app].stream(ASK)) as pieces:
+async def call(gateway: Gateway, app: str, ask: Ask = ASK) -> list[Piece]:
+    async with aclosing(gateway.models[app].stream(ask)) as pieces:
         return [piece async for piece in pieces]

@@ -24,7 +24,6 @@ class FakeRoutes:
     ready: Collection[str] = EXPERTS
     starts: Mapping[str, Pause | RouterError] = field(default_factory=dict)
     returns: Mapping[str, Pause | RouterError] = field(default_factory=dict)
-    streams: Mapping[str, int] = field(default_factory=dict)
     num_starts: Counter[str] = field(default_factory=Counter)
     stalls: list[tuple[str, str]] = field(default_factory=list)
     _under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -56,8 +55,8 @@ class FakeRoutes:
     def stalled(self, name: str, request_id: str) -> None:
         self.stalls.append((name, request_id))
 
-    def num_streams(self, name: str) -> int:
-        return self.streams.get(name, 32)
+    def num_slots(self, name: str) -> int:
+        return 64
 
     async def _start(self, name: str) -> None:
         start = self.returns.get(name) or self.starts[name]

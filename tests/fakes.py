@@ -136,7 +136,7 @@ class FakeGateway:
     meta_ready: bool = True
     max_body_bytes: int = 10_000
     loads: Mapping[str, ModelLoad] = field(default_factory=dict)
-    streams: int = 32
+    slots: int = 64
     stalls: list[tuple[str, str]] = field(default_factory=list)
     quarantine: Quarantine = field(default_factory=Quarantine)
     table: RouteTable = RouteTable(
@@ -163,12 +163,12 @@ class FakeGateway:
     def stalled(self, name: str, request_id: str) -> None:
         self.stalls.append((name, request_id))
 
-    def num_streams(self, name: str) -> int:
-        return self.streams
+    def num_slots(self, name: str) -> int:
+        return self.slots
 
     @cached_property
     def admission(self) -> Admission:
-        return Admission(self.num_streams)
+        return Admission(self.num_slots)
 
     async def load(self) -> dict[str, ModelLoad | None]:
         return {name: self.loads.get(name) for name in (META, *self.table.experts)}

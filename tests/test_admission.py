@@ -34,7 +34,7 @@ class Crowd:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.admission = Admission(lambda model: self.streams[model])
+        self.admission = Admission(lambda model: 2 * self.streams[model])
 
     async def come(self, name: str, key: str = "", *, model: str = "m", **how: Any) -> asyncio.Task[None]:
         """One more client, once it waits, is in, or is refused."""
@@ -438,7 +438,7 @@ def test_whatever_happens_everybody_ends_and_nothing_stays_counted(
         def check() -> None:
             assert admission.num_waiting <= max_waiting
             for model, load in admission.load().items():
-                num_slots = 2 * max(1, crowd.streams[model])
+                num_slots = max(1, 2 * crowd.streams[model])
                 running, waiting = load["num_running"], load["num_waiting"]
                 assert running is not None
                 assert crowd.at_once[model] <= 2 * max(1, most[model])

@@ -22,7 +22,7 @@ def busy(num_slots: int, begun: asyncio.Semaphore, **changes: object) -> FakeGat
         begun.release()
         return [word("a"), Pause(), STOP]
 
-    gateway = FakeGateway(models(meta=stay), streams=num_slots // 2)
+    gateway = FakeGateway(models(meta=stay), slots=num_slots)
     table = gateway.table.model_dump() | {"deadlines": Deadlines(queue_s=0.05).model_dump()} | changes
     return replace(gateway, table=RouteTable.model_validate(table))
 

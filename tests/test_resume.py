@@ -193,7 +193,7 @@ def test_only_the_beginning_of_an_answer_waits_in_line():
 
 
 def test_an_answer_that_is_refused_asks_no_model_again():
-    admission = Admission(lambda _: 1)
+    admission = Admission(lambda _: 2)
     decoder = Decoder(expert_table(), models := playing(), FakeRoutes(), admission=admission)
 
     async def refused() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from router.model import Ask, Piece
 from router.routes import State
 from router.table import Deadlines, ModelEntry
 from tests.fake_cluster import ASK, Cluster, FakeApp, call, gateway_to, settle, table
-from tests.fakes import STOP, in_virtual_time
+from tests.fakes import STOP, Pause, in_virtual_time, word
 
 MASKED, AWAY, READY = State.MASKED, State.AWAY, State.READY
 
@@ -214,13 +215,22 @@ def test_a_models_own_deadline_bounds_its_probes():
     in_virtual_time(main())
 
 
-def test_the_streams_of_a_model_are_those_of_the_replicas_that_run():
+def test_a_router_sends_what_replicas_take_and_half_as_many_calls_more_as_they_could():
+    """It sent twice what they take, and so did every router: all of that waited where nobody counts."""
+
     async def main() -> None:
         async with chem_on("r1", "r2", max_streams=8) as (gateway, chem):
-            assert gateway.num_streams("chem") == 16
+            assert gateway.num_slots("chem") == 8
+            chem.script = lambda ask: [word("a"), Pause(1), STOP]
+            asks = [replace(ASK, request_id=str(number)) for number in range(3)]
+            calls = [asyncio.create_task(call(gateway, "chem", ask)) for ask in asks]
+            await settle(0.5)
+            assert gateway.num_slots("chem") == 8 + 3
+            await asyncio.gather(*calls)
+            assert gateway.num_slots("chem") == 8
             chem.falls_asleep()
-            assert gateway.num_streams("chem") == 8
-            assert gateway.num_streams("nobody") == 1
+            assert gateway.num_slots("chem") == 4
+            assert gateway.num_slots("nobody") == 1
 
     in_virtual_time(main())
 
