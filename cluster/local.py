@@ -29,6 +29,7 @@ RAY_ENV = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # what hangs finishes nothing, and holds a GPU
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # models come from this machine; nobody else need hear of them
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1 the controller takes a tenth of a small machine
 }

@@ -19,7 +19,7 @@ Connect = Callable[[str], Awaitable[Deployed]]
 
 # Of what the replicas take at once: so many more may be on their way. What waits there waits in nobody's turn
 # and longer than anybody knows, so it is only enough to keep replicas busy and to be seen by the autoscaler.
-PENDING_PART = 2
+PENDING_PART = 4
 MIN_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 

@@ -65,11 +65,11 @@ class Admission:
             line.num_running += 1
         else:
             await self._enter(line, key, queue_s, max_waiting)
-        began_s = _now()
+        began_s = line.begin()
         try:
             yield
         finally:
-            line.measure(began_s)
+            line.end(began_s)
             line.num_running -= 1
             self._admit(line)
 
@@ -144,14 +144,14 @@ class Admission:
     def _estimate_s(self, line: _Line, key: str) -> float | None:
         """How long the next of `key` would wait: one release each for all before it and for itself.
 
-        With all slots held for `mean_hold_s` on average, one falls free every `mean_hold_s / num_slots`.
+        With all slots held for `hold_s` on average, one falls free every `hold_s / num_slots`.
         What runs beyond the slots, since it had begun or replicas went, has to end first.
         """
         if line.mean_hold_s is None:
             return None
         num_slots = self._num_slots(line)
         num_before = line.turns.num_before(key) + max(0, line.num_running - num_slots)
-        return (num_before + 1) * line.mean_hold_s / num_slots
+        return (num_before + 1) * max(line.mean_hold_s, line.age_s) / num_slots
 
     def _num_slots(self, line: _Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.
@@ -232,12 +232,29 @@ class _Line:
     used_at_s: float
     num_running: int = 0
     mean_hold_s: float | None = None
+    sum_began_s: float = 0.0
+    num_held: int = 0
     turns: _Turns = field(default_factory=_Turns)
+
+    @property
+    def age_s(self) -> float:
+        """Twice the mean age of what runs: where all take equally long, that is how long. It tells at once
+        that answers got slower, as they do when there are many; those that have ended tell it only later."""
+        return 2 * (_now() - self.sum_began_s / self.num_held) if self.num_held else 0.0
 
     def is_used(self) -> bool:
         return self.num_running > 0 or len(self.turns) > 0 or _now() - self.used_at_s < FORGET_S
 
-    def measure(self, began_s: float) -> None:
+    def begin(self) -> float:
+        began_s = _now()
+        self.num_held += 1
+        self.sum_began_s += began_s
+        return began_s
+
+    def end(self, began_s: float) -> None:
+        self.num_held -= 1
+        # Exactly nothing where nothing runs, whatever was rounded on the way.
+        self.sum_began_s = self.sum_began_s - began_s if self.num_held else 0.0
         self.used_at_s = _now()
         held_s = self.used_at_s - began_s
         mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s

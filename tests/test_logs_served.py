@@ -82,8 +82,10 @@ async def test_no_log_of_a_cluster_has_a_prompt_an_answer_or_a_key(guarded: tupl
             assert (await ask(name, content)).status_code == status
         assert (await ask("id-wrong-key", CANARY, authorization=f"Bearer {WRONG_KEY}")).status_code == 401
         for header in ("x-request-disconnect-disabled", "x-request-timeout-seconds"):
-            refused = await ask(f"id-{header}", CANARY, **{header: "1"})
-            assert (refused.status_code, header in refused.text) == (400, True)
+            # The router would refuse it: Serve's proxy took it away before.
+            assert (await ask(f"id-{header}", "hello", **{header: "1"})).status_code == 200
+        latin = await http.get("/v1/models", headers={b"x-request-id": b"\xe9\xff"})
+        assert latin.status_code == 200
         body = {"messages": [{"role": "user", "content": f"hello {CANARY}"}], "stream": True}
         async with http.stream(
             "POST", "/v1/chat/completions", json=body, headers={"x-request-id": "id-left"}

@@ -1,0 +1,48 @@
+"""What Serve's proxies do first: they take away the headers by which a client would rule them.
+
+Serve obeys some before the router sees the request, and answers 500 where one that it reads is no text. Named
+in the environment of every node as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+RULING = frozenset(
+    {
+        "x_request_disconnect_disabled",  # to leave without being noticed
+        "x_request_timeout_seconds",  # to outstay the server's deadline
+        "serve_multiplexed_model_id",  # either makes a new handle in the proxy, for every value
+        "x_session_id",
+    }
+)
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def middlewares() -> list[Middleware]:
+    return [Middleware(OwnHeaders)]
+
+
+class OwnHeaders:
+    """Lets pass what rules nothing; a request id only if it can go into headers and logs as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if _may_pass(*pair)]}
+        await self._app(scope, receive, send)
+
+
+def _may_pass(name: bytes, value: bytes) -> bool:
+    if not name.isascii():
+        return False
+    # Serve takes dashes and underscores for the same, as some gateways turn one into the other.
+    plain = name.decode().lower().replace("-", "_")
+    if plain == "x_request_id":
+        return REQUEST_ID.fullmatch(value) is not None
+    return plain not in RULING
