@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from router.errors import Overloaded
+from router.line import Line, Turns, Waiter, now_s
 
 LOOK_PERIOD_S = 0.02  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
-NEWEST = 0.1  # its weight in the mean time that slots are held
 MAX_RETRY_AFTER_S = 60
 # Whoever is let in to wait can be overtaken by fairer keys; to be refused at once is better than at the end.
 MARGIN = 0.8
-FORGET_S = 600.0  # after so long without a call, what was measured of a model says nothing any more
 
 
 class Admission:
@@ -30,8 +27,8 @@ class Admission:
     def __init__(self, num_slots: Callable[[str], int]) -> None:
         """`num_slots` as `Routes.num_slots`; asked anew at every decision, since replicas come and go."""
         self._slots_of = num_slots
-        self._lines: dict[str, _Line] = {}
-        self._waiting = _Turns()
+        self._lines: dict[str, Line] = {}
+        self._waiting = Turns()
         self._next_look: asyncio.TimerHandle | None = None
 
     @property
@@ -78,7 +75,7 @@ class Admission:
         for line in self._lines.values():
             self._admit(line)
 
-    async def _enter(self, line: _Line, key: str, queue_s: float, max_waiting: int) -> None:
+    async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int) -> None:
         self._admit(line)
         if line.num_running < self._num_slots(line):
             line.num_running += 1
@@ -88,9 +85,9 @@ class Admission:
             raise self._refusal(line, key, f"the wait would be about {estimate_s:.0f} s")
         if self.num_waiting >= max_waiting:
             self._make_room(line, key)
-        await self._wait(_Waiter(line, key, asyncio.get_running_loop().create_future()), queue_s)
+        await self._wait(Waiter(line, key, asyncio.get_running_loop().create_future()), queue_s)
 
-    async def _wait(self, waiter: _Waiter, queue_s: float) -> None:
+    async def _wait(self, waiter: Waiter, queue_s: float) -> None:
         """Returns with the slot, which counts as running already."""
         waiter.line.turns.add(waiter)
         self._waiting.add(waiter)
@@ -112,36 +109,36 @@ class Admission:
         if refusal is not None:
             raise refusal
 
-    def _admit(self, line: _Line) -> None:
+    def _admit(self, line: Line) -> None:
         num_slots = self._num_slots(line)
         while line.num_running < num_slots and (waiter := line.turns.take()):
             self._waiting.remove(waiter)
             line.num_running += 1
             waiter.turn.set_result(None)
 
-    def _make_room(self, line: _Line, key: str) -> None:
+    def _make_room(self, line: Line, key: str) -> None:
         """Refuse the newest of whoever has the most waiting in all lines; raises if that is `key` itself."""
         newest = self._waiting.newest_of_greediest()
         if self._waiting.num_of(key) >= self._waiting.num_of(newest.key):
             raise self._refusal(line, key, f"{self.num_waiting} answers wait already")
         self._refuse(newest, "others have fewer answers waiting")
 
-    def _refuse(self, waiter: _Waiter, why: str) -> None:
+    def _refuse(self, waiter: Waiter, why: str) -> None:
         self._admit(waiter.line)
         self._remove(waiter)
         if not waiter.turn.done():
             waiter.turn.set_result(self._refusal(waiter.line, waiter.key, why))
 
-    def _remove(self, waiter: _Waiter) -> None:
+    def _remove(self, waiter: Waiter) -> None:
         waiter.line.turns.remove(waiter)
         self._waiting.remove(waiter)
 
-    def _refusal(self, line: _Line, key: str, why: str) -> Overloaded:
+    def _refusal(self, line: Line, key: str, why: str) -> Overloaded:
         estimate_s = self._estimate_s(line, key) or 0.0
         retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
         return Overloaded(f"{line.model} is busy: {why}; try again in {retry_after_s} s", retry_after_s)
 
-    def _estimate_s(self, line: _Line, key: str) -> float | None:
+    def _estimate_s(self, line: Line, key: str) -> float | None:
         """How long the next of `key` would wait: one release each for all before it and for itself.
 
         With all slots held for `hold_s` on average, one falls free every `hold_s / num_slots`.
@@ -153,113 +150,17 @@ class Admission:
         num_before = line.turns.num_before(key) + max(0, line.num_running - num_slots)
         return (num_before + 1) * max(line.mean_hold_s, line.age_s) / num_slots
 
-    def _num_slots(self, line: _Line) -> int:
+    def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.
         return max(1, self._slots_of(line.model))
 
-    def _line(self, model: str) -> _Line:
+    def _line(self, model: str) -> Line:
         if model not in self._lines:  # their names come and go with the tables
             self._lines = {name: line for name, line in self._lines.items() if line.is_used()}
-            self._lines[model] = _Line(model, _now())
+            self._lines[model] = Line(model, now_s())
         return self._lines[model]
 
     def _look_again(self) -> None:
         later = asyncio.get_running_loop().call_later
         self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
         self.look()
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    line: _Line
-    key: str
-    turn: asyncio.Future[Overloaded | None]  # None grants the slot
-
-
-class _Turns:
-    """Waiters by key, oldest first; the keys in the order of their turns, none of them without waiters."""
-
-    def __init__(self) -> None:
-        # Ordered dicts, because a plain one looks for its first entry past all that were deleted before it.
-        self._by_key: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._by_key.values()))
-
-    def num_of(self, key: str) -> int:
-        return len(self._by_key.get(key, ()))
-
-    def newest_of_greediest(self) -> _Waiter:
-        return next(reversed(self._by_key[max(self._by_key, key=self.num_of)]))
-
-    def num_before(self, key: str) -> int:
-        """How many have their turn before one of `key` that comes now."""
-        num_before = num_own = self.num_of(key)
-        num_turns = num_own + 1  # of each key that is before `key` in the round
-        for other, waiters in self._by_key.items():
-            if other == key:
-                num_turns = num_own
-            else:
-                num_before += min(len(waiters), num_turns)
-        return num_before
-
-    def add(self, waiter: _Waiter) -> None:
-        self._by_key.setdefault(waiter.key, OrderedDict())[waiter] = None
-
-    def remove(self, waiter: _Waiter) -> None:
-        """No matter if it is gone already."""
-        waiters = self._by_key.get(waiter.key, OrderedDict())
-        waiters.pop(waiter, None)
-        if not waiters:
-            self._by_key.pop(waiter.key, None)
-
-    def take(self) -> _Waiter | None:
-        """The oldest of the key whose turn it is, if anybody waits."""
-        while self._by_key:
-            key, waiters = next(iter(self._by_key.items()))
-            waiter = next(iter(waiters))
-            self.remove(waiter)
-            if not waiter.turn.done():  # else its client left a moment ago, and that costs its key no turn
-                if key in self._by_key:
-                    self._by_key.move_to_end(key)
-                return waiter
-        return None
-
-
-@dataclass(slots=True)
-class _Line:
-    model: str
-    used_at_s: float
-    num_running: int = 0
-    mean_hold_s: float | None = None
-    sum_began_s: float = 0.0
-    num_held: int = 0
-    turns: _Turns = field(default_factory=_Turns)
-
-    @property
-    def age_s(self) -> float:
-        """Twice the mean age of what runs: where all take equally long, that is how long. It tells at once
-        that answers got slower, as they do when there are many; those that have ended tell it only later."""
-        return 2 * (_now() - self.sum_began_s / self.num_held) if self.num_held else 0.0
-
-    def is_used(self) -> bool:
-        return self.num_running > 0 or len(self.turns) > 0 or _now() - self.used_at_s < FORGET_S
-
-    def begin(self) -> float:
-        began_s = _now()
-        self.num_held += 1
-        self.sum_began_s += began_s
-        return began_s
-
-    def end(self, began_s: float) -> None:
-        self.num_held -= 1
-        # Exactly nothing where nothing runs, whatever was rounded on the way.
-        self.sum_began_s = self.sum_began_s - began_s if self.num_held else 0.0
-        self.used_at_s = _now()
-        held_s = self.used_at_s - began_s
-        mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s
-        self.mean_hold_s = mean_s + NEWEST * (held_s - mean_s)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.admission import FORGET_S, LOOK_PERIOD_S, Admission
+from router.admission import LOOK_PERIOD_S, Admission
 from router.errors import Overloaded
+from router.line import FORGET_S
 from tests.fakes import in_virtual_time
 
 MANY = 100_000
