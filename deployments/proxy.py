@@ -6,10 +6,10 @@ in the environment of every node as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 
 from __future__ import annotations
 
-import re
-
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from router.edge import REQUEST_ID
 
 RULING = frozenset(
     {
@@ -19,7 +19,6 @@ RULING = frozenset(
         "x_session_id",
     }
 )
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 def middlewares() -> list[Middleware]:
@@ -44,5 +43,5 @@ def _may_pass(name: bytes, value: bytes) -> bool:
     # Serve takes dashes and underscores for the same, as some gateways turn one into the other.
     plain = name.decode().lower().replace("-", "_")
     if plain == "x_request_id":
-        return REQUEST_ID.fullmatch(value) is not None
+        return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
     return plain not in RULING

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
@@ -62,9 +62,9 @@ class RemoteModel:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         self._replicas.began(ask.request_id)
-        response = self._generate.remote(to_call(ask))
-        assert isinstance(response, DeploymentResponseGenerator)
+        response: DeploymentResponseGenerator[Chunk] | None = None
         try:
+            response = cast("DeploymentResponseGenerator[Chunk]", self._generate.remote(to_call(ask)))
             async for chunk in response:
                 piece = to_piece(chunk)
                 self._heard(piece, self._replicas.placement(ask.request_id))
@@ -80,7 +80,8 @@ class RemoteModel:
             # Leaving the loop alone would let the replica write on; after a normal end this does nothing.
             # Where no replica took the call, Serve raises the reason a second time.
             with suppress(*FOREIGN):
-                response.cancel()
+                if response is not None:
+                    response.cancel()
             self._replicas.ended(ask.request_id)
 
     def _heard(self, piece: Piece, placement: Placement) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 logger = logging.getLogger(__name__)
 
-MAX_PLACEMENTS = 4096  # a few times the calls a router has open; the rest is of answers long ended
+MAX_ENDED = 1024  # whoever ended a call for its silence asks a moment later where it was
 _PROBE = "probe"
 
 
@@ -37,8 +37,8 @@ class ReplicaSet:
         self.suspects: frozenset[str] = frozenset()
         self.is_proven = False
         self._app = app
-        self._placements: OrderedDict[str, Placement] = OrderedDict()
-        self._open: set[str] = set()
+        self._open: dict[str, Placement] = {}
+        self._ended: OrderedDict[str, Placement] = OrderedDict()
         self._taken: set[str] = set()
 
     @property
@@ -72,17 +72,16 @@ class ReplicaSet:
         """The call produced nothing in time; whoever has it is suspect."""
         self.suspect(self.placement(request_id).replica, "it produced nothing in time")
 
-    def place(self, request_id: str, replica: str | None) -> None:
-        """The call is on its way to the replica; None while it waits for one."""
-        self._placements[request_id] = Placement(replica)
-        self._placements.move_to_end(request_id)
-        if len(self._placements) > MAX_PLACEMENTS:
-            self._placements.popitem(last=False)
-
     def began(self, request_id: str) -> None:
         """A call begins; one that goes on with an earlier answer has the same id."""
-        self._open.add(request_id)
-        self.place(request_id, None)
+        self._open[request_id] = Placement()
+
+    def place(self, request_id: str, replica: str | None) -> None:
+        """The call is on its way to the replica; None while it waits for one."""
+        if request_id in self._open:
+            self._open[request_id] = Placement(replica)
+        else:
+            self._remember(request_id, Placement(replica))
 
     def accepted(self, request_id: str) -> None:
         self.placement(request_id).is_accepted = True
@@ -90,8 +89,9 @@ class ReplicaSet:
             self._taken.add(request_id)
 
     def ended(self, request_id: str) -> None:
-        self._open.discard(request_id)
         self._taken.discard(request_id)
+        if request_id in self._open:
+            self._remember(request_id, self._open.pop(request_id))
 
     @property
     def num_taken(self) -> int:
@@ -100,7 +100,13 @@ class ReplicaSet:
 
     def placement(self, request_id: str) -> Placement:
         """Where the latest call with this id is or was; nowhere if it is not known (any more)."""
-        return self._placements.get(request_id, Placement())
+        return self._open.get(request_id) or self._ended.get(request_id) or Placement()
+
+    def _remember(self, request_id: str, placement: Placement) -> None:
+        self._ended[request_id] = placement
+        self._ended.move_to_end(request_id)
+        if len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
 
     def _update(self, running: frozenset[str], suspects: frozenset[str]) -> None:
         self.running, self.suspects = running, suspects & running

@@ -8,9 +8,9 @@ from contextlib import aclosing
 
 from router.admission import Admission
 from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
-from router.job import Answering, ModelUsage
+from router.job import Answering, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
-from router.quarantine import Quarantine
+from router.quarantine import Quarantine, poison
 from router.routes import Routes, State
 from router.table import RouteTable
 
@@ -32,34 +32,38 @@ class Caller:
         self._admission = admission
         self._quarantine = quarantine
 
-    async def pieces(self, state: Answering, key: str, ask: Callable[[], Ask]) -> AsyncGenerator[Piece, None]:
+    async def pieces(self, job: Job, state: Answering, ask: Callable[[], Ask]) -> AsyncGenerator[Piece, None]:
         """Stream the writer of the moment, once it is there and takes the call; only then `ask` is made.
 
         Raises:
             ModelUnavailable, ModelStalled, WakeFailed: as their names say.
             ModelFailed: the model did what it was not asked for.
             Overloaded: an answer that is to begin cannot be taken on.
+            PoisonRequest: the prompt took replicas down meanwhile.
             DeadlineExceeded: the answer's total time is up.
         """
-        deadlines = self._table.deadlines
         if self._table.entry(state.writer).wakes or self._routes.state(state.writer) is State.AWAY:
             await self._awake(state)
+        writer, left_s = state.writer, _left_s(state)
+        let_in = set() if job.let_in is None else job.let_in
         async with self._admission.slot(
-            state.writer,
-            key,
+            writer,
+            job.key,
             begun=state.begun,
-            queue_s=min(deadlines.queue_s, state.deadline - asyncio.get_running_loop().time()),
+            queue_s=left_s if writer in let_in else min(self._table.deadlines.queue_s, left_s),
             max_waiting=self._table.limits.max_waiting,
         ):
-            state.admitted.add(state.writer)
-            async with (
-                self._quarantine.watched(state.writer, is_suspect=bool(state.deaths[state.writer])) as clear,
-                aclosing(self._stream(ask(), state)) as pieces,
-            ):
-                async for piece in pieces:
-                    if piece.num_tokens:
-                        clear()
-                    yield piece
+            let_in.add(writer)
+            state.admitted.add(writer)
+            async with self._quarantine.watched(writer, is_suspect=bool(state.deaths[writer])) as turn:
+                state.is_alone = turn.is_alone
+                if self._quarantine.barred([writer], job.prompt):  # found while this one waited
+                    raise poison(writer)
+                async with aclosing(self._stream(ask(), state)) as pieces:
+                    async for piece in pieces:
+                        if piece.num_tokens:
+                            turn.pass_on()
+                        yield piece
 
     async def _stream(self, ask: Ask, state: Answering) -> AsyncGenerator[Piece, None]:
         """The writer's pieces until it finishes, under all three deadlines."""
@@ -98,10 +102,23 @@ class Caller:
         except TimeoutError as error:
             if entry.wakes:
                 raise WakeFailed(f"{state.writer} did not start within {limit_s:g} s") from error
+            _left_s(state)
             raise ModelUnavailable(f"no replica of {state.writer} came back in time") from error
         finally:
             if entry.wakes:
                 state.deadline += clock() - began
+
+
+def _left_s(state: Answering) -> float:
+    """What is left of the answer's time. Raises DeadlineExceeded when nothing is."""
+    left_s = state.deadline - asyncio.get_running_loop().time()
+    if left_s <= 0:
+        raise _too_late(state)
+    return left_s
+
+
+def _too_late(state: Answering) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the answer was not complete in time; {state.writer} was writing")
 
 
 async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: Answering) -> Piece:
@@ -114,7 +131,5 @@ async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: An
         raise ModelUnavailable(f"{state.writer} ended its stream without a finish reason") from error
     except TimeoutError as error:
         if left_s < limit_s:
-            raise DeadlineExceeded(
-                f"the answer was not complete in time; {state.writer} was writing"
-            ) from error
+            raise _too_late(state) from error
         raise ModelStalled(f"{state.writer} produced nothing for {limit_s:g} s") from error

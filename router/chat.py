@@ -148,6 +148,7 @@ def jobs(request: AnswerRequest, table: RouteTable, answer_id: str, key: str = "
     if request.routing is None and not request.routed_unasked:
         wishes = Routing(experts=())
     prompts = request.prompts()
+    let_in: set[str] = set()
     if target.routed and wishes.experts != () and any(prompt.ids for prompt in prompts):
         raise InvalidRequest("token ids belong to one model: send text to have it routed", "prompt")
     return [
@@ -160,6 +161,7 @@ def jobs(request: AnswerRequest, table: RouteTable, answer_id: str, key: str = "
             stop=tuple(request.stop),
             routing=wishes,
             key=key,
+            let_in=let_in,
         )
         for index in range(len(prompts) * request.n)
     ]

@@ -23,13 +23,12 @@ from router.errors import (
     ContextLengthExceeded,
     ModelFailed,
     ModelStalled,
-    PoisonRequest,
     RouterError,
 )
 from router.job import Answering, Delta, Done, Job
 from router.model import Ask, Finish, Models, Piece
 from router.policy import Recovery, after_failure, allowed_experts
-from router.quarantine import Quarantine
+from router.quarantine import Quarantine, poison
 from router.routes import Routes, State
 from router.table import META, RouteTable
 from router.transcript import Transcript
@@ -111,13 +110,13 @@ class Decoder:
         deadline = asyncio.get_running_loop().time() + self._table.deadlines.total_s
         barred = self._quarantine.barred([META, *self._table.experts], job.prompt)
         if writer in barred:
-            raise _poison(writer)
+            raise poison(writer)
         state = Answering(writer, transcript, deadline, masked=barred - {META})
         transcript.begin(writer)
         return state
 
     def _call(self, job: Job, state: Answering, *, probe: bool = False) -> AsyncGenerator[Piece, None]:
-        return self._caller.pieces(state, job.key, lambda: self._ask(job, state, probe))
+        return self._caller.pieces(job, state, lambda: self._ask(job, state, probe))
 
     def _ask(self, job: Job, state: Answering, probe: bool) -> Ask:
         written, resumed = state.transcript.split()
@@ -187,7 +186,7 @@ class Decoder:
         state.failed(error)
         if len(state.deaths[failed]) >= POISON_DEATHS:
             self._quarantine.add(failed, job.prompt)
-            error = _poison(failed)
+            error = poison(failed)
         may_retry = self._may_retry(state, replaceable=is_expert and job.target.routed)
         recovery = after_failure(error, is_expert=is_expert, routed=job.target.routed, may_retry=may_retry)
         if recovery is Recovery.FAIL and isinstance(error, ContextLengthExceeded) and state.transcript.text:
@@ -210,9 +209,3 @@ class Decoder:
         # Where the meta can go on at once, nobody need wait for a replica that is still to start.
         is_left = replaceable and self._table.entry(state.writer).when_away == "meta"
         return not (is_left and self._routes.state(state.writer) is State.AWAY)
-
-
-def _poison(model: str) -> PoisonRequest:
-    return PoisonRequest(
-        f"this prompt took {POISON_DEATHS} replicas of {model} down and is kept from it for now; change it"
-    )

@@ -27,6 +27,9 @@ HEALTH = "/healthz"
 # noticed, with the other outstay the server's deadline. They cannot be taken back, so they are not served.
 PROXY_HEADERS = ("x-request-disconnect-disabled", "x-request-timeout-seconds")
 
+# What can go into headers and logs as it is.
+REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
+
 logger = logging.getLogger(__name__)
 
 
@@ -108,4 +111,4 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 def _request_id(scope: Scope) -> str:
     """The client's own, if it can go into headers and logs as it is."""
     given = Headers(scope=scope).get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -24,6 +24,9 @@ class Job:
     stop: tuple[str, ...] = ()
     routing: Routing = Routing()
     key: str = ""  # the name of the API key, by which waiting answers take turns
+    # Shared by the jobs of one request: the models that let one of them in. The others wait for as long as it
+    # takes, or a request with more choices than there are slots could never be served.
+    let_in: set[str] | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class Answering:
     num_failures: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by model, since it last produced a token
     deaths: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # likewise: replicas
+    is_alone: bool = False  # of those who were on a replica that died, it alone was at the writer
     usage: dict[str, ModelUsage] = field(default_factory=dict)
 
     @property
@@ -95,8 +99,10 @@ class Answering:
         """The writer failed."""
         self.num_failures += 1
         self.failures[self.writer] += 1
-        if isinstance(error, ModelDied):
-            self.deaths[self.writer].add(error.replica)
+        deaths = self.deaths[self.writer]
+        # A second death says nothing of one among many.
+        if isinstance(error, ModelDied) and (not deaths or self.is_alone):
+            deaths.add(error.replica)
 
     def done(self, finish: Finish) -> Done:
         return Done(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 
+from router.errors import PoisonRequest
 from router.model import Prompt
 
 KEEP_S = 600.0
@@ -29,32 +30,30 @@ class Quarantine:
 
     def add(self, model: str, prompt: Prompt) -> None:
         """`prompt` is not to reach `model` again for `KEEP_S`."""
-        digest = _digest(model, prompt)
-        self.learn(digest)
+        entry = _entry(model, _digest(prompt))
+        self.learn(entry)
         if self._on_add is not None:
-            self._on_add(digest)
+            self._on_add(entry)
 
-    def learn(self, digest: str) -> None:
+    def learn(self, entry: str) -> None:
         """What another router found."""
-        self._ends.pop(digest, None)
-        self._ends[digest] = self._clock() + KEEP_S
+        self._ends.pop(entry, None)
+        self._ends[entry] = self._clock() + KEEP_S
         if len(self._ends) > MAX_ENTRIES:
             self._ends.popitem(last=False)
 
     @asynccontextmanager
-    async def watched(self, model: str, *, is_suspect: bool) -> AsyncIterator[Callable[[], None]]:
+    async def watched(self, model: str, *, is_suspect: bool) -> AsyncIterator[Turn]:
         """Let one suspect after another at the model; each is cleared by its first token.
 
         All that was under way on a replica that died is suspect. Together they would take the next one down
         together, and nobody could tell the one that did it from the others.
         """
-        if not is_suspect:
-            yield _nothing
-            return
-        turn = _Turn(self._turns.setdefault(model, asyncio.Lock()))
-        await turn.take()
+        turn = Turn(self._turns.setdefault(model, asyncio.Lock()))
+        if is_suspect:
+            await turn.take()
         try:
-            yield turn.pass_on
+            yield turn
         finally:
             turn.pass_on()
 
@@ -64,28 +63,37 @@ class Quarantine:
             self._ends.popitem(last=False)
         if not self._ends:  # nearly always, and then a long prompt need not be digested
             return set()
-        return {model for model in models if _digest(model, prompt) in self._ends}
+        digest = _digest(prompt)
+        return {model for model in models if _entry(model, digest) in self._ends}
 
 
-class _Turn:
+class Turn:
+    """`is_alone`: no other suspect is at the model, so what happens to its replica tells something."""
+
     def __init__(self, lock: asyncio.Lock) -> None:
+        self.is_alone = False
         self._lock = lock
-        self._is_mine = False
 
     async def take(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(APART_S):
-                self._is_mine = await self._lock.acquire()
+                self.is_alone = await self._lock.acquire()
 
     def pass_on(self) -> None:
-        if self._is_mine:
-            self._is_mine = False
+        if self.is_alone:
+            self.is_alone = False
             self._lock.release()
 
 
-def _nothing() -> None:
-    pass
+def poison(model: str) -> PoisonRequest:
+    return PoisonRequest(
+        f"this prompt took replicas of {model} down and is kept from it for a while; change it"
+    )
 
 
-def _digest(model: str, prompt: Prompt) -> str:
-    return blake2b(f"{model}\0{prompt!r}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _entry(model: str, digest: str) -> str:
+    return f"{model}:{digest}"
+
+
+def _digest(prompt: Prompt) -> str:
+    return blake2b(repr(prompt).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

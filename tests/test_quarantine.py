@@ -50,7 +50,7 @@ def test_two_replicas_that_die_of_a_prompt_keep_it_from_the_next():
     models = playing(meta=[[died("a")], [died("b")]])
     quarantine, poison = Quarantine(), replace(JOB, prompt=POISON)
     for _ in range(5):
-        with pytest.raises(PoisonRequest, match="took 2 replicas of meta down"):
+        with pytest.raises(PoisonRequest, match="took replicas of meta down"):
             decoded(models, poison, quarantine, retries=9)
     assert num_calls(models) == {META: 2}, "five requests, and no third replica was lost"
 
@@ -148,6 +148,54 @@ def test_those_who_shared_a_replica_with_poison_are_not_taken_for_it():
     assert isinstance(poison, PoisonRequest)
     assert shared.num_lost == 2
     assert [prompt for prompt in prompts if quarantine.barred([META], prompt)] == [POISON]
+
+
+def test_copies_that_wait_are_not_let_at_the_next_replica():
+    """Each of them took one down: only an answer that began later was kept out."""
+    shared, quarantine = Shared(), Quarantine()
+    decoder = Decoder(
+        expert_table(retries=9),
+        {META: FakeModel(shared)},
+        FakeRoutes(),
+        quarantine=quarantine,
+        retry_pause_s=0,
+    )
+
+    async def ask() -> None:
+        with pytest.raises(PoisonRequest):
+            async for _ in decoder.decode(replace(JOB, prompt=POISON)):
+                pass
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(ask() for _ in range(5)))
+
+    in_virtual_time(all_of_them())
+    assert shared.num_lost == 2
+
+
+def test_many_that_cannot_be_let_in_one_by_one_are_no_poison():
+    """Those who had waited long enough went on together, and a second accident kept all of them out."""
+    quarantine = Quarantine()
+    lives = iter("aabb")
+
+    def dies_slowly(ask: Ask) -> list[Item]:
+        life = next(lives, None)
+        return [word("fine"), STOP] if life is None else [Pause(APART_S + 1), died(life)]
+
+    decoder = Decoder(
+        expert_table(retries=9), {META: FakeModel(dies_slowly)}, FakeRoutes(), quarantine=quarantine
+    )
+    prompts = [Prompt(text="a"), Prompt(text="b")]
+
+    async def text(prompt: Prompt) -> str:
+        job = replace(JOB, prompt=prompt)
+        return "".join([item.text async for item in decoder.decode(job) if isinstance(item, Delta)])
+
+    async def both() -> list[str | BaseException]:
+        return await asyncio.gather(*map(text, prompts), return_exceptions=True)
+
+    one, other = in_virtual_time(both())
+    assert "fine" in (one, other), "whoever was not alone with the second replica is not blamed for it"
 
 
 def test_a_suspect_does_not_wait_for_ever_for_one_that_hangs():

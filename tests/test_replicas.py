@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.replicas import (
-    MAX_PLACEMENTS,
+    MAX_ENDED,
     Placement,
     ReplicaSet,
     probe_id,
@@ -46,7 +46,7 @@ def test_a_set_is_proven_by_an_answer_for_as_long_as_one_that_is_not_suspect_run
 
 def test_what_is_known_of_calls_is_bounded():
     known = ReplicaSet("chem")
-    for i in range(MAX_PLACEMENTS + 10):
+    for i in range(MAX_ENDED + 10):
         known.place(f"r{i}", "a")
     assert known.placement("r9") == Placement()
     assert known.placement("r10") == Placement("a")

@@ -1,5 +1,6 @@
 """A model that is lost while it writes: whom the answer goes on with, and from what."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tests.fakes import (
     GONE,
     JOB,
     STOP,
+    FakeModel,
     Item,
     Pause,
     expert_table,
@@ -153,7 +155,7 @@ def test_one_that_does_not_come_back_in_time_ends_in_a_clear_error():
 def test_nobody_waits_for_a_return_beyond_the_total_time():
     routes = FakeRoutes(ready=(META,), returns={"chem": Pause()})
     deadlines = Deadlines(first_token_s=30, total_s=40)
-    with pytest.raises((ModelUnavailable, DeadlineExceeded)):
+    with pytest.raises(DeadlineExceeded):
         answer(playing(), DIRECT, routes, retries=9, deadlines=deadlines)
 
 
@@ -190,6 +192,22 @@ def test_only_the_beginning_of_an_answer_waits_in_line():
     begun = [("chem", "billing", True)]
     assert admission.entries == [(META, "billing", False), *begun, *begun]
     assert (admission.num_running, admission.num_waiting) == (0, 0)
+
+
+def test_a_request_with_more_choices_than_there_are_slots_is_served():
+    """One choice was refused, and with it all of them: such a request could never be served."""
+    admission = Admission(lambda _: 2)
+    models = {META: FakeModel(lambda ask: [word("a"), Pause(20), STOP])}
+    decoder = Decoder(expert_table(deadlines=Deadlines(gap_s=30)), models, FakeRoutes(), admission=admission)
+    job = replace(JOB, let_in=set())
+
+    async def one() -> str:
+        return "".join([item.text async for item in decoder.decode(job) if isinstance(item, Delta)])
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(one() for _ in range(8)))
+
+    assert in_virtual_time(all_of_them()) == ["a"] * 8
 
 
 def test_an_answer_that_is_refused_asks_no_model_again():

@@ -46,6 +46,8 @@ class KillsReport:
     def broken(self) -> list[str]:
         allowed = (Ending.WHOLE, Ending.BROKEN)
         told = [f"{num} answers {end}" for end, num in self.endings.items() if num and end not in allowed]
+        if not self.num_kills:
+            told.append("nothing was killed, so nothing was shown")
         if self.num_unexplained:
             told.append(f"{self.num_unexplained} connections broke though no router had died")
         return told
