@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from router.errors import Overloaded
-from router.line import Line, Turns, Waiter, now_s
+from router.line import Line, Turns, Waiter
+from router.pace import now_s
 
 LOOK_PERIOD_S = 0.02  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
 MAX_RETRY_AFTER_S = 60
-# Whoever is let in to wait can be overtaken by fairer keys; to be refused at once is better than at the end.
-MARGIN = 0.8
+# Whoever is let in to wait can be overtaken by fairer keys, and answers may get slower: to be refused at once
+# is better than at the end. Who was let in by one model already is not refused by the next for that.
+MARGIN = 0.5
 
 
 class Admission:
@@ -42,31 +44,37 @@ class Admission:
     def load(self) -> dict[str, dict[str, float | None]]:
         """By model; without those that nobody asked for lately."""
         return {
-            name: {"num_running": it.num_running, "num_waiting": len(it.turns), "mean_hold_s": it.mean_hold_s}
+            name: {
+                "num_running": it.num_running,
+                "num_waiting": len(it.turns),
+                "mean_hold_s": it.pace.mean_hold_s,
+            }
             for name, it in self._lines.items()
         }
 
     @asynccontextmanager
     async def slot(
-        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int
+        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int, margin: float = MARGIN
     ) -> AsyncIterator[None]:
         """Hold one of the model's slots while the block runs; who has `begun` to answer does not wait for it.
 
-        `key` is the name of an API key. `max_waiting` bounds the lines of all models together.
+        `key` is the name of an API key. `max_waiting` bounds the lines of all models together. Nobody begins
+        to wait who would have to for more than `margin` of `queue_s`.
 
         Raises, on entering the block:
-            Overloaded: the wait would come near `queue_s`, or was that long; or there is no room to wait.
+            Overloaded: the wait would be too long, or was `queue_s` long; or there is no room to wait.
         """
         line = self._line(model)
         if begun:
             line.num_running += 1
         else:
-            await self._enter(line, key, queue_s, max_waiting)
-        began_s = line.begin()
+            await self._enter(line, key, queue_s, max_waiting, margin)
+        began_s = now_s()
         try:
             yield
         finally:
-            line.end(began_s)
+            line.used_at_s = now_s()
+            line.pace.ended(line.used_at_s - began_s, self._num_slots(line))
             line.num_running -= 1
             self._admit(line)
 
@@ -75,13 +83,15 @@ class Admission:
         for line in self._lines.values():
             self._admit(line)
 
-    async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int) -> None:
+    async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int, margin: float) -> None:
         self._admit(line)
         if line.num_running < self._num_slots(line):
+            line.pace.emptied()
             line.num_running += 1
             return
+        line.pace.filled()
         estimate_s = self._estimate_s(line, key)
-        if estimate_s is not None and estimate_s > MARGIN * queue_s:
+        if estimate_s is not None and estimate_s > margin * queue_s:
             raise self._refusal(line, key, f"the wait would be about {estimate_s:.0f} s")
         if self.num_waiting >= max_waiting:
             self._make_room(line, key)
@@ -144,11 +154,12 @@ class Admission:
         With all slots held for `hold_s` on average, one falls free every `hold_s / num_slots`.
         What runs beyond the slots, since it had begun or replicas went, has to end first.
         """
-        if line.mean_hold_s is None:
-            return None
         num_slots = self._num_slots(line)
+        hold_s = line.pace.hold_s(num_slots)
+        if hold_s is None:
+            return None
         num_before = line.turns.num_before(key) + max(0, line.num_running - num_slots)
-        return (num_before + 1) * max(line.mean_hold_s, line.age_s) / num_slots
+        return (num_before + 1) * hold_s / num_slots
 
     def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.

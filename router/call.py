@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from router.admission import Admission
+from router.admission import MARGIN, Admission
 from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
 from router.job import Answering, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
@@ -52,6 +52,7 @@ class Caller:
             begun=state.begun,
             queue_s=left_s if writer in let_in else min(self._table.deadlines.queue_s, left_s),
             max_waiting=self._table.limits.max_waiting,
+            margin=1.0 if let_in else MARGIN,
         ):
             let_in.add(writer)
             state.admitted.add(writer)

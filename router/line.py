@@ -1,4 +1,4 @@
-"""One model's line: who waits for a slot, in whose turn, and how long slots are held."""
+"""One model's line: who waits for a slot, and in whose turn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from router.errors import Overloaded
+from router.pace import Pace, now_s
 
-NEWEST = 0.1  # its weight in the mean time that slots are held
 FORGET_S = 600.0  # after so long without a call, what was measured of a model says nothing any more
 
 
@@ -74,35 +74,8 @@ class Line:
     model: str
     used_at_s: float
     num_running: int = 0
-    mean_hold_s: float | None = None
-    sum_began_s: float = 0.0
-    num_held: int = 0
+    pace: Pace = field(default_factory=Pace)
     turns: Turns = field(default_factory=Turns)
-
-    @property
-    def age_s(self) -> float:
-        """Twice the mean age of what runs: where all take equally long, that is how long. It tells at once
-        that answers got slower, as they do when there are many; those that have ended tell it only later."""
-        return 2 * (now_s() - self.sum_began_s / self.num_held) if self.num_held else 0.0
 
     def is_used(self) -> bool:
         return self.num_running > 0 or len(self.turns) > 0 or now_s() - self.used_at_s < FORGET_S
-
-    def begin(self) -> float:
-        began_s = now_s()
-        self.num_held += 1
-        self.sum_began_s += began_s
-        return began_s
-
-    def end(self, began_s: float) -> None:
-        self.num_held -= 1
-        # Exactly nothing where nothing runs, whatever was rounded on the way.
-        self.sum_began_s = self.sum_began_s - began_s if self.num_held else 0.0
-        self.used_at_s = now_s()
-        held_s = self.used_at_s - began_s
-        mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s
-        self.mean_hold_s = mean_s + NEWEST * (held_s - mean_s)
-
-
-def now_s() -> float:
-    return asyncio.get_running_loop().time()

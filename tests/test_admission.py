@@ -76,8 +76,8 @@ class Crowd:
         self.entered.clear()
 
     async def measured(self, hold_s: float) -> None:
-        """Let it be known how long slots are held."""
-        await (await self.come("measured", hold_s=hold_s))
+        """Let it be known how long the two slots are held while both are taken."""
+        await asyncio.wait([await self.come(f"measured {n}", hold_s=hold_s) for n in range(10)])
         self.entered.clear()
 
     async def all_gone(self) -> None:
@@ -187,7 +187,7 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
         for n, other in enumerate(came):
             await crowd.come(f"{n}", other, hold_s=2.0)
         await passed(2 * num_served)  # some get in, so that it may be anybody's turn
-        hold_s = max(2.0, crowd.admission._lines["m"].age_s)
+        hold_s = crowd.admission._lines["m"].pace.hold_s(2)
         await crowd.come("refused", key, queue_s=0.01)
         num_entered = len(crowd.entered)
         await crowd.come("waits", key)
@@ -202,8 +202,9 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
 
 def test_who_would_wait_too_long_is_refused_at_once_and_told_when_to_come_back():
     async def main() -> None:
-        crowd = Crowd(queue_s=5)
+        crowd = Crowd()
         await crowd.measured(4.0)
+        crowd.queue_s = 10
         await crowd.fill(hold_s=4)
         began_s = now()
         for n in range(4):  # would wait 2, 4, 6 and 6 s
