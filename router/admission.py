@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from router.errors import Overloaded
 from router.line import Line, Turns, Waiter
@@ -77,6 +77,28 @@ class Admission:
             line.pace.ended(line.used_at_s - began_s, self._num_slots(line))
             line.num_running -= 1
             self._admit(line)
+
+    @asynccontextmanager
+    async def waiting_for_start(self, model: str, key: str, *, max_waiting: int) -> AsyncIterator[None]:
+        """Count among those that wait while the block runs: until the model is there, nobody's turn comes.
+
+        Raises Overloaded, on entering or within the block: there is no room to wait (any more).
+        """
+        line = self._line(model)
+        if self.num_waiting >= max_waiting:
+            self._make_room(line, key)
+        waiter = Waiter(line, key, asyncio.get_running_loop().create_future())
+        self._waiting.add(waiter)
+        try:
+            async with asyncio.timeout(None) as scope:
+                waiter.turn.add_done_callback(lambda _: _expire(scope))
+                yield
+        except TimeoutError:
+            if waiter.turn.done() and (refusal := waiter.turn.result()):
+                raise refusal from None
+            raise
+        finally:
+            self._remove(waiter)
 
     def look(self) -> None:
         """Let in whoever may go in by now. It is done regularly while anybody waits; sooner is no harm."""
@@ -175,3 +197,8 @@ class Admission:
         later = asyncio.get_running_loop().call_later
         self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
         self.look()
+
+
+def _expire(scope: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # left in this very moment
+        scope.reschedule(now_s())

@@ -40,8 +40,10 @@ class Strict(BaseModel):
     @classmethod
     def _as_json_means_it(cls, value: Any) -> Any:
         """A null is not given, and 6.0 is the integer 6: JSON has one kind of number."""
-        given = value.items() if isinstance(value, dict) else ()
-        return {k: int(v) if _is_whole(v) else v for k, v in given if v is not None} if given else value
+        if not isinstance(value, dict):
+            return value
+        given = ((k, v) for k, v in value.items() if v is not None)
+        return {k: int(v) if type(v) is float and v.is_integer() else v for k, v in given}
 
 
 class RoutingOptions(Strict):
@@ -225,13 +227,11 @@ def parse(kind: type[AnyRequest], body: bytes) -> AnyRequest:
 
 
 def _is_prompt(value: Any) -> bool:
-    if isinstance(value, list):
-        return value != [] and all((type(i) is int or _is_whole(i)) and 0 <= i <= MAX_INT32 for i in value)
-    return isinstance(value, str) and value != ""
-
-
-def _is_whole(value: Any) -> bool:
-    return type(value) is float and value.is_integer()
+    if not isinstance(value, list):
+        return isinstance(value, str) and value != ""
+    return value != [] and all(
+        (type(i) is int or (type(i) is float and i.is_integer())) and 0 <= i <= MAX_INT32 for i in value
+    )
 
 
 def _refuse_unless_neutral(name: str, value: Any) -> None:
