@@ -187,7 +187,7 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
         for n, other in enumerate(came):
             await crowd.come(f"{n}", other, hold_s=2.0)
         await passed(2 * num_served)  # some get in, so that it may be anybody's turn
-        hold_s = crowd.admission._lines["m"].pace.hold_s(2)
+        hold_s = crowd.admission._lines["m"].pace.hold_s(2) or 0.0
         await crowd.come("refused", key, queue_s=0.01)
         num_entered = len(crowd.entered)
         await crowd.come("waits", key)
