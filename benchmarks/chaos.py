@@ -64,7 +64,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "soak": lambda world, size, seed: soak(world, num_requests=size.num_soaked, num_at_once=16, seed=seed),
     "fuzz": lambda world, size, seed: fuzzing(world, num_requests=size.num_fuzzed, seed=seed),
-    "overload": lambda world, size, seed: overload(world, burst_s=size.burst_s, measure_s=size.burst_s / 3),
+    "overload": lambda world, size, seed: overload(world, burst_s=size.burst_s, measure_s=size.burst_s / 2),
     "hang-one-of-two": lambda world, size, seed: hang(
         world, expert="roman", num_replicas=2, when_away="wait", num_clients=NUM_CLIENTS
     ),

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Serve reads the builders' annotations as they stand, and would
 # pass a plain dict for one that is a string.
 
+import os
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,7 @@ from experts.engine.config import ModelSource, TransformersConfig
 
 MODEL_DEPLOYMENT = "Model"
 ROUTER_DEPLOYMENT = "Router"
+MODEL_NICENESS = 10  # beyond that of every process that Ray starts
 
 
 class Args(BaseModel):
@@ -50,6 +52,9 @@ class LoadedModelServer(ModelServer):
         # Imported here so that the router and the builders do without torch.
         from experts.engine.transformers import TransformersEngine
 
+        # Where a model computes on the CPUs that relay its answers, those who relay go first: a refusal that
+        # takes them a millisecond took seconds. Threads and processes of the engine inherit it.
+        os.nice(MODEL_NICENESS)
         set_up_logs()  # after that import: transformers sets up its own
         args = ModelArgs.model_validate(raw)
         model = args.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 
 from router.errors import Overloaded
@@ -54,28 +54,41 @@ class Admission:
 
     @asynccontextmanager
     async def slot(
-        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int, margin: float = MARGIN
+        self,
+        model: str,
+        key: str,
+        *,
+        begun: bool,
+        queue_s: float,
+        max_waiting: int,
+        came_from: str | None = None,
+        may_go_to: Collection[str] = (),
     ) -> AsyncIterator[None]:
         """Hold one of the model's slots while the block runs; who has `begun` to answer does not wait for it.
 
-        `key` is the name of an API key. `max_waiting` bounds the lines of all models together. Nobody begins
-        to wait who would have to for more than `margin` of `queue_s`.
+        `key` is the name of an API key; `max_waiting` bounds the lines of all models together. `came_from`
+        let the answer in and handed it on; `may_go_to` are those that this model may hand it on to. If most
+        of what it hands on would wait too long there, an answer is refused before work is done for it.
 
         Raises, on entering the block:
             Overloaded: the wait would be too long, or was `queue_s` long; or there is no room to wait.
         """
         line = self._line(model)
+        self._admit(line)
         if begun:
             line.num_running += 1
         else:
-            await self._enter(line, key, queue_s, max_waiting, margin)
-        began_s = now_s()
+            self._require_time(line, key, queue_s, came_from, may_go_to)
+            await self._enter(line, key, queue_s, max_waiting)
+        line.began_s[mark := object()] = now_s()
         try:
             yield
         finally:
             line.used_at_s = now_s()
-            line.pace.ended(line.used_at_s - began_s, self._num_slots(line))
+            line.pace.ended(line.used_at_s - line.began_s.pop(mark), self._num_slots(line))
             line.num_running -= 1
+            if not begun:
+                line.onward.left()
             self._admit(line)
 
     @asynccontextmanager
@@ -105,16 +118,24 @@ class Admission:
         for line in self._lines.values():
             self._admit(line)
 
-    async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int, margin: float) -> None:
-        self._admit(line)
+    def _require_time(
+        self, line: Line, key: str, queue_s: float, came_from: str | None, may_go_to: Collection[str]
+    ) -> None:
         if line.num_running < self._num_slots(line):
             line.pace.emptied()
+        else:
+            line.pace.filled()
+        if came_from is not None:
+            self._line(came_from).onward.went_to(line.model)
+        margin = MARGIN if came_from is None else 1.0
+        estimate_s = self._estimate_s(line, key) + self._later_s(line, key, may_go_to, queue_s)
+        if estimate_s > margin * queue_s:
+            raise _refusal(line.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")
+
+    async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int) -> None:
+        if line.num_running < self._num_slots(line):
             line.num_running += 1
             return
-        line.pace.filled()
-        estimate_s = self._estimate_s(line, key)
-        if estimate_s is not None and estimate_s > margin * queue_s:
-            raise self._refusal(line, key, f"the wait would be about {estimate_s:.0f} s")
         if self.num_waiting >= max_waiting:
             self._make_room(line, key)
         await self._wait(Waiter(line, key, asyncio.get_running_loop().create_future()), queue_s)
@@ -152,36 +173,30 @@ class Admission:
         """Refuse the newest of whoever has the most waiting in all lines; raises if that is `key` itself."""
         newest = self._waiting.newest_of_greediest()
         if self._waiting.num_of(key) >= self._waiting.num_of(newest.key):
-            raise self._refusal(line, key, f"{self.num_waiting} answers wait already")
+            why = f"{self.num_waiting} answers wait already"
+            raise _refusal(line.model, self._estimate_s(line, key), why)
         self._refuse(newest, "others have fewer answers waiting")
 
     def _refuse(self, waiter: Waiter, why: str) -> None:
         self._admit(waiter.line)
         self._remove(waiter)
         if not waiter.turn.done():
-            waiter.turn.set_result(self._refusal(waiter.line, waiter.key, why))
+            estimate_s = self._estimate_s(waiter.line, waiter.key)
+            waiter.turn.set_result(_refusal(waiter.line.model, estimate_s, why))
 
     def _remove(self, waiter: Waiter) -> None:
         waiter.line.turns.remove(waiter)
         self._waiting.remove(waiter)
 
-    def _refusal(self, line: Line, key: str, why: str) -> Overloaded:
-        estimate_s = self._estimate_s(line, key) or 0.0
-        retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
-        return Overloaded(f"{line.model} is busy: {why}; try again in {retry_after_s} s", retry_after_s)
+    def _later_s(self, line: Line, key: str, models: Collection[str], queue_s: float) -> float:
+        """The mean wait to expect after this line. One long line among short ones counts by its share, and
+        no line for more than all the time there is."""
+        shares = line.onward.shares(models)
+        lines = {name: self._lines[name] for name in shares if name in self._lines}
+        return sum(shares[name] * min(queue_s, self._estimate_s(it, key)) for name, it in lines.items())
 
-    def _estimate_s(self, line: Line, key: str) -> float | None:
-        """How long the next of `key` would wait: one release each for all before it and for itself.
-
-        With all slots held for `hold_s` on average, one falls free every `hold_s / num_slots`.
-        What runs beyond the slots, since it had begun or replicas went, has to end first.
-        """
-        num_slots = self._num_slots(line)
-        hold_s = line.pace.hold_s(num_slots)
-        if hold_s is None:
-            return None
-        num_before = line.turns.num_before(key) + max(0, line.num_running - num_slots)
-        return (num_before + 1) * hold_s / num_slots
+    def _estimate_s(self, line: Line, key: str) -> float:
+        return line.wait_s(key, self._num_slots(line))
 
     def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.
@@ -197,6 +212,11 @@ class Admission:
         later = asyncio.get_running_loop().call_later
         self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
         self.look()
+
+
+def _refusal(model: str, estimate_s: float, why: str) -> Overloaded:
+    retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
+    return Overloaded(f"{model} is busy: {why}; try again in {retry_after_s} s", retry_after_s)
 
 
 def _expire(scope: asyncio.Timeout) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
-from router.admission import MARGIN, Admission
+from router.admission import Admission
 from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
 from router.job import Answering, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
 from router.pace import now_s
 from router.quarantine import Quarantine, poison
 from router.routes import Routes, State
-from router.table import RouteTable
+from router.table import META, RouteTable
 
 
 class Caller:
@@ -52,7 +52,8 @@ class Caller:
             begun=state.begun,
             queue_s=left_s if writer in let_in else min(self._table.deadlines.queue_s, left_s),
             max_waiting=self._table.limits.max_waiting,
-            margin=1.0 if let_in else MARGIN,
+            came_from=META if META in let_in and writer != META else None,
+            may_go_to=self._may_go_to(job) if writer == META else (),
         ):
             let_in.add(writer)
             state.admitted.add(writer)
@@ -65,6 +66,12 @@ class Caller:
                         if piece.num_tokens:
                             turn.pass_on()
                         yield piece
+
+    def _may_go_to(self, job: Job) -> Collection[str]:
+        if not job.target.routed:
+            return ()
+        wanted = self._table.experts if job.routing.experts is None else job.routing.experts
+        return set(wanted) - set(job.routing.exclude)
 
     async def _stream(self, ask: Ask, state: Answering) -> AsyncGenerator[Piece, None]:
         """The writer's pieces until it finishes, under all three deadlines."""
