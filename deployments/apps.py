@@ -13,7 +13,7 @@ from ray.serve import Application
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
 from deployments.router import Router
-from experts.engine.config import ModelSource, TransformersConfig
+from experts.engine.config import ModelSource, OpenAIConfig, TransformersConfig
 
 MODEL_DEPLOYMENT = "Model"
 ROUTER_DEPLOYMENT = "Router"
@@ -32,12 +32,21 @@ class ModelArgs(Args):
     engine: TransformersConfig
 
 
+class RemoteArgs(Args):
+    name: str
+    remote: OpenAIConfig
+
+
 class RouterArgs(Args):
     max_body_bytes: int = Field(1_048_576, ge=1024)
 
 
 def build_model(args: ModelArgs) -> Application:
     return serve.deployment(name=MODEL_DEPLOYMENT)(LoadedModelServer).bind(args.model_dump(mode="json"))
+
+
+def build_remote(args: RemoteArgs) -> Application:
+    return serve.deployment(name=MODEL_DEPLOYMENT)(RemoteModelServer).bind(args.model_dump(mode="json"))
 
 
 def build_router(args: RouterArgs) -> Application:
@@ -65,6 +74,20 @@ class LoadedModelServer(ModelServer):
         )
 
     async def __del__(self) -> None:  # Serve awaits it when it ends a replica; the interpreter would not
+        await self.close()
+
+
+class RemoteModelServer(ModelServer):
+    """Stands in for a model that others serve; small, for it only passes text on."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        from experts.engine.openai import OpenAIEngine
+
+        set_up_logs()
+        args = RemoteArgs.model_validate(raw)
+        super().__init__(OpenAIEngine(args.name, args.remote))
+
+    async def __del__(self) -> None:
         await self.close()
 
 
