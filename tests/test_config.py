@@ -118,48 +118,54 @@ def test_credentials_in_an_address_are_refused_and_not_shown(folder: Path, url: 
     ]
 
 
-REMOTES = [
+REMOTES: list[tuple[str, Any, str]] = [
     (
         "experts/roman",
         {"remote": {"url": "https://x/v1", "model": "m"} | remote, "token": "s3://x"} | block,
         f"experts.roman{expected}",
     )
-    for remote, block, expected in [
-        ({"url": None}, {}, ".remote.url: should be a valid string; it is empty"),
-        ({"url": "x/v1"}, {}, ".remote.url: 'x/v1' is no http:// or https:// address; give one"),
-        ({"url": "ftp://x/v1"}, {}, ".remote.url: 'ftp://x/v1' is no http:// or https:// address"),
-        ({"url": "https:///v1"}, {}, ".remote.url: 'https:///v1' is no http:// or https:// address"),
-        ({"url": "https://x:port/v1"}, {}, ".remote.url: is no address; correct it"),
-        ({"url": "https://x/v1\n"}, {}, ".remote.url: has characters that no address has; correct it"),
-        ({"url": "https://x/v1?key=1"}, {}, ".remote.url: has a part after ? or #; remove it"),
-        ({"url": "https://x/chat/completions"}, {}, ".remote.url: 'https://x/chat/completions' names one"),
-        ({"model": ""}, {}, ".remote.model: should have at least 1 character"),
-        ({"api_key": "sk-1"}, {}, ".remote.api_key: unknown key; did you mean 'api_key_env'?"),
-        ({"api_key_env": "sk-abc"}, {}, ".remote.api_key_env: should match pattern"),
-        ({"continuation": "maybe"}, {}, ".remote.continuation: should be 'auto', 'always' or 'never'"),
-        ({"max_streams": 0}, {}, ".remote.max_streams: should be greater than or equal to 1; it is 0"),
-        ({"read_timeout_s": "5"}, {}, ".remote.read_timeout_s: should be a valid number; it is '5'"),
-        ({}, {"resources": {"num_gpus": 1.0}}, ".resources: num_gpus has no effect on a remote expert"),
-        ({}, {"resources": {"tensor_parallel": 2}}, ".resources: tensor_parallel has no effect on a rem"),
-        ({}, {"resources": {"num_cpus": 0.0}}, ".resources: reserves nothing; give it num_cpus"),
-        ({}, {"engine": {}}, ".engine: unknown key; remove it"),
-        ({}, {"cold_start": "meta"}, ": cold_start: meta has no effect; set autoscaling.min_replicas: 0"),
-        (
-            {},
-            {"autoscaling": {"max_replicas": 2, "target_tokens_in_flight": 10}},
-            ": autoscaling.target_tokens_in_flight has no effect on a remote expert",
-        ),
-        (
-            {"max_streams": 4},
-            {"autoscaling": {"max_replicas": 2, "target_ongoing_requests": 5.0}},
-            ": autoscaling.target_ongoing_requests 5 is above remote.max_streams 4",
-        ),
-        (
-            {},
-            {"deadlines": {"gap_s": 601.0}},
-            ".deadlines.gap_s: 601 has no effect above routing.deadlines.total_s 600; lower it",
-        ),
-    ]
+    for remote, block, expected in list[tuple[dict[str, Any], dict[str, Any], str]](
+        [
+            ({"url": None}, {}, ".remote.url: should be a valid string; it is empty"),
+            ({"url": "x/v1"}, {}, ".remote.url: 'x/v1' is no http:// or https:// address; give one"),
+            ({"url": "ftp://x/v1"}, {}, ".remote.url: 'ftp://x/v1' is no http:// or https:// address"),
+            ({"url": "https:///v1"}, {}, ".remote.url: 'https:///v1' is no http:// or https:// address"),
+            ({"url": "https://x:port/v1"}, {}, ".remote.url: is no address; correct it"),
+            ({"url": "https://x/v1\n"}, {}, ".remote.url: has characters that no address has; correct it"),
+            ({"url": "https://x/v1?key=1"}, {}, ".remote.url: has a part after ? or #; remove it"),
+            (
+                {"url": "https://x/chat/completions"},
+                {},
+                ".remote.url: 'https://x/chat/completions' names one",
+            ),
+            ({"model": ""}, {}, ".remote.model: should have at least 1 character"),
+            ({"api_key": "sk-1"}, {}, ".remote.api_key: unknown key; did you mean 'api_key_env'?"),
+            ({"api_key_env": "sk-abc"}, {}, ".remote.api_key_env: should match pattern"),
+            ({"continuation": "maybe"}, {}, ".remote.continuation: should be 'auto', 'always' or 'never'"),
+            ({"max_streams": 0}, {}, ".remote.max_streams: should be greater than or equal to 1; it is 0"),
+            ({"read_timeout_s": "5"}, {}, ".remote.read_timeout_s: should be a valid number; it is '5'"),
+            ({}, {"resources": {"num_gpus": 1.0}}, ".resources: num_gpus has no effect on a remote expert"),
+            ({}, {"resources": {"tensor_parallel": 2}}, ".resources: tensor_parallel has no effect on a rem"),
+            ({}, {"resources": {"num_cpus": 0.0}}, ".resources: reserves nothing; give it num_cpus"),
+            ({}, {"engine": {}}, ".engine: unknown key; remove it"),
+            ({}, {"cold_start": "meta"}, ": cold_start: meta has no effect; set autoscaling.min_replicas: 0"),
+            (
+                {},
+                {"autoscaling": {"max_replicas": 2, "target_tokens_in_flight": 10}},
+                ": autoscaling.target_tokens_in_flight has no effect on a remote expert",
+            ),
+            (
+                {"max_streams": 4},
+                {"autoscaling": {"max_replicas": 2, "target_ongoing_requests": 5.0}},
+                ": autoscaling.target_ongoing_requests 5 is above remote.max_streams 4",
+            ),
+            (
+                {},
+                {"deadlines": {"gap_s": 601.0}},
+                ".deadlines.gap_s: 601 has no effect above routing.deadlines.total_s 600; lower it",
+            ),
+        ]
+    )
 ]
 REFUSED = [
     ("foo", 1, "foo: unknown key; remove it, or use one of: name, meta, experts"),
