@@ -46,7 +46,7 @@ class OpenAIServer:
 
     turns: Turns = "asked"
     template: Template = field(default_factory=lambda: CHATML)
-    counts: bool = True
+    counts: bool | Literal["messages"] = True
     is_repeatable: bool = True
     only_word: str | None = None
     max_model_len: int = 1_000
@@ -117,7 +117,9 @@ class OpenAIServer:
         finish = "length" if len(written) == limit else "stop"
         yield {"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
         if self.counts:
-            usage = {"prompt_tokens": len(prompt), "completion_tokens": len(written)}
+            marks = {*self.template[0], *self.template[1], "<user>"} if self.counts == "messages" else ()
+            num_prompt_tokens = sum(token not in marks for token in prompt)
+            usage = {"prompt_tokens": num_prompt_tokens, "completion_tokens": len(written)}
             yield {"choices": [], "usage": usage}
 
     async def _streamed(self, request: Request, parts: Iterator[dict[str, Any]]) -> AsyncGenerator[str, None]:

@@ -146,7 +146,11 @@ async def test_a_model_that_always_says_the_same_proves_by_its_counts_alone(turn
                     await run(engine, written="gold")
 
 
-@pytest.mark.parametrize("habit", [{"counts": False}, {"is_repeatable": False}], ids=str)
+@pytest.mark.parametrize(
+    "habit",
+    [{"counts": False}, {"is_repeatable": False}, {"turns": "ignored", "counts": "messages"}],
+    ids=str,
+)
 async def test_what_cannot_be_proven_is_not_relied_on_unless_the_file_says_so(habit):
     server = OpenAIServer(**habit)
     with serving(server) as url:
@@ -229,6 +233,12 @@ REFUSALS: list[tuple[int, Any, type[Exception], str]] = [
     (422, {"detail": [{"loc": ["body"]}]}, InvalidCall, "refuses the call"),
     (400, {"error": ERROR | {"code": "context_length_exceeded"}}, ContextLengthExceeded, "longer than this"),
     (400, {"object": "error", "message": "maximum context length is 9"}, ContextLengthExceeded, "longer"),
+    (
+        400,
+        {"error": ERROR | {"message": "max_tokens=4000 cannot be greater than max_model_len=256."}},
+        ContextLengthExceeded,
+        "longer than this",
+    ),
     (400, {"error": {"type": "exceed_context_size_error"}}, ContextLengthExceeded, "longer than this"),
     (422, {"error": "`inputs` must have less than 9 tokens. Given: 10"}, ContextLengthExceeded, "longer"),
     (500, {"error": ERROR}, RemoteUnavailable, "failed (HTTP 500)"),

@@ -1,15 +1,17 @@
 """Whether a server goes on in an assistant turn that has text in it: found out by asking, not by its word.
 
 Servers that do not know the two fields ignore them, and begin a new turn after the text; nothing in their
-answer says so. So the server is asked three times, greedily: for the first half of an answer, for both
-halves, and to go on after the first half. It continues if and only if
+answer says so. So the server is asked three times, greedily: for the first token of an answer, for more of
+it, and to go on after the first token. It is taken to continue if
 
-- the third prompt is longer than the first by exactly the tokens of the first half. To close a turn takes at
-  least a token, whether or not another one is opened then; and
-- the third answer is the second half, character for character. So what was counted was also what was read.
+- the third prompt is longer than the first by exactly one token. No text has less, and to close a turn takes
+  at least another, whether or not a new one is opened then; and
+- the third answer is what followed the first token, character for character, and is not empty. This finds
+  out servers that count otherwise than they read.
 
-A question that proves nothing (the answer is too short, or not the same twice, or nothing is counted) is
-followed by another. A server that continues may fail to prove it; one that does not, cannot succeed.
+A question that proves nothing (the token is no whole text or the only one, nothing is counted) is followed by
+another. A server that continues may fail to prove it. One that does not would have to count the prompt wrongly
+by just as much as it takes to close a turn, and write the same words in a new one.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from experts.errors import InvalidCall, RemoteFault
 logger = logging.getLogger(__name__)
 
 OPEN_TURN = {"add_generation_prompt": False, "continue_final_message": True}
-HALF_TOKENS = 6
-# Of what is known by heart the next word is never a near tie.
+NUM_MORE_TOKENS = 8
 QUESTIONS = (
     "Write the numbers from one to twenty in words, separated by commas.",
     "Name the days of the week in order, beginning with Monday.",
     "Write down the English alphabet in lower case, separated by spaces.",
+    "Hello! Who are you?",
 )
 
 
@@ -86,15 +88,13 @@ class Continuation:
 
     async def _continues(self, messages: tuple[Mapping[str, str], ...]) -> bool:
         question = {"messages": [*messages]}
-        half = await self._ask(question, HALF_TOKENS)
-        if half.num_prompt_tokens is None or half.finish != "length" or not _is_plain(half.text):
+        first = await self._ask(question, 1)
+        if first.num_prompt_tokens is None or first.num_completion_tokens != 1 or not _is_plain(first.text):
             return False
-        both = await self._ask(question, 2 * HALF_TOKENS)
-        if half.num_completion_tokens != HALF_TOKENS or not _goes_on(both.text, half.text):
-            return False
-        rest = await self._ask(open_turn(messages, half.text), HALF_TOKENS)
-        is_longer_by_the_half = rest.num_prompt_tokens == half.num_prompt_tokens + HALF_TOKENS
-        return is_longer_by_the_half and half.text + rest.text == both.text
+        whole = await self._ask(question, 1 + NUM_MORE_TOKENS)
+        more = await self._ask(open_turn(messages, first.text), NUM_MORE_TOKENS)
+        is_one_longer = more.num_prompt_tokens == first.num_prompt_tokens + 1
+        return is_one_longer and more.text != "" and first.text + more.text == whole.text
 
     async def _ask(self, question: Mapping[str, Any], max_tokens: int) -> RemoteAnswer:
         """As every call is asked: streamed, for a server may do otherwise when it does not stream."""
@@ -116,7 +116,3 @@ class Continuation:
 def _is_plain(text: str) -> bool:
     """Text that reads back as it was written: no half character, and no blank for a template to trim."""
     return bool(text) and text == text.strip() and "\ufffd" not in text
-
-
-def _goes_on(text: str, beginning: str) -> bool:
-    return text.startswith(beginning) and text != beginning

@@ -18,10 +18,11 @@ from experts.errors import (
 )
 
 MAX_QUOTED_CHARS = 300
-# OpenAI has a code for it; vLLM, SGLang, TGI and llama.cpp say it in words of their own.
+# OpenAI has a code for it; vLLM, SGLang, TGI and llama.cpp say it in words of their own. Of a limit that is
+# beyond the window most say the same.
 _TOO_LONG = re.compile(
     r"context[ _](length|window|size)|maximum (input|model) length|longer than the (maximum|model)"
-    r"|must have less than \d+ tokens|`inputs` tokens",
+    r"|must have less than \d+ tokens|`inputs` tokens|max_model_len|max_(completion_)?tokens.*too large",
     re.IGNORECASE,
 )
 _NO_ENDPOINT = (404, 405, 501)
