@@ -67,9 +67,16 @@ class OpenAIServer:
         app.add_api_route("/v1/completions", self._completions, methods=["POST"], response_model=None)
         return app
 
-    def answer(self, messages: Sequence[Mapping[str, str]], num_tokens: int = MAX_ANSWER_TOKENS) -> str:
-        """What it writes in a new turn after `messages`."""
-        return "".join(self._write(self._rendered({"messages": messages}), num_tokens))
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        num_tokens: int = MAX_ANSWER_TOKENS,
+        *,
+        is_open: bool = False,
+    ) -> str:
+        """What it writes in a new turn after `messages`, or in the last of them if that is an open turn."""
+        fields = {"add_generation_prompt": not is_open, "continue_final_message": is_open}
+        return "".join(self._write(self._rendered({"messages": messages, **fields}), num_tokens))
 
     async def _chat(self, request: Request) -> JSONResponse | StreamingResponse:
         body = await self._received(request)
