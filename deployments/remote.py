@@ -150,7 +150,7 @@ def translate(app: str, error: Exception, placement: Placement) -> RouterError:
     if isinstance(error, BackPressureError):
         return ModelOverloaded(f"every queue of {app} is full; try again shortly")
     if isinstance(error, RemoteBusy):
-        return ModelOverloaded(f"the server behind {app} takes no more for now; try again shortly")
+        return ModelOverloaded(f"the server behind {app} takes no more calls at present; try again shortly")
     if isinstance(error, RemoteUnavailable):  # not a death: the replica is well, and so is the prompt
         return ModelUnavailable(f"the server behind {app} is not available")
     if isinstance(error, TurnNotContinued):

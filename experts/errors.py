@@ -16,7 +16,7 @@
             ├── RemoteMisconfigured      its address, name or key is wrong, or its server no such server
             ├── TurnNotContinued         the turn has text already, and its server only begins turns
             └── RemoteUnavailable        not reached, or it failed; another try may do
-                └── RemoteBusy               it takes no more calls for now
+                └── RemoteBusy               it takes no more calls at present
 
 They cross process boundaries by pickle, which rebuilds an exception from `args`: so every class hands
 its own arguments, positionally, to `Exception.__init__`.

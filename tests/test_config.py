@@ -142,6 +142,7 @@ REMOTES: list[tuple[str, Any, str]] = [
             ({"api_key": "sk-1"}, {}, ".remote.api_key: unknown key; did you mean 'api_key_env'?"),
             ({"api_key_env": "sk-abc"}, {}, ".remote.api_key_env: should match pattern"),
             ({"continuation": "maybe"}, {}, ".remote.continuation: should be 'auto', 'always' or 'never'"),
+            ({"omit": ["model"]}, {}, ".remote.omit.0: should be 'temperature', 'top_p'"),
             ({"max_streams": 0}, {}, ".remote.max_streams: should be greater than or equal to 1; it is 0"),
             ({"read_timeout_s": "5"}, {}, ".remote.read_timeout_s: should be a valid number; it is '5'"),
             ({}, {"resources": {"num_gpus": 1.0}}, ".resources: num_gpus has no effect on a remote expert"),

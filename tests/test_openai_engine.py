@@ -111,6 +111,16 @@ async def test_the_servers_own_defaults_decide_nothing():
     assert server.keys == [f"Bearer {KEY}"] * 2
 
 
+async def test_what_a_server_refuses_need_not_be_sent():
+    server = OpenAIServer()
+    with serving(server) as url:
+        async with engine_at(url, omit=["temperature", "stream_options"], continuation="always") as engine:
+            await run(engine, max_tokens=2)
+            await run(engine, written="iron", max_tokens=2)
+    assert not {"temperature", "stream_options"} & {field for body in server.bodies for field in body}
+    assert all("top_p" in body for body in server.bodies)
+
+
 CONTINUES = {"asked": True, "always": True, "ignored": False, "refused": False, "half known": False}
 
 
@@ -243,7 +253,7 @@ REFUSALS: list[tuple[int, Any, type[Exception], str]] = [
     (422, {"error": "`inputs` must have less than 9 tokens. Given: 10"}, ContextLengthExceeded, "longer"),
     (500, {"error": ERROR}, RemoteUnavailable, "failed (HTTP 500)"),
     (503, "<html>", RemoteUnavailable, "failed (HTTP 503)"),
-    (429, {"error": ERROR}, RemoteBusy, "takes no more for now (HTTP 429)"),
+    (429, {"error": ERROR}, RemoteBusy, "takes no more calls at present (HTTP 429)"),
 ]
 
 

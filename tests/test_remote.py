@@ -76,7 +76,7 @@ class Unpicklable(Exception):
         (RemoteMisconfigured("a wrong key"), errors.ModelFailed),
         (TurnNotContinued("only begins answers"), errors.ModelFailed),
         (RemoteUnavailable("no answer"), errors.ModelUnavailable),
-        (RemoteBusy("no more for now"), errors.ModelOverloaded),
+        (RemoteBusy("no more at present"), errors.ModelOverloaded),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

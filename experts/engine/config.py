@@ -39,8 +39,9 @@ class OpenAIConfig(Frozen):
 
     `url` is what stands before `/chat/completions`; `model` is the server's own name for it. The key is what
     the variable `api_key_env` holds where the replica runs. `continuation`: whether the server goes on in an
-    assistant turn that has text in it is found out by asking it (`auto`), or taken on trust either way. Each
-    stream has a connection of its own. `retries` are for calls of which no byte has come back.
+    assistant turn that has text in it is found out by asking it (`auto`), or taken on trust either way.
+    `omit` are fields that it refuses. Each stream has a connection of its own. `retries` are for calls of
+    which no byte has come back.
     """
 
     kind: Literal["openai"] = "openai"
@@ -49,6 +50,7 @@ class OpenAIConfig(Frozen):
     api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     continuation: Literal["auto", "always", "never"] = "auto"
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    omit: list[Literal["temperature", "top_p", "top_k", "seed", "stream_options"]] = []
     max_streams: int = Field(32, ge=1, le=1024)
     retries: int = Field(2, ge=0, le=10)
     connect_timeout_s: float = Field(5.0, gt=0)

@@ -10,8 +10,8 @@ it, and to go on after the first token. It is taken to continue if
   out servers that count otherwise than they read.
 
 A question that proves nothing (the token is no whole text or the only one, nothing is counted) is followed by
-another. A server that continues may fail to prove it. One that does not would have to count wrongly by just as
-much as it takes to close a turn, and write the same words in a new one.
+another. A server that continues may fail to prove it. One that does not would have to count wrongly by just
+as much as it takes to close a turn, and write the same words in a new one.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ class RemoteClient:
 
     async def _send(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         self._require_open()
-        request = self._http.build_request("POST", self._config.url + path, json=body)
+        fields = {name: value for name, value in body.items() if name not in self._config.omit}
+        request = self._http.build_request("POST", self._config.url + path, json=fields)
         return await self._http.send(request, stream=True)
 
     def _require_open(self) -> None:

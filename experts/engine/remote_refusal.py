@@ -61,7 +61,7 @@ class Refusal:
         if status in (401, 402, 403):
             return RemoteMisconfigured(f"{name}: {config.url} {_wrong_key(config)} (HTTP {status})")
         if status == 429:
-            return RemoteBusy(f"{name}: {config.url} takes no more for now (HTTP 429)")
+            return RemoteBusy(f"{name}: {config.url} takes no more calls at present (HTTP 429)")
         if status >= 500 or status in (408, 409, 425):
             return RemoteUnavailable(f"{name}: {config.url} failed (HTTP {status})")
         if _TOO_LONG.search(f"{self.code} {self.message}"):
