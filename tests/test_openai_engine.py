@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from cluster.session import until
-from experts.engine.base import Call, Chunk, FinishReason, Resumed
+from experts.engine.base import Call, Chunk, FinishReason
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai import OpenAIEngine
 from experts.errors import (
@@ -25,10 +23,8 @@ from experts.errors import (
 )
 from router.http import build_app
 from tests.fakes import FakeGateway, models, served, within_budget, writes
-from tests.openai_server import CHATML, INST, OpenAIServer, serving
-
-KEY = "sk-canary-0123456789"
-ASKED = ({"role": "user", "content": "what is the symbol of iron"},)
+from tests.openai_server import CHATML, OpenAIServer, serving
+from tests.remote_engine import ASKED, KEY, engine_at, gather_into, num_tokens, run, text_of, waits_until
 
 
 @pytest.fixture(autouse=True)
@@ -36,37 +32,6 @@ def _own_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("CHEM_KEY", KEY)
     monkeypatch.setattr("experts.engine.remote_client.FIRST_PAUSE_S", 0.001)
-
-
-@asynccontextmanager
-async def engine_at(url: str, **settings: Any) -> AsyncIterator[OpenAIEngine]:
-    engine = OpenAIEngine("chem", OpenAIConfig(**{"url": url, "model": "chem-7b", **settings}))
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-async def run(engine: OpenAIEngine, **call: Any) -> list[Chunk]:
-    prompt = {} if {"text", "ids"} & call.keys() else {"messages": ASKED}
-    return [chunk async for chunk in engine.generate(Call("r", **{**prompt, "temperature": 0.0, **call}))]
-
-
-def text_of(chunks: list[Chunk]) -> str:
-    return "".join(chunk.text for chunk in chunks)
-
-
-def num_tokens(chunks: list[Chunk]) -> int:
-    return sum(chunk.num_unnamed_tokens for chunk in chunks)
-
-
-async def gather_into(engine: OpenAIEngine, chunks: list[Chunk]) -> None:
-    async for chunk in engine.generate(Call("r", ASKED)):
-        chunks.append(chunk)
-
-
-async def waits_until(condition: Callable[[], bool]) -> None:
-    assert await asyncio.to_thread(until, condition, 10.0, 0.01)
 
 
 async def test_an_answer_arrives_as_it_is_written_and_is_counted_by_its_server():
@@ -119,99 +84,6 @@ async def test_what_a_server_refuses_need_not_be_sent():
             await run(engine, written="iron", max_tokens=2)
     assert not {"temperature", "stream_options"} & {field for body in server.bodies for field in body}
     assert all("top_p" in body for body in server.bodies)
-
-
-CONTINUES = {"asked": True, "always": True, "ignored": False, "refused": False, "half known": False}
-
-
-@pytest.mark.parametrize("template", [CHATML, INST], ids=["chatml", "inst"])
-@pytest.mark.parametrize("turns", CONTINUES)
-async def test_text_is_continued_exactly_where_the_server_goes_on_in_an_open_turn(turns, template):
-    server = OpenAIServer(turns=turns, template=template)
-    whole = server.answer(ASKED)
-    written = " ".join(whole.split()[:3])
-    assert whole != written
-    with serving(server) as url:
-        async with engine_at(url) as engine:
-            if CONTINUES[turns]:
-                assert written + text_of(await run(engine, written=written)) == whole
-                assert server.bodies[-1]["continue_final_message"] is True
-                assert server.bodies[-1]["add_generation_prompt"] is False
-            else:
-                with pytest.raises(TurnNotContinued, match="only begins answers"):
-                    await run(engine, written=written)
-                assert written not in str(server.bodies)
-            assert text_of(await run(engine)) == whole  # at the start of a turn every server will do
-
-
-@pytest.mark.parametrize("template", [CHATML, INST], ids=["chatml", "inst"])
-@pytest.mark.parametrize("turns", CONTINUES)
-async def test_a_model_that_always_says_the_same_proves_by_its_counts_alone(turns, template):
-    with serving(OpenAIServer(turns=turns, template=template, only_word=" gold")) as url:
-        async with engine_at(url) as engine:
-            if CONTINUES[turns]:
-                assert text_of(await run(engine, written="gold", max_tokens=2)) == " gold gold"
-            else:
-                with pytest.raises(TurnNotContinued):
-                    await run(engine, written="gold")
-
-
-@pytest.mark.parametrize(
-    "habit",
-    [{"counts": False}, {"is_repeatable": False}, {"turns": "ignored", "counts": "messages"}],
-    ids=str,
-)
-async def test_what_cannot_be_proven_is_not_relied_on_unless_the_file_says_so(habit):
-    server = OpenAIServer(**habit)
-    with serving(server) as url:
-        async with engine_at(url) as engine:
-            with pytest.raises(TurnNotContinued):
-                await run(engine, written="iron")
-        server.bodies.clear()
-        async with engine_at(url, continuation="always") as engine:
-            assert text_of(await run(engine, written="iron", max_tokens=3))
-    assert [body.get("continue_final_message") for body in server.bodies] == [True]
-
-
-async def test_a_server_that_is_not_to_continue_is_not_asked():
-    server = OpenAIServer()
-    with serving(server) as url:
-        async with engine_at(url, continuation="never") as engine:
-            await engine.check()
-            with pytest.raises(TurnNotContinued):
-                await run(engine, written="iron")
-    assert server.bodies == []
-
-
-async def test_it_is_found_out_once_and_at_the_start():
-    server = OpenAIServer()
-    with serving(server) as url:
-        async with engine_at(url) as engine:
-            await engine.check()
-            await waits_until(lambda: len(server.bodies) == 3)
-            await asyncio.gather(*(run(engine, written="iron", max_tokens=2) for _ in range(8)))
-            await engine.check()
-    assert len(server.bodies) == 3 + 8
-
-
-async def test_a_server_that_is_down_at_the_start_is_asked_when_it_is_back():
-    server = OpenAIServer(failures=[(500, {})])
-    with serving(server) as url:
-        async with engine_at(url) as engine:
-            with pytest.raises(RemoteUnavailable):
-                await run(engine, written="iron")
-            assert text_of(await run(engine, written="iron", max_tokens=2))
-
-
-async def test_resumed_text_is_continued_as_text():
-    server = OpenAIServer()
-    whole = server.answer(ASKED)
-    first, second, *_ = whole.split()
-    with serving(server) as url:
-        async with engine_at(url) as engine:
-            resumed = Resumed(f" {second}", (7,), "another's")
-            rest = text_of(await run(engine, written=first, resumed=resumed, position=2))
-    assert f"{first} {second}{rest}" == whole
 
 
 async def test_raw_prompts_are_continued_by_every_server_and_ids_by_none():
