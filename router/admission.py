@@ -80,6 +80,7 @@ class Admission:
         else:
             self._require_time(line, key, queue_s, came_from, may_go_to)
             await self._enter(line, key, queue_s, max_waiting)
+        line.num_new += not begun
         line.began_s[mark := object()] = now_s()
         try:
             yield
@@ -88,6 +89,7 @@ class Admission:
             line.pace.ended(line.used_at_s - line.began_s.pop(mark), self._num_slots(line))
             line.num_running -= 1
             if not begun:
+                line.num_new -= 1
                 line.onward.left()
             self._admit(line)
 
@@ -189,14 +191,17 @@ class Admission:
         self._waiting.remove(waiter)
 
     def _later_s(self, line: Line, key: str, models: Collection[str], queue_s: float) -> float:
-        """The mean wait to expect after this line. One long line among short ones counts by its share, and
-        no line for more than all the time there is."""
+        """The mean wait to expect after this line, behind those that are on their way there. One long line
+        among short ones counts by its share, and no line for more than all the time there is."""
         shares = line.onward.shares(models)
         lines = {name: self._lines[name] for name in shares if name in self._lines}
-        return sum(shares[name] * min(queue_s, self._estimate_s(it, key)) for name, it in lines.items())
+        return sum(
+            shares[name] * min(queue_s, self._estimate_s(it, key, round(shares[name] * line.num_unbegun)))
+            for name, it in lines.items()
+        )
 
-    def _estimate_s(self, line: Line, key: str) -> float:
-        return line.wait_s(key, self._num_slots(line))
+    def _estimate_s(self, line: Line, key: str, num_coming: int = 0) -> float:
+        return line.wait_s(key, self._num_slots(line), num_coming)
 
     def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.

@@ -76,22 +76,28 @@ class Line:
     model: str
     used_at_s: float
     num_running: int = 0
+    num_new: int = 0  # of these, those that were let in to begin here
     began_s: OrderedDict[object, float] = field(default_factory=OrderedDict)  # of what runs, oldest first
     pace: Pace = field(default_factory=Pace)
     onward: Onward = field(default_factory=Onward)
     turns: Turns = field(default_factory=Turns)
 
-    def wait_s(self, key: str, num_slots: int) -> float:
+    @property
+    def num_unbegun(self) -> int:
+        """Those that are to begin here, or to be handed on: the ones that wait too."""
+        return self.num_new + len(self.turns)
+
+    def wait_s(self, key: str, num_slots: int, num_coming: int = 0) -> float:
         """How long the next of `key` would wait about: until so many have ended as have their turn before it,
-        and one more. 0 where nobody has to wait, or nothing is known yet.
+        `num_coming` among them, and one more. 0 where nobody has to wait, or nothing is known yet.
 
         With all slots held for `hold_s`, one falls free every `hold_s / num_slots`; sooner none does than the
         oldest has run that long, if all began together. What runs beyond the slots has to end first.
         """
         hold_s = self.pace.hold_s(num_slots)
-        if hold_s is None or self.num_running < num_slots:
+        num_ends = self.turns.num_before(key) + num_coming + self.num_running - num_slots + 1
+        if hold_s is None or num_ends <= 0:
             return 0.0
-        num_ends = self.turns.num_before(key) + self.num_running - num_slots + 1
         last = next(islice(self.began_s.values(), num_ends - 1, None), None)
         left_s = 0.0 if last is None else last + hold_s - now_s()
         return max(num_ends * hold_s / num_slots, left_s)

@@ -22,7 +22,7 @@ from cluster.keys import create_key
 LONG = 200  # tokens; with more answers a second, two cores would be full of refusing ten times as many
 FACTOR = 10
 MODEST_PART = 0.4  # of the capacity: less than the half that is the modest client's
-QUEUE_S, FIRST_TOKEN_S, TOTAL_S = 8.0, 20.0, 120.0
+QUEUE_S, FIRST_TOKEN_S, TOTAL_S = 16.0, 20.0, 120.0
 STREAMS = 4  # of an expert's replica: the burst is to last longer than several answers one after the other
 RULES: Settings = {
     ("routing", "deadlines", "queue_s"): QUEUE_S,
@@ -34,7 +34,7 @@ RULES: Settings = {
 WANTED_REFUSED_MS = 100.0
 WANTED_GROWTH = 1.1
 WANTED_MODEST = 0.8  # of what the modest client asks
-WANTED_RECOVERED_S = QUEUE_S  # no longer than one who came in the burst may have waited
+WANTED_RECOVERED_S = QUEUE_S / 2  # no longer than those that came in the burst were let wait
 SETTLE_S = 20.0
 RECOVER_TIMEOUT_S = 120.0
 
