@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 
@@ -80,7 +81,8 @@ class Admission:
         else:
             self._require_time(line, key, queue_s, came_from, may_go_to)
             await self._enter(line, key, queue_s, max_waiting)
-        line.num_new += not begun
+        if not begun:
+            line.new[key] += 1
         line.began_s[mark := object()] = now_s()
         try:
             yield
@@ -89,7 +91,7 @@ class Admission:
             line.pace.ended(line.used_at_s - line.began_s.pop(mark), self._num_slots(line))
             line.num_running -= 1
             if not begun:
-                line.num_new -= 1
+                line.new -= Counter((key,))  # and none that is 0 is kept
                 line.onward.left()
             self._admit(line)
 
@@ -191,12 +193,14 @@ class Admission:
         self._waiting.remove(waiter)
 
     def _later_s(self, line: Line, key: str, models: Collection[str], queue_s: float) -> float:
-        """The mean wait to expect after this line, behind those that are on their way there. One long line
-        among short ones counts by its share, and no line for more than all the time there is."""
+        """The mean wait to expect after this line, behind those of the key that are on their way there; other
+        keys' have their own turns. One long line among short ones counts by its share, and no line for more
+        than all the time there is."""
         shares = line.onward.shares(models)
         lines = {name: self._lines[name] for name in shares if name in self._lines}
         return sum(
-            shares[name] * min(queue_s, self._estimate_s(it, key, round(shares[name] * line.num_unbegun)))
+            shares[name]
+            * min(queue_s, self._estimate_s(it, key, round(shares[name] * line.num_unbegun(key))))
             for name, it in lines.items()
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -76,16 +76,15 @@ class Line:
     model: str
     used_at_s: float
     num_running: int = 0
-    num_new: int = 0  # of these, those that were let in to begin here
+    new: Counter[str] = field(default_factory=Counter)  # by key, those of them that were let in to begin here
     began_s: OrderedDict[object, float] = field(default_factory=OrderedDict)  # of what runs, oldest first
     pace: Pace = field(default_factory=Pace)
     onward: Onward = field(default_factory=Onward)
     turns: Turns = field(default_factory=Turns)
 
-    @property
-    def num_unbegun(self) -> int:
-        """Those that are to begin here, or to be handed on: the ones that wait too."""
-        return self.num_new + len(self.turns)
+    def num_unbegun(self, key: str) -> int:
+        """Those of the key that are to begin here, or to be handed on: the ones that wait too."""
+        return self.new[key] + self.turns.num_of(key)
 
     def wait_s(self, key: str, num_slots: int, num_coming: int = 0) -> float:
         """How long the next of `key` would wait about: until so many have ended as have their turn before it,

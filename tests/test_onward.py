@@ -21,10 +21,10 @@ QUEUE_S = 4.0
 class Hall:
     admission: Admission = field(default_factory=lambda: Admission(SLOTS.__getitem__))
 
-    async def meta(self, stays_s: float = 0.1) -> None:
+    async def meta(self, stays_s: float = 0.1, key: str = "") -> None:
         """Decide an answer, without a word of the meta's own."""
         async with self.admission.slot(
-            "meta", "", begun=False, queue_s=QUEUE_S, max_waiting=1000, may_go_to=("chem", "law")
+            "meta", key, begun=False, queue_s=QUEUE_S, max_waiting=1000, may_go_to=("chem", "law")
         ):
             await asyncio.sleep(stays_s)
 
@@ -71,6 +71,10 @@ def test_answers_under_way_to_an_expert_are_counted_though_its_line_is_short():
         refused = [one for one in await asyncio.gather(*asked, return_exceptions=True) if one]
         assert 10 < len(refused) < 20
         assert all(isinstance(one, Overloaded) for one in refused)
+        greedy = [asyncio.create_task(hall.meta(1.0)) for _ in range(20)]
+        await asyncio.sleep(0)
+        await hall.meta(key="another's turn is before theirs")
+        await asyncio.gather(*greedy, return_exceptions=True)
 
     in_virtual_time(main())
 

@@ -34,7 +34,7 @@ RULES: Settings = {
 WANTED_REFUSED_MS = 100.0
 WANTED_GROWTH = 1.1
 WANTED_MODEST = 0.8  # of what the modest client asks
-WANTED_RECOVERED_S = QUEUE_S / 2  # no longer than those that came in the burst were let wait
+WANTED_RECOVERED_S = 10.0  # a second or two more than those that came in the burst were let wait
 SETTLE_S = 20.0
 RECOVER_TIMEOUT_S = 120.0
 
