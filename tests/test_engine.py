@@ -202,7 +202,7 @@ async def test_tokens_of_another_tokenizer_are_read_as_text(engine):
 
 
 async def first_prompt_ids(engine) -> list[int]:
-    return engine._encode(Call("r", messages=question("hello")))
+    return engine._text.encode(Call("r", messages=question("hello")))
 
 
 async def test_top_k_of_one_and_a_tiny_top_p_are_greedy(engine):

@@ -15,10 +15,11 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from experts.engine.base import Call
+from experts.engine.characters import partial_character
+from experts.engine.draws import draw_seed
 from experts.head import ExpertTable, ExtendedHead, decide, distribution
 
 MIN_TEMPERATURE = 1e-5  # below it the quotients leave float32, and the limit is greedy anyway
-MAX_CHARACTER_TOKENS = 4  # bytes of the longest UTF-8 character, so of its tokens too
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +127,8 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
             return Row(Call(request_id="", temperature=0.0), seed=0, forgotten=True)
         if row.num_steps and row.call.allowed:
             tokens = request.state.generated_tokens or request.state.initial_tokens
-            row.partial = self._partial_character([*row.partial, tokens[-1]])
+            row.partial = partial_character([*row.partial, tokens[-1]], self._tokenizer.decode)
         return row
-
-    def _partial_character(self, tokens: list[int]) -> list[int]:
-        """The trailing tokens that are not a whole character yet."""
-        if len(tokens) < MAX_CHARACTER_TOKENS and str(self._tokenizer.decode(tokens)).endswith("\ufffd"):
-            return tokens
-        return []
 
     def _route(self, scores: Tensor, rows: Sequence[Row]) -> list[int]:
         table = self._head.table
@@ -182,7 +177,7 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
 
     def _noise(self, like: Tensor, row: Row) -> Tensor:
         """Exponential noise: the argmax of log p − log noise is a draw from p (the Gumbel-max trick)."""
-        self._generator.manual_seed((row.seed * 1_000_003 + row.call.position + row.num_steps) % 2**63)
+        self._generator.manual_seed(draw_seed(row.seed, row.call.position + row.num_steps))
         return torch.empty_like(like).exponential_(generator=self._generator)
 
 
