@@ -8,7 +8,7 @@ import torch
 
 from experts.engine.base import Call, Chunk, FinishReason, Resumed
 from experts.engine.config import TransformersConfig
-from experts.engine.sampler import Row
+from experts.engine.routing import Row
 from experts.engine.transformers import TransformersEngine
 from experts.errors import (
     ContextLengthExceeded,

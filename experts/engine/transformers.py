@@ -21,7 +21,8 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from experts.engine.base import Call, Chunk, FinishReason, Stats
 from experts.engine.config import TransformersConfig
 from experts.engine.load import LoadedModel, load
-from experts.engine.sampler import RoutingSampler, Row
+from experts.engine.routing import Row
+from experts.engine.sampler import RoutingSampler
 from experts.engine.text_stream import TextStream
 from experts.errors import EngineDead
 from experts.head import ExpertTable, ExtendedHead
