@@ -115,11 +115,7 @@ class VllmEngine:
         )
 
     async def check(self) -> None:
-        try:
-            await self._llm.check_health()
-        except EngineDeadError as error:
-            raise self._dead() from error
-        if self._closing:
+        if self._closing or self._llm.errored:
             raise self._dead()
         silent_s = time.monotonic() - self._last_sign_of_life if self._open else 0.0
         if silent_s > self._config.stall_s:
@@ -143,6 +139,7 @@ class VllmEngine:
         finally:
             await asyncio.to_thread(self._llm.shutdown)
             self._mailbox.remove()
+            del self._llm  # or it would shut down once more at an end that has taken its modules away
 
     async def _opened(self) -> None:
         """The workers are told of experts once, on the event loop that the first call comes on."""

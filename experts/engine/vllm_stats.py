@@ -19,7 +19,7 @@ class SchedulerWatch:
         return _Logger(self)
 
 
-class _Logger(StatLoggerBase):
+class _Logger(StatLoggerBase):  # type: ignore[misc]  # of no type where vLLM is not installed
     def __init__(self, watch: SchedulerWatch) -> None:
         self._watch = watch
 

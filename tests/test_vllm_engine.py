@@ -1,0 +1,101 @@
+"""What is the vLLM engine's own; what every engine promises is in test_engine_conformance.py."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from experts.engine.base import Call
+from experts.engine.config import ModelSource, VllmConfig
+from experts.engine.make import make_engine
+from experts.errors import EngineDead, ModelLoadError
+from tests.engine_world import question, run
+from tests.tiny_models import save_tiny_llama
+from tests.tiny_tokenizers import byte_level
+
+CONFIG = VllmConfig(dtype="float32", max_streams=4, cache_bytes=2**24, enforce_eager=True)
+
+pytestmark = pytest.mark.filterwarnings("default")  # of vLLM's own code
+installed = pytest.mark.skipif(not find_spec("vllm"), reason="vLLM is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "meta"
+    save_tiny_llama(folder, byte_level(), head_dim=32)
+    return folder
+
+
+@asynccontextmanager
+async def started(folder: Path, **changes: Any) -> AsyncIterator[Any]:
+    engine = make_engine(ModelSource(path=str(folder)), CONFIG.model_copy(update=changes))
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_where_vllm_is_missing_its_extra_is_named(folder):
+    with pytest.raises(ModelLoadError, match=r"install expert-token-routing\[vllm\]"):
+        make_engine(ModelSource(path=str(folder)), CONFIG)
+
+
+@installed
+async def test_an_engine_whose_processes_died_says_so_to_everybody(folder):
+    """A replica that only hangs would keep its requests; one that says so is replaced."""
+    async with started(folder) as engine:
+        stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
+        await anext(stream)
+        for process in psutil.Process().children(recursive=True):
+            if "Worker" in process.name() or "EngineCore" in process.name():
+                os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(EngineDead, match="a process of vLLM died"):
+            async for _ in stream:
+                pass
+        with pytest.raises(EngineDead):
+            await engine.check()
+        with pytest.raises(EngineDead):
+            await run(engine)
+        with pytest.raises(EngineDead):
+            await engine.install(1, [])
+        assert engine.stats().num_running == 0
+
+
+@installed
+async def test_an_engine_that_gives_no_token_for_long_is_reported(folder):
+    async with started(folder, stall_s=1e-9) as engine:
+        await run(engine)
+        await engine.check()
+        stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
+        await anext(stream)
+        with pytest.raises(EngineDead, match="no token"):
+            await engine.check()
+        await stream.aclose()
+        await engine.check()
+
+
+@installed
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"max_model_len": 512}, "takes 256 tokens"), ({"cache_bytes": 2**20}, "vLLM cannot")],
+)
+def test_models_that_cannot_be_loaded_are_refused_in_one_line(folder, changes, words):
+    with pytest.raises(ModelLoadError, match=words) as caught:
+        make_engine(ModelSource(path=str(folder)), CONFIG.model_copy(update=changes))
+    assert "\n" not in str(caught.value)
+
+
+@installed
+def test_a_model_that_cannot_end_a_turn_is_refused(folder, tmp_path):
+    tokenizer = byte_level()
+    tokenizer.eos_token = None
+    save_tiny_llama(tmp_path / "meta", tokenizer, head_dim=32)
+    with pytest.raises(ModelLoadError, match="eos_token_id"):
+        make_engine(ModelSource(path=str(tmp_path / "meta")), CONFIG)
