@@ -1,5 +1,7 @@
 """What is the vLLM engine's own; what every engine promises is in test_engine_conformance.py."""
 
+import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,12 +12,15 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from experts.engine.base import Call
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.make import make_engine
-from experts.errors import EngineDead, ModelLoadError
-from tests.engine_world import question, run
+from experts.errors import EngineDead, ModelLoadError, UnknownAdapter
+from tests.engine_world import ids_of, question, run
+from tests.reference import ReferenceModel
 from tests.tiny_models import save_tiny_llama
 from tests.tiny_tokenizers import byte_level
 
@@ -99,3 +104,55 @@ def test_a_model_that_cannot_end_a_turn_is_refused(folder, tmp_path):
     save_tiny_llama(tmp_path / "meta", tokenizer, head_dim=32)
     with pytest.raises(ModelLoadError, match="eos_token_id"):
         make_engine(ModelSource(path=str(tmp_path / "meta")), CONFIG)
+
+
+@installed
+async def test_adapters_come_and_go_while_the_engine_answers(folder, tmp_path):
+    """Each writes what a model with its weights merged in writes; several take part in one batch."""
+    expected = {name: merged(folder, tmp_path / name, seed) for name, seed in (("law", 1), ("chem", 2))}
+    plain, _ = ReferenceModel(folder).write(question("hello"), "", 12)
+    async with started(folder, max_adapters=2, max_adapter_rank=8) as engine:
+        with pytest.raises(UnknownAdapter, match="law"):
+            await run(engine, adapter="law")
+        for name in expected:
+            await engine.load_adapter(name, str(tmp_path / name))
+        answers = await asyncio.gather(*(run(engine, adapter=name) for name in ("law", None, "chem")))
+        assert [ids_of(chunks) for chunks in answers] == [expected["law"], plain, expected["chem"]]
+
+        stream = engine.generate(
+            Call("r", messages=question("hello"), temperature=0.0, max_tokens=12, adapter="law")
+        )
+        chunks = [await anext(stream)]
+        unloading = asyncio.create_task(engine.unload_adapter("law"))
+        chunks += [chunk async for chunk in stream]
+        await unloading
+        assert ids_of(chunks) == expected["law"]
+        with pytest.raises(UnknownAdapter):
+            await run(engine, adapter="law")
+
+        await engine.load_adapter("chem", str(tmp_path / "law"))  # other weights under the same name
+        assert ids_of(await run(engine, adapter="chem")) == expected["law"]
+        with pytest.raises(ModelLoadError, match=r"adapter 'bad' cannot be loaded") as caught:
+            await engine.load_adapter("bad", str(tmp_path / "nothing"))
+        assert "\n" not in str(caught.value)
+        assert ids_of(await run(engine)) == plain
+
+
+def merged(base: Path, folder: Path, seed: int) -> list[int]:
+    """Writes a LoRA adapter to `folder`; the ids that the base with it merged in answers to "hello"."""
+    generator = torch.Generator().manual_seed(seed)
+    reference = ReferenceModel(base)
+    tensors: dict[str, torch.Tensor] = {}
+    for number, layer in enumerate(reference.model.model.layers):
+        weight = layer.self_attn.q_proj.weight
+        a = torch.randn(8, weight.shape[1], generator=generator)
+        b = torch.randn(weight.shape[0], 8, generator=generator)
+        weight.data += b @ a  # lora_alpha / r is 1
+        key = f"base_model.model.model.layers.{number}.self_attn.q_proj"
+        tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    ids, _ = reference.write(question("hello"), "", 12)
+    return ids

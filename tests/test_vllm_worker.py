@@ -89,7 +89,10 @@ def test_a_row_that_hands_over_can_only_end_and_the_mailbox_says_who_goes_on(run
     assert logits[0].isinf().sum() == NUM_WORDS - 1
     assert torch.equal(logits[1:], torch.stack([TO_WORD, TO_LAW]) @ WORDS.T)
     probability = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0]).softmax(dim=-1)[-1].item()
-    assert mailbox.take("a") == Decided(0, "law", pytest.approx(probability), None)
+    decided = mailbox.take("a")
+    assert decided is not None
+    assert (decided.step, decided.expert) == (0, "law")
+    assert decided.probability == pytest.approx(probability)
     assert (mailbox.take("a"), mailbox.take("b"), mailbox.take("c")) == (None, None, None)
 
 

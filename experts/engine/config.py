@@ -37,7 +37,8 @@ class VllmConfig(Frozen):
     """vLLM, in processes of its own; needs the extra `vllm`.
 
     The KV cache has `cache_bytes`, or else what `gpu_memory_utilization` leaves over of each GPU (on a CPU,
-    of the machine's memory). `tensor_parallel`: the number of devices the model is split over.
+    of the machine's memory). `tensor_parallel`: the number of devices the model is split over. Room is kept
+    for `max_adapters` LoRA adapters at a time, of at most `max_adapter_rank`.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -50,7 +51,15 @@ class VllmConfig(Frozen):
     prefix_caching: bool = True
     enforce_eager: bool = False
     tensor_parallel: int = Field(1, ge=1)
+    max_adapters: int = Field(0, ge=0)
+    max_adapter_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
     stall_s: float = Field(60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _rank_of_something(self) -> VllmConfig:
+        if "max_adapter_rank" in self.model_fields_set and not self.max_adapters:
+            raise ValueError("max_adapter_rank has no effect without max_adapters; set that too or remove it")
+        return self
 
     @model_validator(mode="after")
     def _one_size_of_cache(self) -> VllmConfig:

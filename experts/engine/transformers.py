@@ -24,7 +24,7 @@ from experts.engine.load import LoadedModel, load
 from experts.engine.routing import Row
 from experts.engine.sampler import RoutingSampler
 from experts.engine.text_stream import TextStream
-from experts.errors import EngineDead
+from experts.errors import EngineDead, UnknownAdapter
 from experts.head import ExpertTable, ExtendedHead
 from experts.token import ExpertToken, head_fingerprint
 
@@ -59,6 +59,8 @@ class TransformersEngine:
         self._manager.start()
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        if call.adapter is not None:
+            raise UnknownAdapter(call.adapter)
         prompt = await asyncio.to_thread(self._text.encode, call)
         max_tokens = self._text.budget(len(prompt), call)
         seed = call.seed if call.seed is not None else secrets.randbits(48)
