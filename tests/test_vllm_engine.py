@@ -53,10 +53,20 @@ def test_where_vllm_is_missing_its_extra_is_named(folder):
 
 
 @installed
-async def test_an_engine_whose_processes_died_says_so_to_everybody(folder):
+async def test_an_engine_that_gives_no_token_for_long_or_whose_processes_died_says_so(folder):
     """A replica that only hangs would keep its requests; one that says so is replaced."""
-    async with started(folder) as engine:
-        stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
+    asked = Call("r", messages=question("hello"), temperature=0.0, max_tokens=200)
+    async with started(folder, stall_s=1e-9) as engine:
+        await run(engine)
+        await engine.check()
+        stream = engine.generate(asked)
+        await anext(stream)
+        with pytest.raises(EngineDead, match="no token"):
+            await engine.check()
+        await stream.aclose()
+        await engine.check()
+
+        stream = engine.generate(asked)
         await anext(stream)
         for process in psutil.Process().children(recursive=True):
             if "Worker" in process.name() or "EngineCore" in process.name():
@@ -64,26 +74,13 @@ async def test_an_engine_whose_processes_died_says_so_to_everybody(folder):
         with pytest.raises(EngineDead, match="a process of vLLM died"):
             async for _ in stream:
                 pass
-        with pytest.raises(EngineDead):
+        with pytest.raises(EngineDead, match="a process of vLLM died"):
             await engine.check()
         with pytest.raises(EngineDead):
             await run(engine)
         with pytest.raises(EngineDead):
             await engine.install(1, [])
         assert engine.stats().num_running == 0
-
-
-@installed
-async def test_an_engine_that_gives_no_token_for_long_is_reported(folder):
-    async with started(folder, stall_s=1e-9) as engine:
-        await run(engine)
-        await engine.check()
-        stream = engine.generate(Call("r", messages=question("hello"), temperature=0.0, max_tokens=200))
-        await anext(stream)
-        with pytest.raises(EngineDead, match="no token"):
-            await engine.check()
-        await stream.aclose()
-        await engine.check()
 
 
 @installed
@@ -132,6 +129,10 @@ async def test_adapters_come_and_go_while_the_engine_answers(folder, tmp_path):
 
         await engine.load_adapter("chem", str(tmp_path / "law"))  # other weights under the same name
         assert ids_of(await run(engine, adapter="chem")) == expected["law"]
+        await engine.load_adapter("law", str(tmp_path / "law"))
+        with pytest.raises(ModelLoadError, match="no room for adapter 'third' beside 2 others"):
+            await engine.load_adapter("third", str(tmp_path / "law"))
+        await engine.unload_adapter("law")
         with pytest.raises(ModelLoadError, match=r"adapter 'bad' cannot be loaded") as caught:
             await engine.load_adapter("bad", str(tmp_path / "nothing"))
         assert "\n" not in str(caught.value)

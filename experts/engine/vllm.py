@@ -40,7 +40,7 @@ class VllmEngine:
         )
         self._config = config
         self._text = _model_text(checkpoint, config)
-        self._adapters = Adapters()
+        self._adapters = Adapters(config.max_adapters)
         self._fingerprint, self._dim = checkpoint.head()
         self._watch = SchedulerWatch()
         self._mailbox = Mailbox.create()
@@ -82,7 +82,7 @@ class VllmEngine:
         calls under way go on with.
 
         Raises:
-            ModelLoadError: it cannot be read, fits another model or does not fit in.
+            ModelLoadError: it cannot be read, fits another model, or `max_adapters` others are loaded.
         """
         await self._opened()
         await self._adapters.load(self._llm, name, folder)

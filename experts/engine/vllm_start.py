@@ -11,6 +11,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from experts.checkpoint import Checkpoint
 from experts.engine.config import VllmConfig
 from experts.engine.model_text import ModelText
+from experts.engine.vllm_adapters import Adapters
 from experts.engine.vllm_stats import SchedulerWatch
 from experts.engine.vllm_worker import ExpertWorker
 from experts.errors import ModelLoadError
@@ -52,7 +53,7 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, text: ModelText) ->
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=config.prefix_caching,
         enable_lora=config.max_adapters > 0,
-        max_loras=max(1, config.max_adapters),
+        max_loras=config.max_adapters + Adapters.NUM_SPARE_SLOTS,
         max_lora_rank=config.max_adapter_rank,
         worker_extension_cls=f"{ExpertWorker.__module__}.{ExpertWorker.__qualname__}",
         generation_config="vllm",  # sampling is as the call says
