@@ -123,6 +123,21 @@ REFUSED = [
         {"kind": "vllm", "cache_bytes": 2**30, "gpu_memory_utilization": 0.5},
         "meta.engine: gpu_memory_utilization has no effect beside cache_bytes; remove one",
     ),
+    (
+        "meta/engine",
+        {"kind": "vllm", "max_adapter_rank": 8},
+        "meta.engine: max_adapter_rank has no effect without max_adapters; set that too or remove it",
+    ),
+    (
+        "meta",
+        {"model": {"path": "models/meta"}, "engine": {"kind": "vllm"}, "resources": {"num_gpus": 2}},
+        "meta: resources.num_gpus 2: engine vllm would use one of them; use tensor_parallel: 2",
+    ),
+    (
+        "meta",
+        {"model": {"path": "models/meta"}, "engine": {"kind": "vllm"}, "resources": {"num_gpus": 0.5}},
+        "set engine.gpu_memory_utilization or engine.cache_bytes",
+    ),
     ("meta/engine", {"kind": "openai", "url": "http://x"}, "engine kind openai is not built yet"),
     ("meta/engine/trust_remote_code", True, "meta.engine.trust_remote_code: unknown key"),
     ("meta/engine/dtype", "int8", "meta.engine.dtype: should be 'auto', 'float32'"),

@@ -26,6 +26,7 @@ from cluster.serve_schema import check_deploy_config, unknown_keys
 from deployments.apps import ModelArgs, RouterArgs
 from deployments.model import ModelSettings
 from deployments.scaling import POLICY
+from experts.engine.config import VllmConfig
 from experts.fetch import CACHE_VARIABLE, fetch, fetched
 from experts.token import ExpertToken, checkpoint_fingerprint
 from router.table import RouteTable
@@ -386,6 +387,14 @@ def test_a_models_arguments_and_limits_are_its_blocks(deploy: dict[str, Any], tm
         "resources": {"fast": 1.0},
         "label_selector": {"zone": "a"},
     }
+
+
+def test_a_model_in_vllm_is_split_over_the_devices_that_are_reserved(tmp_path: Path, world: dict[str, Any]):
+    world["meta"] |= {"engine": {"kind": "vllm", "max_adapters": 2}, "resources": {"tensor_parallel": 4}}
+    deploy = build_serve_config(load(tmp_path, world))
+    engine = ModelArgs.model_validate(app(deploy, "meta")["args"]).engine
+    assert engine == VllmConfig(tensor_parallel=4, max_adapters=2)
+    assert len(deployment(deploy, "meta")["placement_group_bundles"]) == 4
 
 
 def test_the_router_gets_the_route_table(deploy: dict[str, Any]):
