@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +37,10 @@ class Mailbox:
     def create(cls) -> Mailbox:
         """In memory where the host offers some; only this user can read it."""
         parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-        return cls(Path(tempfile.mkdtemp(prefix="etr-engine-", dir=parent)))
+        mailbox = cls(Path(tempfile.mkdtemp(prefix="etr-engine-", dir=parent)))
+        # Memory that outlives its process: also where nobody lives to call `remove`.
+        weakref.finalize(mailbox, shutil.rmtree, mailbox.folder, ignore_errors=True)
+        return mailbox
 
     def post(self, key: str, decided: Decided) -> None:
         (self.folder / key).write_text(json.dumps(asdict(decided)), encoding="utf-8")

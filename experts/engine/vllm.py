@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
+from vllm.inputs import tokens_input
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from experts.checkpoint import Checkpoint
@@ -62,9 +63,8 @@ class VllmEngine:
         await self._opened()
         answer = Answer(call, str(next(self._numbers)), prompt, max_tokens, self._text, self._mailbox)
         with self._adapters.using(call.adapter) as adapter, self._under_way(answer) as request_id:
-            outputs = self._llm.generate(
-                {"prompt_token_ids": prompt}, answer.params(), request_id, lora_request=adapter
-            )
+            asked = tokens_input(prompt)
+            outputs = self._llm.generate(asked, answer.params(), request_id, lora_request=adapter)
             try:
                 async with aclosing(outputs):  # closing it aborts the request
                     async for output in outputs:
