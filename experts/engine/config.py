@@ -52,12 +52,12 @@ class VllmConfig(Frozen):
     enforce_eager: bool = False
     tensor_parallel: int = Field(1, ge=1)
     max_adapters: int = Field(0, ge=0)
-    max_adapter_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
+    max_adapter_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
     stall_s: float = Field(60.0, gt=0)
 
     @model_validator(mode="after")
     def _rank_of_something(self) -> VllmConfig:
-        if "max_adapter_rank" in self.model_fields_set and not self.max_adapters:
+        if self.max_adapter_rank and not self.max_adapters:
             raise ValueError("max_adapter_rank has no effect without max_adapters; set that too or remove it")
         return self
 

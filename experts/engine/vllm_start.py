@@ -39,6 +39,7 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, text: ModelText) ->
         "max_num_batched_tokens": config.max_batch_tokens,
         "kv_cache_memory_bytes": config.cache_bytes,
         "gpu_memory_utilization": config.gpu_memory_utilization,
+        "max_lora_rank": config.max_adapter_rank,
     }
     if current_platform.is_cpu() and config.gpu_memory_utilization is None:
         optional["gpu_memory_utilization"] = CPU_MEMORY_FRACTION
@@ -54,7 +55,6 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, text: ModelText) ->
         enable_prefix_caching=config.prefix_caching,
         enable_lora=config.max_adapters > 0,
         max_loras=config.max_adapters + Adapters.NUM_SPARE_SLOTS,
-        max_lora_rank=config.max_adapter_rank,
         worker_extension_cls=f"{ExpertWorker.__module__}.{ExpertWorker.__qualname__}",
         generation_config="vllm",  # sampling is as the call says
         disable_log_stats=True,
