@@ -46,14 +46,15 @@ class Size:
 
     num_questions: int  # for each expert, and for the meta
     num_killed_at: int  # requests while replicas are killed
+    node_after_s: float  # and a whole node
     num_leavers: int
     burst_s: float
     num_fuzzed: int
     num_soaked: int
 
 
-FULL = Size(12, 500, 300, 30.0, 10_000, 20_000)
-QUICK = Size(4, 100, 60, 8.0, 500, 1000)
+FULL = Size(12, 500, 20.0, 300, 30.0, 10_000, 20_000)
+QUICK = Size(4, 100, 8.0, 60, 8.0, 500, 1000)
 Scenario = Callable[[World, Size, int], Coroutine[Any, Any, Report]]
 
 # The last one leaves a head behind that only ends.
@@ -63,7 +64,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "soak": lambda world, size, seed: soak(world, num_requests=size.num_soaked, num_at_once=16, seed=seed),
     "fuzz": lambda world, size, seed: fuzzing(world, num_requests=size.num_fuzzed, seed=seed),
-    "overload": lambda world, size, seed: overload(world, burst_s=size.burst_s, measure_s=size.burst_s / 3),
+    "overload": lambda world, size, seed: overload(world, burst_s=size.burst_s, measure_s=size.burst_s / 2),
     "hang-one-of-two": lambda world, size, seed: hang(
         world, expert="roman", num_replicas=2, when_away="wait", num_clients=NUM_CLIENTS
     ),
@@ -77,7 +78,7 @@ SCENARIOS: dict[str, Scenario] = {
         num_at_once=NUM_AT_ONCE,
         period_s=3.0,
         seed=seed,
-        node_after_s=20.0,
+        node_after_s=size.node_after_s,
     ),
     "controller": lambda world, size, seed: controller(world, num_clients=NUM_CLIENTS),
     "gcs": lambda world, size, seed: gcs(

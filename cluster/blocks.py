@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -27,7 +28,9 @@ class VllmEngine(VllmConfig, Strict):
     @model_validator(mode="after")
     def _reserved_is_split(self) -> Self:
         if "tensor_parallel" in self.model_fields_set:
-            raise ValueError("tensor_parallel is reserved and set by resources.tensor_parallel; move it there")
+            raise ValueError(
+                "tensor_parallel is reserved and set by resources.tensor_parallel; move it there"
+            )
         return self
 
 
@@ -38,7 +41,10 @@ class OpenAIEngine(Strict):
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
-        raise ValueError("engine kind openai is not built yet; use kind: transformers")
+        raise ValueError(
+            "engine kind openai loads no model; give an expert remote: {url: …, model: …} in place of model "
+            "and engine, and the meta another kind"
+        )
 
 
 AnyEngine = Annotated[
@@ -46,7 +52,9 @@ AnyEngine = Annotated[
     | Annotated[VllmEngine, Tag("<vllm>")]
     | Annotated[OpenAIEngine, Tag("<openai>")],
     Discriminator(
-        _engine_kind, OWN_WORDS, custom_error_message="unknown engine kind; use kind: transformers or kind: vllm"
+        _engine_kind,
+        OWN_WORDS,
+        custom_error_message="unknown engine kind; use kind: transformers or kind: vllm",
     ),
 ]
 
@@ -154,15 +162,15 @@ class Health(Strict):
     timeout_s: float = Field(10.0, gt=0)
 
 
-class ServedModel(Strict):
-    """What the meta and an expert with its own model have in common.
+class Replicated(Strict, ABC):
+    """What the meta and every expert with replicas of its own have in common.
 
     `rollout`, when replicas have to be replaced: `start_first` needs room for one more, and until there is
     some the old one serves on; `stop_first` needs none, and a single replica is away meanwhile.
     """
 
-    model: ModelSource
-    engine: AnyEngine = Field(default_factory=TransformersEngine)
+    streams_field: ClassVar[str]
+
     autoscaling: Autoscaling = Autoscaling()
     resources: Resources = Resources()
     deadlines: ModelDeadlines = ModelDeadlines()
@@ -170,18 +178,36 @@ class ServedModel(Strict):
     rollout: Literal["start_first", "stop_first"] = "start_first"
 
     @property
+    @abstractmethod
+    def max_streams(self) -> int:
+        """How many calls one replica takes at once."""
+
+    @property
     def target_ongoing_requests(self) -> float:
-        return self.autoscaling.target_ongoing_requests or max(1.0, self.engine.max_streams / 2)
+        return self.autoscaling.target_ongoing_requests or max(1.0, self.max_streams / 2)
 
     @model_validator(mode="after")
     def _scales_before_it_queues(self) -> Self:
-        target, limit = self.target_ongoing_requests, self.engine.max_streams
+        target, limit = self.target_ongoing_requests, self.max_streams
         if target > limit:
             raise ValueError(
-                f"autoscaling.target_ongoing_requests {target:g} is above engine.max_streams {limit}, "
+                f"autoscaling.target_ongoing_requests {target:g} is above {self.streams_field} {limit}, "
                 "so a full replica would not count as busy; lower it"
             )
         return self
+
+
+class ServedModel(Replicated):
+    """A model that replicas of this cluster load."""
+
+    streams_field = "engine.max_streams"
+
+    model: ModelSource
+    engine: AnyEngine = Field(default_factory=TransformersEngine)
+
+    @property
+    def max_streams(self) -> int:
+        return self.engine.max_streams
 
     @model_validator(mode="after")
     def _scales_before_it_is_full(self) -> Self:

@@ -15,13 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from cluster.blocks import Autoscaling, ServedModel
+from cluster.blocks import Autoscaling, Replicated, ServedModel
 from cluster.errors import ConfigError
 from cluster.http_block import DEFAULT_HOST as DEFAULT_HOST  # as others know them
 from cluster.http_block import DEFAULT_PORT as DEFAULT_PORT
 from cluster.http_block import HttpBlock
 from cluster.k8s_block import KubernetesBlock
 from cluster.model_source import one_of
+from cluster.remote_block import RemoteResources, RemoteSource
 from cluster.router_block import AlwaysThere
 from cluster.router_block import RouterBlock as RouterBlock
 from cluster.routing_block import RoutingBlock as RoutingBlock
@@ -54,8 +55,8 @@ class Expert(Strict):
         return str(path)
 
 
-class ModelExpert(ServedModel, Expert):
-    """An expert with a model of its own.
+class ReplicatedExpert(Replicated, Expert):
+    """An expert with replicas of its own.
 
     What becomes of a call while the model starts (`cold_start`), and while all its replicas are dead or hang
     (`when_away`): it waits, or the meta answers it.
@@ -71,6 +72,10 @@ class ModelExpert(ServedModel, Expert):
         return self
 
 
+class ModelExpert(ServedModel, ReplicatedExpert):
+    """An expert with a model of its own."""
+
+
 class AdapterSource(Strict):
     path: Annotated[Path, Field(strict=False)]
     pool: str
@@ -84,18 +89,26 @@ class AdapterExpert(Expert):
         raise ValueError("adapter experts are not built yet; use model: {path: …}")
 
 
-class RemoteSource(Strict):
-    url: str
-    model: str
-    api_key_env: str | None = None
+class RemoteExpert(ReplicatedExpert):
+    """An expert that others serve; its replicas only pass calls on."""
 
+    streams_field = "remote.max_streams"
 
-class RemoteExpert(Expert):
     remote: RemoteSource
+    resources: RemoteResources = RemoteResources()
+
+    @property
+    def max_streams(self) -> int:
+        return self.remote.max_streams
 
     @model_validator(mode="after")
-    def _refuse(self) -> Self:
-        raise ValueError("remote experts are not built yet; use model: {path: …}")
+    def _scales_by_requests(self) -> Self:
+        if self.autoscaling.target_tokens_in_flight is not None:
+            raise ValueError(
+                "autoscaling.target_tokens_in_flight has no effect on a remote expert, whose prompts its "
+                "server alone can count; use target_ongoing_requests"
+            )
+        return self
 
 
 AnyExpert = Annotated[
@@ -126,9 +139,17 @@ class ClusterConfig(Strict):
         return self._source
 
     @property
-    def models(self) -> dict[str, ServedModel]:
-        """Every model with replicas of its own by its dotted place in the file, the meta first."""
-        return {"meta": self.meta} | {f"experts.{name}": one for name, one in self.local_experts.items()}
+    def models(self) -> dict[str, Replicated]:
+        """Whatever has replicas of its own by its dotted place in the file, the meta first."""
+        experts = {f"experts.{name}": block for name, block in self.replicated_experts.items()}
+        return {"meta": self.meta, **experts}
+
+    @property
+    def replicated_experts(self) -> dict[str, ReplicatedExpert]:
+        """Experts with replicas of their own, by name in sorted order."""
+        return {
+            name: block for name, block in sorted(self.experts.items()) if isinstance(block, ReplicatedExpert)
+        }
 
     @property
     def local_experts(self) -> dict[str, ModelExpert]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cluster.config import ClusterConfig
 from cluster.errors import ConfigError
-from cluster.keys import keys_from_env, load_keys
+from cluster.keys import keys_from_env, load_keys, same_keys
 from router.table import ApiKey
 
 
@@ -18,10 +18,13 @@ def config_keys(config: ClusterConfig) -> tuple[ApiKey, ...]:
             permits an expert that the file does not have.
     """
     found = list(_found(config))
-    problems = [*_twice(found), *_strangers(config, found)]
+    keys = tuple(key for _, key in found)
+    # The variable's keys may do everything: whoever has such a key would have it past its limits.
+    twice = (f"http.keys_env: {problem}" for problem in same_keys(keys))
+    problems = [*twice, *_strangers(config, found)]
     if problems:
         raise ConfigError([f"{config.source}: {problem}" for problem in problems])
-    return tuple(key for _, key in found)
+    return keys
 
 
 def _found(config: ClusterConfig) -> Iterator[tuple[str, ApiKey]]:
@@ -31,15 +34,6 @@ def _found(config: ClusterConfig) -> Iterator[tuple[str, ApiKey]]:
         yield from (("http.keys_file", key) for key in load_keys(http.keys_file))
     if http.keys_env is not None:
         yield from (("http.keys_env", key) for key in keys_from_env(http.keys_env))
-
-
-def _twice(found: Sequence[tuple[str, ApiKey]]) -> Iterator[str]:
-    """The variable's keys may do everything: whoever has such a key would have it past its limits."""
-    owners: dict[str, str] = {}
-    for where, key in found:
-        owner = owners.setdefault(key.sha256, key.name)
-        if owner != key.name:
-            yield f"{where}: '{key.name}' and '{owner}' of http.keys_file are the same key; remove one"
 
 
 def _strangers(config: ClusterConfig, found: Sequence[tuple[str, ApiKey]]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,6 +100,15 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     return _checked(read_yaml(path), path)
 
 
+def same_keys(keys: Iterable[ApiKey]) -> Iterator[str]:
+    """Says of each key that is there under two names what to do about it."""
+    owners: dict[str, str] = {}
+    for key in keys:
+        owner = owners.setdefault(key.sha256, key.name)
+        if owner != key.name:
+            yield f"'{owner}' and '{key.name}' are the same key; remove one"
+
+
 def create_key(path: Path, name: str, limits: Mapping[str, Any]) -> str:
     """Make a key, put its digest into the file, and return it: nobody can tell it again.
 
@@ -165,13 +174,9 @@ def _require_unguessable(key: str, where: str) -> None:
 
 
 def _require_different(keys: Iterable[ApiKey], where: str) -> None:
-    seen: dict[str, str] = {}
-    for key in keys:
-        if key.sha256 in seen:
-            raise ConfigError(
-                [f"{where}: {seen[key.sha256]} and {key.name} are the same key twice; remove one"]
-            )
-        seen[key.sha256] = key.name
+    problems = [f"{where}: {problem}" for problem in same_keys(keys)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _without(text: str, name: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.blocks import Autoscaling, Health, Resources, ServedModel, VllmEngine
-from cluster.config import ClusterConfig
+from cluster.blocks import Autoscaling, Health, Replicated, Resources, ServedModel, VllmEngine
+from cluster.config import ClusterConfig, RemoteExpert, ReplicatedExpert
 from cluster.config_keys import config_keys
 from cluster.hosts import is_loopback
 from cluster.placement import placement
@@ -32,7 +32,7 @@ def build_serve_config(config: ClusterConfig, *, epoch: int = 1) -> dict[str, An
     Raises:
         ConfigError: an expert token or an API key is unusable, or a value is none that Serve takes.
     """
-    experts = {name: _expert_app(config, name, block) for name, block in config.local_experts.items()}
+    experts = {name: _expert_app(config, name, block) for name, block in config.replicated_experts.items()}
     deploy = {
         # A proxy on each node that serves, unless only this machine may ask.
         "proxy_location": "HeadOnly" if is_loopback(config.http.host) else "EveryNode",
@@ -49,17 +49,48 @@ def expert_app(name: str) -> str:
 
 def _meta_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
     tokens = {"epoch": epoch, "tokens": inline_tokens(config)}
-    return _model_app(config, META_APP, META, config.meta, tokens)
+    return _app(config, META_APP, config.meta, _loaded(META, config.meta), tokens)
 
 
-def _expert_app(config: ClusterConfig, name: str, block: ServedModel) -> dict[str, Any]:
-    return _model_app(config, expert_app(name), name, block, {})
+def _expert_app(config: ClusterConfig, name: str, block: ReplicatedExpert) -> dict[str, Any]:
+    if isinstance(block, RemoteExpert):
+        built = _remote(name, block)
+    else:
+        assert isinstance(block, ServedModel)
+        built = _loaded(name, block)
+    return _app(config, expert_app(name), block, built, {})
 
 
-def _model_app(
-    config: ClusterConfig, app: str, name: str, block: ServedModel, settings: dict[str, Any]
+def _loaded(name: str, block: ServedModel) -> dict[str, Any]:
+    """What Serve builds the application of."""
+    return {
+        "import_path": "deployments.apps:build_model",
+        "args": {
+            "name": name,
+            "model": block.model.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+            "engine": _engine(block),
+        },
+    }
+
+
+def _engine(block: ServedModel) -> dict[str, Any]:
+    settings = block.engine.model_dump(mode="json", exclude_none=True)
+    if isinstance(block.engine, VllmEngine):
+        settings["tensor_parallel"] = block.resources.tensor_parallel
+    return settings
+
+
+def _remote(name: str, block: RemoteExpert) -> dict[str, Any]:
+    return {
+        "import_path": "deployments.apps:build_remote",
+        "args": {"name": name, "remote": block.remote.model_dump(mode="json", exclude_none=True)},
+    }
+
+
+def _app(
+    config: ClusterConfig, app: str, block: Replicated, built: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    max_streams = block.engine.max_streams
+    max_streams = block.max_streams
     deployment = {
         "name": MODEL_DEPLOYMENT,
         "max_ongoing_requests": max_streams,
@@ -79,21 +110,9 @@ def _model_app(
     return {
         "name": app,
         "route_prefix": None,
-        "import_path": "deployments.apps:build_model",
-        "args": {
-            "name": name,
-            "model": block.model.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
-            "engine": _engine(block),
-        },
+        **built,
         "deployments": [deployment],
     }
-
-
-def _engine(block: ServedModel) -> dict[str, Any]:
-    settings = block.engine.model_dump(mode="json", exclude_none=True)
-    if isinstance(block.engine, VllmEngine):
-        settings["tensor_parallel"] = block.resources.tensor_parallel
-    return settings
 
 
 def _router_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
@@ -147,7 +166,7 @@ def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
                 "cold_start": block.cold_start,
                 "when_away": block.when_away,
             }
-            for name, block in config.local_experts.items()
+            for name, block in config.replicated_experts.items()
         },
         **config.routing.rules(),
         "keys": [key.model_dump(mode="json") for key in config_keys(config)],
@@ -155,10 +174,10 @@ def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
     }
 
 
-def _entry(app: str, block: ServedModel) -> dict[str, Any]:
+def _entry(app: str, block: Replicated) -> dict[str, Any]:
     return {
         "app": app,
         "wakes": block.autoscaling.min_replicas == 0,
         **block.deadlines.model_dump(mode="json"),
-        "max_streams": block.engine.max_streams,
+        "max_streams": block.max_streams,
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.blocks import ServedModel
+from cluster.blocks import Replicated
 from cluster.config import DEFAULT_HOST, DEFAULT_PORT, ClusterConfig, RouterBlock
 from cluster.errors import ConfigError, HeadNotFound
 from cluster.hosts import serving_url
@@ -85,6 +85,6 @@ def num_logical_cpus(config: ClusterConfig) -> int:
     Reservations only decide who may start; the machine's real cores are shared by all of them. The second
     half is for replicas that overlap in an update and for experts added later.
     """
-    blocks: list[ServedModel | RouterBlock] = [config.meta, *config.local_experts.values(), config.router]
+    blocks: list[Replicated | RouterBlock] = [*config.models.values(), config.router]
     wanted = sum(block.autoscaling.max_replicas * block.resources.num_cpus for block in blocks)
     return max(os.cpu_count() or 1, round(2 * wanted) + 1)

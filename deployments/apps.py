@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Serve reads the builders' annotations as they stand, and would
 # pass a plain dict for one that is a string.
 
+import os
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,11 +13,12 @@ from ray.serve import Application
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
 from deployments.router import Router
-from experts.engine.config import EngineConfig, ModelSource
+from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
 from experts.engine.make import make_engine
 
 MODEL_DEPLOYMENT = "Model"
 ROUTER_DEPLOYMENT = "Router"
+MODEL_NICENESS = 10  # beyond that of every process that Ray starts
 
 
 class Args(BaseModel):
@@ -31,12 +33,21 @@ class ModelArgs(Args):
     engine: EngineConfig
 
 
+class RemoteArgs(Args):
+    name: str
+    remote: OpenAIConfig
+
+
 class RouterArgs(Args):
     max_body_bytes: int = Field(1_048_576, ge=1024)
 
 
 def build_model(args: ModelArgs) -> Application:
     return serve.deployment(name=MODEL_DEPLOYMENT)(LoadedModelServer).bind(args.model_dump(mode="json"))
+
+
+def build_remote(args: RemoteArgs) -> Application:
+    return serve.deployment(name=MODEL_DEPLOYMENT)(RemoteModelServer).bind(args.model_dump(mode="json"))
 
 
 def build_router(args: RouterArgs) -> Application:
@@ -48,12 +59,29 @@ class LoadedModelServer(ModelServer):
     """Loads its engine in the replica: weights never travel."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
+        # Where a model computes on the CPUs that relay its answers, those who relay go first: a refusal that
+        # takes them a millisecond took seconds. Threads and processes of the engine inherit it.
+        os.nice(MODEL_NICENESS)
         args = ModelArgs.model_validate(raw)
         engine = make_engine(args.model, args.engine)
         set_up_logs()  # after that: the engines' libraries set up their own
         super().__init__(engine)
 
     async def __del__(self) -> None:  # Serve awaits it when it ends a replica; the interpreter would not
+        await self.close()
+
+
+class RemoteModelServer(ModelServer):
+    """Stands in for a model that others serve; small, for it only passes text on."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        from experts.engine.openai import OpenAIEngine
+
+        set_up_logs()
+        args = RemoteArgs.model_validate(raw)
+        super().__init__(OpenAIEngine(args.name, args.remote))
+
+    async def __del__(self) -> None:
         await self.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
 from deployments.remote import FOREIGN
 from router.errors import ModelUnavailable, RouterError
@@ -20,6 +20,8 @@ from router.load import ModelLoad, ReplicaLoad
 
 KEEP_S = 1.0
 LIMIT_S = 2.0
+# Of each replica; shorter, so that those which answer are heard before their model is given up.
+REPLICA_S = 1.5
 
 T = TypeVar("T")
 
@@ -28,10 +30,10 @@ class Replicas(Protocol):
     """Reaches every replica of an application; to ask starts none and keeps none from going to sleep."""
 
     async def loads(self, app: str) -> list[ReplicaLoad]:
-        """What each replica of the application says; empty while none runs.
+        """What each replica of the application says that answers; empty while none runs.
 
         Raises:
-            ModelUnavailable: there is no such application, or the way to it is broken.
+            ModelUnavailable: there is no such application, the way to it is broken, or no replica answers.
         """
         ...
 
@@ -104,13 +106,11 @@ class ServeReplicas:
     async def _ask_all(self, app: str, method: str, *args: str) -> list[Any]:
         try:
             handle = self._handles.get(app) or await self._connect(app)
-            response = handle.broadcast(method, *args)
-            answers = await response.results_async(timeout_s=LIMIT_S, return_exceptions=True)
+            return await _answers(handle.broadcast(method, *args))
         except DeploymentUnavailableError:
             return []
         except (KeyError, *FOREIGN) as error:
             raise ModelUnavailable(f"{app} does not answer '{method}'") from error
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def _connect(self, app: str) -> DeploymentHandle[Any]:
         handle = (await asyncio.to_thread(serve.get_app_handle, app)).options(method_name="load")
@@ -119,6 +119,23 @@ class ServeReplicas:
         await handle.shutdown_async()
         self._handles[app] = handle
         return handle
+
+
+async def _answers(response: DeploymentBroadcastResponse) -> list[Any]:
+    """What the replicas answer in time; one that fails or is silent is left out.
+
+    Raises:
+        TimeoutError: that is all of them.
+    """
+    # Private, and yet: Serve's `results_async` gives nothing at all if a single replica is silent.
+    async with asyncio.timeout(REPLICA_S):
+        replicas = await response._fetch_replica_results_async()
+    asked = (asyncio.wait_for(replica.get_async(), REPLICA_S) for replica in replicas)
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    answers = [one for one in found if not isinstance(one, BaseException)]
+    if replicas and not answers:
+        raise TimeoutError
+    return answers
 
 
 def _sum(replicas: Sequence[ReplicaLoad], num_open: int) -> ModelLoad:

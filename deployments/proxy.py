@@ -9,16 +9,10 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.edge import REQUEST_ID
+from router.edge import PROXY_HEADERS, REQUEST_ID
 
-RULING = frozenset(
-    {
-        "x_request_disconnect_disabled",  # to leave without being noticed
-        "x_request_timeout_seconds",  # to outstay the server's deadline
-        "serve_multiplexed_model_id",  # either makes a new handle in the proxy, for every value
-        "x_session_id",
-    }
-)
+# Beside those that the router refuses, two that make the proxy a new handle for every value they have.
+RULING = frozenset({*PROXY_HEADERS, "serve-multiplexed-model-id", "x-session-id"})
 
 
 def middlewares() -> list[Middleware]:
@@ -41,7 +35,7 @@ def _may_pass(name: bytes, value: bytes) -> bool:
     if not name.isascii():
         return False
     # Serve takes dashes and underscores for the same, as some gateways turn one into the other.
-    plain = name.decode().lower().replace("-", "_")
-    if plain == "x_request_id":
+    plain = name.decode().lower().replace("_", "-")
+    if plain == "x-request-id":
         return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
     return plain not in RULING

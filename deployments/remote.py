@@ -17,7 +17,14 @@ from deployments.replicas import Placement, ReplicaSet, replicas_of
 from experts.engine.base import Call, Chunk
 from experts.engine.base import Resumed as ResumedCall
 from experts.errors import ContextLengthExceeded as PromptTooLong
-from experts.errors import EngineDead, ExpertsError, InvalidCall
+from experts.errors import (
+    EngineDead,
+    ExpertsError,
+    InvalidCall,
+    RemoteBusy,
+    RemoteUnavailable,
+    TurnNotContinued,
+)
 from router.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -122,7 +129,7 @@ def to_call(ask: Ask) -> Call:
 def to_piece(chunk: Chunk) -> Piece:
     return Piece(
         text=chunk.text,
-        num_tokens=len(chunk.token_ids),
+        num_tokens=len(chunk.token_ids) + chunk.num_unnamed_tokens,
         ids=chunk.token_ids,
         tokenizer=chunk.tokenizer,
         num_prompt_tokens=chunk.num_prompt_tokens,
@@ -142,6 +149,12 @@ def translate(app: str, error: Exception, placement: Placement) -> RouterError:
         return InvalidRequest(error.message, error.param, error.code)
     if isinstance(error, BackPressureError):
         return ModelOverloaded(f"every queue of {app} is full; try again shortly")
+    if isinstance(error, RemoteBusy):
+        return ModelOverloaded(f"the server behind {app} takes no more calls at present; try again shortly")
+    if isinstance(error, RemoteUnavailable):  # not a death: the replica is well, and so is the prompt
+        return ModelUnavailable(f"the server behind {app} is not available")
+    if isinstance(error, TurnNotContinued):
+        return ModelFailed(f"the server behind {app} cannot go on in an answer that has begun")
     if isinstance(error, DEAD) and placement.replica is not None and placement.is_accepted:
         return ModelDied(f"a replica of {app} died with the request", placement.replica)
     if isinstance(error, GONE):

@@ -12,7 +12,12 @@
         ├── TemplateError            chat template missing or unfit
         ├── DataError                training data broken
         ├── EngineDead               the engine stopped and will not come back by itself
-        └── EngineFailed             the engine raised an exception of its own, named here
+        ├── EngineFailed             the engine raised an exception of its own, named here
+        └── RemoteFault              a model behind a URL, or the way to it
+            ├── RemoteMisconfigured      its address, name or key is wrong, or its server no such server
+            ├── TurnNotContinued         the turn has text already, and its server only begins turns
+            └── RemoteUnavailable        not reached, or it failed; another try may do
+                └── RemoteBusy               it takes no more calls at present
 
 They cross process boundaries by pickle, which rebuilds an exception from `args`: so every class hands
 its own arguments, positionally, to `Exception.__init__`.
@@ -41,12 +46,16 @@ class InvalidCall(ExpertsError):
 
 
 class ContextLengthExceeded(InvalidCall):
-    """The prompt has `num_tokens` tokens; the model's window takes at most `limit` of them."""
+    """The prompt has `num_tokens` tokens; the model's window takes at most `limit` of them.
 
-    def __init__(self, num_tokens: int, limit: int) -> None:
-        message = (
-            f"the prompt has {num_tokens} tokens but this model takes at most {limit}; shorten the messages"
-        )
+    Both are None where only the server of a model behind a URL has counted.
+    """
+
+    def __init__(self, num_tokens: int | None = None, limit: int | None = None) -> None:
+        excess = "is longer than this model takes"
+        if num_tokens is not None:
+            excess = f"has {num_tokens} tokens but this model takes at most {limit}"
+        message = f"the prompt {excess}; shorten the messages"
         super().__init__("context_length_exceeded", "messages", message, num_tokens, limit)
         self.num_tokens = num_tokens
         self.limit = limit
@@ -98,3 +107,23 @@ class EngineDead(ExpertsFault):
 
 class EngineFailed(ExpertsFault):
     """What an engine raised that is none of these: its type and first line, for any process to rebuild."""
+
+
+class RemoteFault(ExpertsFault):
+    """A model that others serve cannot be used; no message quotes what was asked, or a key."""
+
+
+class RemoteMisconfigured(RemoteFault):
+    """An operator has to correct the `remote` block, the key, or the server."""
+
+
+class TurnNotContinued(RemoteFault):
+    """Its server cannot go on where another model stopped writing, only answer from the beginning."""
+
+
+class RemoteUnavailable(RemoteFault):
+    """The server was not reached, failed or broke off. The replica that says so is well."""
+
+
+class RemoteBusy(RemoteUnavailable):
+    """The server turned the call away for its load, or for how much this key has asked."""

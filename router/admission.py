@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 
 from router.errors import Overloaded
-from router.line import Line, Turns, Waiter, now_s
+from router.line import Line, Turns, Waiter
+from router.pace import now_s
 
 LOOK_PERIOD_S = 0.02  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
 MAX_RETRY_AFTER_S = 60
-# Whoever is let in to wait can be overtaken by fairer keys; to be refused at once is better than at the end.
-MARGIN = 0.8
+# Whoever is let in to wait can be overtaken by fairer keys, and answers may get slower: to be refused at once
+# is better than at the end. Who was let in by one model already is not refused by the next for that.
+MARGIN = 0.5
 
 
 class Admission:
@@ -42,47 +44,98 @@ class Admission:
     def load(self) -> dict[str, dict[str, float | None]]:
         """By model; without those that nobody asked for lately."""
         return {
-            name: {"num_running": it.num_running, "num_waiting": len(it.turns), "mean_hold_s": it.mean_hold_s}
+            name: {
+                "num_running": it.num_running,
+                "num_waiting": len(it.turns),
+                "mean_hold_s": it.pace.mean_hold_s,
+            }
             for name, it in self._lines.items()
         }
 
     @asynccontextmanager
     async def slot(
-        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int
+        self,
+        model: str,
+        key: str,
+        *,
+        begun: bool,
+        queue_s: float,
+        max_waiting: int,
+        came_from: str | None = None,
+        may_go_to: Collection[str] = (),
     ) -> AsyncIterator[None]:
         """Hold one of the model's slots while the block runs; who has `begun` to answer does not wait for it.
 
-        `key` is the name of an API key. `max_waiting` bounds the lines of all models together.
+        `key` is the name of an API key; `max_waiting` bounds the lines of all models together. `came_from`
+        let the answer in and handed it on; `may_go_to` are those that this model may hand it on to. If most
+        of what it hands on would wait too long there, an answer is refused before work is done for it.
 
         Raises, on entering the block:
-            Overloaded: the wait would come near `queue_s`, or was that long; or there is no room to wait.
+            Overloaded: the wait would be too long, or was `queue_s` long; or there is no room to wait.
         """
         line = self._line(model)
+        self._admit(line)
         if begun:
             line.num_running += 1
         else:
+            self._require_time(line, key, queue_s, came_from, may_go_to)
             await self._enter(line, key, queue_s, max_waiting)
-        began_s = line.begin()
+        line.began_s[mark := object()] = now_s()
         try:
             yield
         finally:
-            line.end(began_s)
+            line.used_at_s = now_s()
+            line.pace.ended(line.used_at_s - line.began_s.pop(mark), self._num_slots(line))
             line.num_running -= 1
+            if not begun:
+                line.onward.left()
             self._admit(line)
+
+    @asynccontextmanager
+    async def waiting_for_start(self, model: str, key: str, *, max_waiting: int) -> AsyncIterator[None]:
+        """Count among those that wait while the block runs: until the model is there, nobody's turn comes.
+
+        Raises Overloaded, on entering or within the block: there is no room to wait (any more).
+        """
+        line = self._line(model)
+        if self.num_waiting >= max_waiting:
+            self._make_room(line, key)
+        waiter = Waiter(line, key, asyncio.get_running_loop().create_future())
+        self._waiting.add(waiter)
+        try:
+            async with asyncio.timeout(None) as scope:
+                waiter.turn.add_done_callback(lambda _: _expire(scope))
+                yield
+        except TimeoutError:
+            if waiter.turn.done() and (refusal := waiter.turn.result()):
+                raise refusal from None
+            raise
+        finally:
+            self._remove(waiter)
 
     def look(self) -> None:
         """Let in whoever may go in by now. It is done regularly while anybody waits; sooner is no harm."""
         for line in self._lines.values():
             self._admit(line)
 
+    def _require_time(
+        self, line: Line, key: str, queue_s: float, came_from: str | None, may_go_to: Collection[str]
+    ) -> None:
+        if line.num_running < self._num_slots(line):
+            line.pace.emptied()
+        else:
+            line.pace.filled()
+        if came_from is not None:
+            self._line(came_from).onward.went_to(line.model)
+        margin = MARGIN if came_from is None else 1.0
+        estimate_s = self._estimate_s(line, key) + self._later_s(line, key, may_go_to, queue_s)
+        if estimate_s > margin * queue_s:
+            raise _refusal(line.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")
+
     async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int) -> None:
-        self._admit(line)
         if line.num_running < self._num_slots(line):
             line.num_running += 1
             return
-        estimate_s = self._estimate_s(line, key)
-        if estimate_s is not None and estimate_s > MARGIN * queue_s:
-            raise self._refusal(line, key, f"the wait would be about {estimate_s:.0f} s")
         if self.num_waiting >= max_waiting:
             self._make_room(line, key)
         await self._wait(Waiter(line, key, asyncio.get_running_loop().create_future()), queue_s)
@@ -120,35 +173,30 @@ class Admission:
         """Refuse the newest of whoever has the most waiting in all lines; raises if that is `key` itself."""
         newest = self._waiting.newest_of_greediest()
         if self._waiting.num_of(key) >= self._waiting.num_of(newest.key):
-            raise self._refusal(line, key, f"{self.num_waiting} answers wait already")
+            why = f"{self.num_waiting} answers wait already"
+            raise _refusal(line.model, self._estimate_s(line, key), why)
         self._refuse(newest, "others have fewer answers waiting")
 
     def _refuse(self, waiter: Waiter, why: str) -> None:
         self._admit(waiter.line)
         self._remove(waiter)
         if not waiter.turn.done():
-            waiter.turn.set_result(self._refusal(waiter.line, waiter.key, why))
+            estimate_s = self._estimate_s(waiter.line, waiter.key)
+            waiter.turn.set_result(_refusal(waiter.line.model, estimate_s, why))
 
     def _remove(self, waiter: Waiter) -> None:
         waiter.line.turns.remove(waiter)
         self._waiting.remove(waiter)
 
-    def _refusal(self, line: Line, key: str, why: str) -> Overloaded:
-        estimate_s = self._estimate_s(line, key) or 0.0
-        retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
-        return Overloaded(f"{line.model} is busy: {why}; try again in {retry_after_s} s", retry_after_s)
+    def _later_s(self, line: Line, key: str, models: Collection[str], queue_s: float) -> float:
+        """The mean wait to expect after this line. One long line among short ones counts by its share, and
+        no line for more than all the time there is."""
+        shares = line.onward.shares(models)
+        lines = {name: self._lines[name] for name in shares if name in self._lines}
+        return sum(shares[name] * min(queue_s, self._estimate_s(it, key)) for name, it in lines.items())
 
-    def _estimate_s(self, line: Line, key: str) -> float | None:
-        """How long the next of `key` would wait: one release each for all before it and for itself.
-
-        With all slots held for `hold_s` on average, one falls free every `hold_s / num_slots`.
-        What runs beyond the slots, since it had begun or replicas went, has to end first.
-        """
-        if line.mean_hold_s is None:
-            return None
-        num_slots = self._num_slots(line)
-        num_before = line.turns.num_before(key) + max(0, line.num_running - num_slots)
-        return (num_before + 1) * max(line.mean_hold_s, line.age_s) / num_slots
+    def _estimate_s(self, line: Line, key: str) -> float:
+        return line.wait_s(key, self._num_slots(line))
 
     def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.
@@ -164,3 +212,13 @@ class Admission:
         later = asyncio.get_running_loop().call_later
         self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
         self.look()
+
+
+def _refusal(model: str, estimate_s: float, why: str) -> Overloaded:
+    retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
+    return Overloaded(f"{model} is busy: {why}; try again in {retry_after_s} s", retry_after_s)
+
+
+def _expire(scope: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # left in this very moment
+        scope.reschedule(now_s())

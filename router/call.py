@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from router.admission import Admission
 from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
 from router.job import Answering, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
+from router.pace import now_s
 from router.quarantine import Quarantine, poison
 from router.routes import Routes, State
-from router.table import RouteTable
+from router.table import META, RouteTable
 
 
 class Caller:
@@ -42,8 +43,7 @@ class Caller:
             PoisonRequest: the prompt took replicas down meanwhile.
             DeadlineExceeded: the answer's total time is up.
         """
-        if self._table.entry(state.writer).wakes or self._routes.state(state.writer) is State.AWAY:
-            await self._awake(state)
+        await self._awake(job, state)
         writer, left_s = state.writer, _left_s(state)
         let_in = set() if job.let_in is None else job.let_in
         async with self._admission.slot(
@@ -52,6 +52,8 @@ class Caller:
             begun=state.begun,
             queue_s=left_s if writer in let_in else min(self._table.deadlines.queue_s, left_s),
             max_waiting=self._table.limits.max_waiting,
+            came_from=META if META in let_in and writer != META else None,
+            may_go_to=self._may_go_to(job) if writer == META else (),
         ):
             let_in.add(writer)
             state.admitted.add(writer)
@@ -64,6 +66,12 @@ class Caller:
                         if piece.num_tokens:
                             turn.pass_on()
                         yield piece
+
+    def _may_go_to(self, job: Job) -> Collection[str]:
+        if not job.target.routed:
+            return ()
+        wanted = self._table.experts if job.routing.experts is None else job.routing.experts
+        return set(wanted) - set(job.routing.exclude)
 
     async def _stream(self, ask: Ask, state: Answering) -> AsyncGenerator[Piece, None]:
         """The writer's pieces until it finishes, under all three deadlines."""
@@ -87,31 +95,45 @@ class Caller:
                 if finish is Finish.EXPERT and piece.expert not in ask.allowed:
                     raise ModelFailed(f"{state.writer} handed over to '{piece.expert}' unasked")
 
-    async def _awake(self, state: Answering) -> None:
-        """Wait until the writer is there; the start of one that slept has a deadline of its own."""
-        entry, deadlines = self._table.entry(state.writer), self._table.deadlines
-        clock = asyncio.get_running_loop().time
-        limit_s = entry.first_token_s or deadlines.first_token_s
-        # One that was there and died is waited for no longer than any other.
-        if entry.wakes and not state.failures[state.writer]:
-            limit_s = deadlines.wake_s
-        began = clock()
+    async def _awake(self, job: Job, state: Answering) -> None:
+        """Wait until the writer is there; the start of those that slept has a deadline of its own."""
+        wakes, place = self._table.entry(state.writer).wakes, self._routes.state(state.writer)
+        if place is State.READY or not (wakes or place is State.AWAY):
+            return
+        began_s, limit_s = now_s(), self._start_limit_s(state)
         try:
-            async with asyncio.timeout(limit_s if entry.wakes else min(limit_s, state.deadline - began)):
+            async with self._place_to_wait(job, state), asyncio.timeout(limit_s):
                 await self._routes.awake(state.writer)
         except TimeoutError as error:
-            if entry.wakes:
-                raise WakeFailed(f"{state.writer} did not start within {limit_s:g} s") from error
+            if wakes:
+                raise WakeFailed(f"{state.writer} did not start in time") from error
             _left_s(state)
             raise ModelUnavailable(f"no replica of {state.writer} came back in time") from error
         finally:
-            if entry.wakes:
-                state.deadline += clock() - began
+            if wakes:
+                state.waking_s += now_s() - began_s
+                state.deadline += now_s() - began_s
+
+    def _start_limit_s(self, state: Answering) -> float:
+        entry, deadlines = self._table.entry(state.writer), self._table.deadlines
+        return_s = entry.first_token_s or deadlines.first_token_s
+        if not entry.wakes:
+            return min(return_s, state.deadline - now_s())
+        wake_s = max(0.0, deadlines.wake_s - state.waking_s)  # of a whole answer, whoever sleeps
+        # One that was there and died is waited for no longer than any other.
+        return min(return_s, wake_s) if state.failures[state.writer] else wake_s
+
+    def _place_to_wait(self, job: Job, state: Answering) -> AbstractAsyncContextManager[None]:
+        if state.begun:
+            return nullcontext()
+        return self._admission.waiting_for_start(
+            state.writer, job.key, max_waiting=self._table.limits.max_waiting
+        )
 
 
 def _left_s(state: Answering) -> float:
     """What is left of the answer's time. Raises DeadlineExceeded when nothing is."""
-    left_s = state.deadline - asyncio.get_running_loop().time()
+    left_s = state.deadline - now_s()
     if left_s <= 0:
         raise _too_late(state)
     return left_s
@@ -123,7 +145,7 @@ def _too_late(state: Answering) -> DeadlineExceeded:
 
 async def _within(stream: AsyncGenerator[Piece, None], limit_s: float, state: Answering) -> Piece:
     """The next piece, or the error that says which deadline it missed."""
-    left_s = state.deadline - asyncio.get_running_loop().time()
+    left_s = state.deadline - now_s()
     try:
         async with asyncio.timeout(min(limit_s, left_s)):
             return await anext(stream)

@@ -13,9 +13,10 @@ from router.errors import InvalidRequest
 from router.job import Delta, Done, Job, ModelUsage
 from router.openai import AnswerRequest
 from router.policy import Routing, resolve
-from router.stream import event
+from router.stream import event, event_around, to_json
 from router.table import RouteTable
 
+PLACE = "\n"  # no field but the text can be this
 # What the jobs of one request write, merged: the index of the choice, and its next item.
 Items = AsyncGenerator[tuple[int, Delta | Done], None]
 
@@ -35,6 +36,7 @@ class Answer(ABC):
         self.id = f"{self.id_prefix}-{uuid.uuid4().hex}"
         self.jobs = jobs(request, table, self.id, key)
         self._request = request
+        self._encoded: dict[tuple[int, str], tuple[bytes, bytes]] = {}
         self._stamp = {
             "created": int(time.time()),
             "model": request.model or table.name,
@@ -65,12 +67,24 @@ class Answer(ABC):
         begun: set[int] = set()
         async with aclosing(items):
             async for index, item in items:
+                if isinstance(item, Delta) and index in begun:
+                    around = self._around(head, index, item.model)
+                    yield to_json(item.text).join(around)
+                    continue
                 yield event({**head, **self._part(index, item, first=index not in begun)})
                 begun.add(index)
                 if isinstance(item, Done):
                     done[index] = item
         if with_usage:
             yield event({**head, "choices": [], "usage": self._usage(done)})
+
+    def _around(self, head: dict[str, Any], index: int, model: str) -> tuple[bytes, bytes]:
+        """What is the same in every event of this choice with this author: it is encoded once."""
+        key = (index, model if self._request.trace else "")
+        if key not in self._encoded:
+            part = self._part(index, Delta(PLACE, model), first=False)
+            self._encoded[key] = event_around(PLACE, {**head, **part})
+        return self._encoded[key]
 
     def _whole(self, index: int, text: str, done: Done) -> dict[str, Any]:
         content = self.whole_content(text)

@@ -208,4 +208,5 @@ class Decoder:
             return False
         # Where the meta can go on at once, nobody need wait for a replica that is still to start.
         is_left = replaceable and self._table.entry(state.writer).when_away == "meta"
-        return not (is_left and self._routes.state(state.writer) is State.AWAY)
+        gone = (State.AWAY, State.ASLEEP, State.WAKING)  # one that may sleep is never said to be away
+        return not (is_left and self._routes.state(state.writer) in gone)

@@ -18,6 +18,8 @@ RouterError
     ├── ModelFailed             500: the engine's own exception, the same everywhere; never retried
     ├── WakeFailed              503: scaled to zero, and it did not start; what waited has waited long enough
     └── DeadlineExceeded        504: the answer's total time is up
+
+RateLimited and Overloaded are made alike, by `_TooManyRequests`: each says when to come again.
 """
 
 from __future__ import annotations
@@ -36,6 +38,20 @@ class RouterError(Exception):
     def message(self) -> str:
         return str(self)
 
+    def __str__(self) -> str:
+        """The message alone, whatever else an error is made from."""
+        return str(self.args[0])
+
+
+class _TooManyRequests(RouterError):
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        # Not what stands next in the order of the bases, for that is another one below each of both.
+        Exception.__init__(self, message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
 
 class RequestError(RouterError):
     status = 400
@@ -45,9 +61,6 @@ class RequestError(RouterError):
         super().__init__(message, param, code)
         self.param = param
         self.code = code or self.code
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class InvalidRequest(RequestError):
@@ -78,31 +91,16 @@ class PoisonRequest(RequestError):
     code = "poison_request"
 
 
-class RateLimited(RequestError):
-    status = 429
-    type = "rate_limit_error"
+class RateLimited(_TooManyRequests, RequestError):
     code = "rate_limit_exceeded"
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class ServiceError(RouterError):
     pass
 
 
-class Overloaded(ServiceError):
-    status = 429
-    type = "rate_limit_error"
+class Overloaded(_TooManyRequests, ServiceError):
     code = "overloaded"
-
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
-        super().__init__(message, retry_after_s)
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class ModelUnavailable(ServiceError):
@@ -117,9 +115,6 @@ class ModelDied(ModelUnavailable):
     def __init__(self, message: str, replica: str) -> None:
         super().__init__(message, replica)
         self.replica = replica
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class ModelStalled(ModelUnavailable):

@@ -66,6 +66,7 @@ class Answering:
     num_prompt_tokens: int = 0
     admitted: set[str] = field(default_factory=set)  # models that let it in: none keeps it waiting twice
     masked: set[str] = field(default_factory=set)
+    waking_s: float = 0.0  # spent on the start of models that slept
     num_failures: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by model, since it last produced a token
     deaths: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # likewise: replicas

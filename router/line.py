@@ -1,14 +1,16 @@
-"""One model's line: who waits for a slot, in whose turn, and how long slots are held."""
+"""One model's line: who waits for a slot, and in whose turn."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 
 from router.errors import Overloaded
+from router.onward import Onward
+from router.pace import Pace, now_s
 
-NEWEST = 0.1  # its weight in the mean time that slots are held
 FORGET_S = 600.0  # after so long without a call, what was measured of a model says nothing any more
 
 
@@ -74,35 +76,25 @@ class Line:
     model: str
     used_at_s: float
     num_running: int = 0
-    mean_hold_s: float | None = None
-    sum_began_s: float = 0.0
-    num_held: int = 0
+    began_s: OrderedDict[object, float] = field(default_factory=OrderedDict)  # of what runs, oldest first
+    pace: Pace = field(default_factory=Pace)
+    onward: Onward = field(default_factory=Onward)
     turns: Turns = field(default_factory=Turns)
 
-    @property
-    def age_s(self) -> float:
-        """Twice the mean age of what runs: where all take equally long, that is how long. It tells at once
-        that answers got slower, as they do when there are many; those that have ended tell it only later."""
-        return 2 * (now_s() - self.sum_began_s / self.num_held) if self.num_held else 0.0
+    def wait_s(self, key: str, num_slots: int) -> float:
+        """How long the next of `key` would wait about: until so many have ended as have their turn before it,
+        and one more. 0 where nobody has to wait, or nothing is known yet.
+
+        With all slots held for `hold_s`, one falls free every `hold_s / num_slots`; sooner none does than the
+        oldest has run that long, if all began together. What runs beyond the slots has to end first.
+        """
+        hold_s = self.pace.hold_s(num_slots)
+        if hold_s is None or self.num_running < num_slots:
+            return 0.0
+        num_ends = self.turns.num_before(key) + self.num_running - num_slots + 1
+        last = next(islice(self.began_s.values(), num_ends - 1, None), None)
+        left_s = 0.0 if last is None else last + hold_s - now_s()
+        return max(num_ends * hold_s / num_slots, left_s)
 
     def is_used(self) -> bool:
         return self.num_running > 0 or len(self.turns) > 0 or now_s() - self.used_at_s < FORGET_S
-
-    def begin(self) -> float:
-        began_s = now_s()
-        self.num_held += 1
-        self.sum_began_s += began_s
-        return began_s
-
-    def end(self, began_s: float) -> None:
-        self.num_held -= 1
-        # Exactly nothing where nothing runs, whatever was rounded on the way.
-        self.sum_began_s = self.sum_began_s - began_s if self.num_held else 0.0
-        self.used_at_s = now_s()
-        held_s = self.used_at_s - began_s
-        mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s
-        self.mean_hold_s = mean_s + NEWEST * (held_s - mean_s)
-
-
-def now_s() -> float:
-    return asyncio.get_running_loop().time()

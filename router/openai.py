@@ -38,8 +38,12 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_not_given(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+    def _as_json_means_it(cls, value: Any) -> Any:
+        """A null is not given, and 6.0 is the integer 6: JSON has one kind of number."""
+        if not isinstance(value, dict):
+            return value
+        given = ((k, v) for k, v in value.items() if v is not None)
+        return {k: int(v) if type(v) is float and v.is_integer() else v for k, v in given}
 
 
 class RoutingOptions(Strict):
@@ -181,22 +185,18 @@ class CompletionRequest(AnswerRequest):
     def _as_list(cls, value: Any) -> list[str | list[int]]:
         """OpenAI's four spellings: a text, token ids, or a list of either."""
         prompts = [value] if _is_prompt(value) else value
-        if isinstance(prompts, list) and len(prompts) > MAX_CHOICES and not isinstance(prompts[0], int):
+        if isinstance(prompts, list) and len(prompts) > MAX_CHOICES and isinstance(prompts[0], str | list):
             raise InvalidRequest(f"at most {MAX_CHOICES} prompts", "prompt")
         if isinstance(prompts, list) and prompts and all(_is_prompt(prompt) for prompt in prompts):
-            return prompts
-        raise PydanticCustomError(
-            "prompt", "must be a non-empty text, token ids, or a non-empty list of either"
-        )
+            return [one if isinstance(one, str) else list(map(int, one)) for one in prompts]
+        raise PydanticCustomError("prompt", "must be a non-empty text, token ids or a list of either")
 
     @model_validator(mode="after")
     def _few_enough(self) -> Self:
         if self.best_of not in (None, self.n):
             raise InvalidRequest("best_of other than n is not supported", "best_of", "unsupported_parameter")
         if len(self.prompt) * self.n > MAX_CHOICES:
-            raise InvalidRequest(
-                f"at most {MAX_CHOICES} choices: send fewer prompts or a smaller n", "prompt"
-            )
+            raise InvalidRequest(f"at most {MAX_CHOICES} choices: send fewer prompts or a lower n", "prompt")
         return self
 
     def prompts(self) -> list[Prompt]:
@@ -227,10 +227,10 @@ def parse(kind: type[AnyRequest], body: bytes) -> AnyRequest:
 
 
 def _is_prompt(value: Any) -> bool:
-    if isinstance(value, str):
-        return value != ""
-    return (
-        isinstance(value, list) and value != [] and all(type(i) is int and 0 <= i <= MAX_INT32 for i in value)
+    if not isinstance(value, list):
+        return isinstance(value, str) and value != ""
+    return value != [] and all(
+        (type(i) is int or (type(i) is float and i.is_integer())) and 0 <= i <= MAX_INT32 for i in value
     )
 
 

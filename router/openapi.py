@@ -44,7 +44,7 @@ def document() -> Schema:
     """The whole document, ready for JSON. Made once, for it takes as long as some answers: do not change it.
 
     What JSON Schema cannot say is left to the 400: that two fields contradict each other, that an expert is
-    not there, that `1.0` is no integer.
+    not there.
     """
     return {
         "openapi": "3.1.0",

@@ -34,6 +34,12 @@ def event(content: Any) -> bytes:
     return b"data: %b\n\n" % to_json(content)
 
 
+def event_around(text: str, content: Any) -> tuple[bytes, bytes]:
+    """The event's bytes before and after the only place where `content` has the string `text`."""
+    before, after = event(content).split(to_json(text))
+    return before, after
+
+
 def envelope(error: RouterError) -> dict[str, Any]:
     """OpenAI's error body, in a response and in a stream alike."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

@@ -85,7 +85,7 @@ class Raylets:
         temp_dir = tempfile.mkdtemp(prefix="etr-node-", dir="/tmp")  # short, for the paths of sockets
         options: dict[str, object] = {
             "--address": self._gcs_address(),
-            "--node-name": temp_dir,  # no other node ever had it
+            "--node-name": Path(temp_dir).name,  # no other node ever had it; Serve names a proxy's log by it
             "--temp-dir": temp_dir,
             "--num-cpus": offer.num_cpus,
             "--num-gpus": offer.num_gpus,
@@ -111,11 +111,12 @@ class Raylets:
 
     def _joined(self, session: Session) -> str:
         """Ray's id of the node, once it has one."""
+        name = Path(session.mark).name
         found: list[str] = []
 
         def has_joined() -> bool:
             assert session.runs(), "the node ended while starting; see its log"
-            found.extend(node["node_id"] for node in self._alive() if node["node_name"] == session.mark)
+            found.extend(node["node_id"] for node in self._alive() if node["node_name"] == name)
             return bool(found)
 
         assert until(has_joined, JOIN_TIMEOUT_S), f"{session.mark} has not joined after {JOIN_TIMEOUT_S:g} s"

@@ -76,8 +76,8 @@ class Crowd:
         self.entered.clear()
 
     async def measured(self, hold_s: float) -> None:
-        """Let it be known how long slots are held."""
-        await (await self.come("measured", hold_s=hold_s))
+        """Let it be known how long the two slots are held while both are taken."""
+        await asyncio.wait([await self.come(f"measured {n}", hold_s=hold_s) for n in range(10)])
         self.entered.clear()
 
     async def all_gone(self) -> None:
@@ -187,14 +187,16 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
         for n, other in enumerate(came):
             await crowd.come(f"{n}", other, hold_s=2.0)
         await passed(2 * num_served)  # some get in, so that it may be anybody's turn
-        hold_s = max(2.0, crowd.admission._lines["m"].age_s)
+        line = crowd.admission._lines["m"]
+        hold_s, now_s, starts_s = line.pace.hold_s(2) or 0.0, now(), [*line.began_s.values(), math.inf]
         await crowd.come("refused", key, queue_s=0.01)
         num_entered = len(crowd.entered)
         await crowd.come("waits", key)
         await crowd.all_gone()
         assert crowd.refused.keys() == {"refused"}
         num_before = crowd.entered.index("waits") - num_entered
-        estimate_s = (num_before + 1) * hold_s / 2
+        left_s = starts_s[num_before] + hold_s - now_s if num_before < 2 else 0.0
+        estimate_s = max((num_before + 1) * hold_s / 2, left_s)
         assert crowd.refused["refused"].retry_after_s == min(60, math.ceil(estimate_s))
 
     run(main())
@@ -202,8 +204,9 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
 
 def test_who_would_wait_too_long_is_refused_at_once_and_told_when_to_come_back():
     async def main() -> None:
-        crowd = Crowd(queue_s=5)
+        crowd = Crowd()
         await crowd.measured(4.0)
+        crowd.queue_s = 10
         await crowd.fill(hold_s=4)
         began_s = now()
         for n in range(4):  # would wait 2, 4, 6 and 6 s

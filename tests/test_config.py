@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.config import ClusterConfig, load_config
+from cluster.config import ClusterConfig, RemoteExpert, load_config
 from cluster.errors import ConfigError
 
 
@@ -97,6 +97,77 @@ def test_a_missing_token_is_no_error_for_the_command_that_makes_it(folder: Path)
     assert load(folder, data, tokens_required=False).local_experts["roman"].token.endswith("new.safetensors")
 
 
+def test_a_remote_expert_has_small_replicas_of_its_own(folder: Path):
+    remote = {"url": "https://models.example/v1/", "model": "roman-7b", "api_key_env": "ROMAN_KEY"}
+    config = load(folder, changed("experts/roman", {"remote": remote, "token": "roman.safetensors"}))
+    roman = config.replicated_experts["roman"]
+    assert isinstance(roman, RemoteExpert)
+    assert (roman.remote.url, roman.remote.continuation) == ("https://models.example/v1", "auto")
+    assert (roman.resources.num_cpus, roman.target_ongoing_requests) == (0.1, 16)
+    assert config.local_experts == {}
+    assert list(config.models) == ["meta", "experts.roman"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:sk-secret@x/v1", "https://sk-secret@x/v1", "ftp://sk-secret@x?a"]
+)
+def test_credentials_in_an_address_are_refused_and_not_shown(folder: Path, url: str):
+    data = changed("experts/roman", {"remote": {"url": url, "model": "m"}, "token": "roman.safetensors"})
+    assert refused(folder, data) == [
+        "experts.roman.remote.url: holds credentials; remove them, and name a variable in api_key_env"
+    ]
+
+
+REMOTES: list[tuple[str, Any, str]] = [
+    (
+        "experts/roman",
+        {"remote": {"url": "https://x/v1", "model": "m"} | remote, "token": "s3://x"} | block,
+        f"experts.roman{expected}",
+    )
+    for remote, block, expected in list[tuple[dict[str, Any], dict[str, Any], str]](
+        [
+            ({"url": None}, {}, ".remote.url: should be a valid string; it is empty"),
+            ({"url": "x/v1"}, {}, ".remote.url: 'x/v1' is no http:// or https:// address; give one"),
+            ({"url": "ftp://x/v1"}, {}, ".remote.url: 'ftp://x/v1' is no http:// or https:// address"),
+            ({"url": "https:///v1"}, {}, ".remote.url: 'https:///v1' is no http:// or https:// address"),
+            ({"url": "https://x:port/v1"}, {}, ".remote.url: is no address; correct it"),
+            ({"url": "https://x/v1\n"}, {}, ".remote.url: has characters that no address has; correct it"),
+            ({"url": "https://x/v1?key=1"}, {}, ".remote.url: has a part after ? or #; remove it"),
+            (
+                {"url": "https://x/chat/completions"},
+                {},
+                ".remote.url: 'https://x/chat/completions' names one",
+            ),
+            ({"model": ""}, {}, ".remote.model: should have at least 1 character"),
+            ({"api_key": "sk-1"}, {}, ".remote.api_key: unknown key; did you mean 'api_key_env'?"),
+            ({"api_key_env": "sk-abc"}, {}, ".remote.api_key_env: should match pattern"),
+            ({"continuation": "maybe"}, {}, ".remote.continuation: should be 'auto', 'always' or 'never'"),
+            ({"omit": ["model"]}, {}, ".remote.omit.0: should be 'temperature', 'top_p'"),
+            ({"max_streams": 0}, {}, ".remote.max_streams: should be greater than or equal to 1; it is 0"),
+            ({"read_timeout_s": "5"}, {}, ".remote.read_timeout_s: should be a valid number; it is '5'"),
+            ({}, {"resources": {"num_gpus": 1.0}}, ".resources: num_gpus has no effect on a remote expert"),
+            ({}, {"resources": {"tensor_parallel": 2}}, ".resources: tensor_parallel has no effect on a rem"),
+            ({}, {"resources": {"num_cpus": 0.0}}, ".resources: reserves nothing; give it num_cpus"),
+            ({}, {"engine": {}}, ".engine: unknown key; remove it"),
+            ({}, {"cold_start": "meta"}, ": cold_start: meta has no effect; set autoscaling.min_replicas: 0"),
+            (
+                {},
+                {"autoscaling": {"max_replicas": 2, "target_tokens_in_flight": 10}},
+                ": autoscaling.target_tokens_in_flight has no effect on a remote expert",
+            ),
+            (
+                {"max_streams": 4},
+                {"autoscaling": {"max_replicas": 2, "target_ongoing_requests": 5.0}},
+                ": autoscaling.target_ongoing_requests 5 is above remote.max_streams 4",
+            ),
+            (
+                {},
+                {"deadlines": {"gap_s": 601.0}},
+                ".deadlines.gap_s: 601 has no effect above routing.deadlines.total_s 600; lower it",
+            ),
+        ]
+    )
+]
 REFUSED = [
     ("foo", 1, "foo: unknown key; remove it, or use one of: name, meta, experts"),
     ("name", "a b", "name: should match pattern"),
@@ -138,7 +209,11 @@ REFUSED = [
         {"model": {"path": "models/meta"}, "engine": {"kind": "vllm"}, "resources": {"num_gpus": 0.5}},
         "set engine.gpu_memory_utilization or engine.cache_bytes",
     ),
-    ("meta/engine", {"kind": "openai", "url": "http://x"}, "engine kind openai is not built yet"),
+    (
+        "meta/engine",
+        {"kind": "openai", "url": "http://x"},
+        "meta.engine: engine kind openai loads no model; give an expert remote: {url: …, model: …}",
+    ),
     ("meta/engine/trust_remote_code", True, "meta.engine.trust_remote_code: unknown key"),
     ("meta/engine/dtype", "int8", "meta.engine.dtype: should be 'auto', 'float32'"),
     ("meta/engine/max_streams", 0, "meta.engine.max_streams: should be greater than or equal to 1; it is 0"),
@@ -295,11 +370,7 @@ REFUSED = [
         {"adapter": {"path": "a", "pool": "p"}, "token": "s3://x"},
         "experts.roman: adapter experts are not built yet; use model: {path: …}",
     ),
-    (
-        "experts/roman",
-        {"remote": {"url": "https://x/v1", "model": "m"}, "token": "s3://x"},
-        "experts.roman: remote experts are not built yet; use model: {path: …}",
-    ),
+    *REMOTES,
     ("experts/meta", world()["experts"]["roman"], "experts: the name 'meta' is reserved; rename that expert"),
     (
         "experts/Roman Numerals",
@@ -334,7 +405,11 @@ REFUSED = [
         "never",
         "experts.roman.when_away: should be 'wait' or 'meta'; it is 'never'",
     ),
-    ("meta/when_away", "wait", "meta.when_away: unknown key; remove it, or use one of: model, engine"),
+    (
+        "meta/when_away",
+        "wait",
+        "meta.when_away: unknown key; remove it, or use one of: autoscaling",
+    ),
     ("meta/deadlines/gap_s", 0, "meta.deadlines.gap_s: should be greater than 0; it is 0"),
     ("meta/deadlines/total_s", 5, "meta.deadlines.total_s: unknown key"),
     (

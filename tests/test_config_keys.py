@@ -103,7 +103,7 @@ def test_one_key_cannot_have_limits_and_none(
     monkeypatch.setenv("ETR_TEST_KEYS", billing)
     world["http"]["keys_env"] = "ETR_TEST_KEYS"
     (problem,) = refused(tmp_path, world)
-    assert problem.startswith("http.keys_env: 'env:1' and 'billing' of http.keys_file are the same key")
+    assert problem == "http.keys_env: 'billing' and 'env:1' are the same key; remove one"
     assert billing not in problem
 
 

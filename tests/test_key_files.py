@@ -67,7 +67,7 @@ def test_a_file_gives_its_keys_in_order(path: Path):
         (f"keys: {{a: {{sha256: {ALICE}, experts: [../b]}}}}\n", "keys.a.experts.0: should match"),
         (f"keys: {{a: {{sha256: {ALICE}, max_concurrent: 0}}}}\n", "keys.a.max_concurrent: "),
         (f"keys: {{a: {{sha256: {ALICE}, requests_per_minute: true}}}}\n", "keys.a.requests_per_minute: "),
-        (f"keys: {{a: {{sha256: {ALICE}}}, b: {{sha256: {ALICE}}}}}\n", "a and b are the same key twice"),
+        (f"keys: {{a: {{sha256: {ALICE}}}, b: {{sha256: {ALICE}}}}}\n", "'a' and 'b' are the same key"),
         (
             f"keys:\n  a: {{sha256: {ALICE}}}\n  a: {{sha256: {BOB}}}\n",
             "keys.a: is given twice (lines 2 and 3)",
@@ -108,7 +108,7 @@ def test_a_variable_holds_one_key_or_several(monkeypatch: pytest.MonkeyPatch):
         ("01234567890123456789,x4Z!q", "key 2 of 2: is shorter"),
         ("0123456789 0123456789", "key 1 of 1: has characters that no header carries"),
         ("schlüssel-0123456789-0123456789", "key 1 of 1: has characters that no header carries"),
-        ("01234567890123456789,01234567890123456789", "env:1 and env:2 are the same key"),
+        ("01234567890123456789,01234567890123456789", "'env:1' and 'env:2' are the same key"),
     ],
 )
 def test_a_variable_without_good_keys_is_refused_without_telling_them(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -9,23 +11,33 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentID
+from ray.serve._private.local_testing_mode import LocalReplicaResult
+from ray.serve._private.replica_result import ReplicaResult
 from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentBroadcastResponse
 
-from deployments.load import LIMIT_S, ServeReplicas
+from deployments.load import REPLICA_S, Loads, ServeReplicas
 from router.errors import ModelUnavailable
+from router.load import ModelLoad
 from tests.fake_replicas import replica
+from tests.fakes import in_virtual_time
 
+SILENT = object()
 NO_REPLICA = DeploymentUnavailableError(DeploymentID(name="Model", app_name="chem"))
 
 
 @dataclass
 class FakeHandle:
-    """A handle of Serve's that was made for `load`; it reports its calls until it is shut down."""
+    """A handle of Serve's that was made for `load`; it reports its calls until it is shut down.
+
+    What it gives back is Serve's own, with an answer, an exception or silence of each replica.
+    """
 
     answers: dict[str, list[Any]]
     error: Exception | None = None
     reports: bool = True
     asked: list[str] = field(default_factory=list)
+    open: list[concurrent.futures.Future[Any]] = field(default_factory=list)
 
     def options(self, *, method_name: str) -> FakeHandle:
         assert method_name == "load"
@@ -34,16 +46,25 @@ class FakeHandle:
     async def shutdown_async(self) -> None:
         self.reports = False
 
-    def broadcast(self, method: str, *args: str) -> FakeHandle:
+    def broadcast(self, method: str, *args: str) -> DeploymentBroadcastResponse:
         assert not self.reports, "Serve's scaling would count this call"
         self.asked.append(" ".join([method, *args]))
-        return self
+        return DeploymentBroadcastResponse(self._sent(self.asked[-1]), asyncio.get_running_loop())
 
-    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[Any]:
-        assert (timeout_s, return_exceptions) == (LIMIT_S, True)
+    async def _sent(self, call: str) -> list[ReplicaResult]:
         if self.error:
             raise self.error
-        return self.answers[self.asked[-1]]
+        return [self._result(answer) for answer in self.answers[call]]
+
+    def _result(self, answer: Any) -> ReplicaResult:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        if answer is SILENT:
+            self.open.append(future)
+        elif isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+        return LocalReplicaResult(future, request_id="r")
 
 
 @pytest.fixture
@@ -60,6 +81,39 @@ async def test_every_replica_that_answers_is_heard(handles: dict[str, list[FakeH
     a, b = replica("a", num_tokens=1), replica("b", num_tokens=2)
     handles["chem"] = [FakeHandle({"load": [a, ActorDiedError(), b]})]
     assert await ServeReplicas().loads("chem") == [a, b]
+
+
+def test_a_replica_that_hangs_is_left_out_and_no_longer_waited_for(handles: dict[str, list[FakeHandle]]):
+    a, b = replica("a", num_tokens=1), replica("b", num_tokens=2)
+    chem, router = FakeHandle({"load": []}), FakeHandle({"open_calls": []})
+    handles |= {"chem": [chem], "router": [router]}
+    replicas = ServeReplicas()
+    asyncio.run(connected(replicas, "chem"))  # by a thread, for which no virtual time waits
+    chem.answers["load"], router.answers["open_calls"] = [a, SILENT, b], [{"chem": 3}, SILENT]
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        load = (await Loads(replicas).of(["chem"]))["chem"]
+        assert load == ModelLoad(num_running=0, num_queued=3, num_tokens=3, replicas=(a, b))
+        assert clock() == pytest.approx(REPLICA_S)
+        assert [call.cancelled() for call in (*chem.open, *router.open)] == [True, True]
+
+    in_virtual_time(main())
+
+
+def test_a_model_is_unknown_where_every_replica_hangs_or_fails(handles: dict[str, list[FakeHandle]]):
+    chem = FakeHandle({"load": []})
+    handles |= {"chem": [chem], "router": [FakeHandle({"open_calls": []})]}
+    replicas = ServeReplicas()
+    asyncio.run(connected(replicas, "chem"))
+    for answers in ([SILENT, SILENT], [SILENT, ActorDiedError()], [ActorDiedError()]):
+        chem.answers["load"] = answers
+        assert in_virtual_time(Loads(replicas).of(["chem"])) == {"chem": None}
+
+
+async def connected(replicas: ServeReplicas, app: str) -> None:
+    await replicas.loads(app)
+    await replicas.open_calls()
 
 
 async def test_a_handle_is_made_once_and_let_go_with_its_application(handles: dict[str, list[FakeHandle]]):

@@ -196,6 +196,17 @@ def test_what_the_router_accepts_is_described(kind: str, body: dict[str, Any], o
 VALIDATORS = {kind: validator(kind) for kind in KINDS}
 
 
+@pytest.mark.parametrize("field", ["n", "max_tokens", "top_k", "seed", "best_of"])
+def test_a_whole_number_is_an_integer_however_it_is_spelled(field: str):
+    """JSON has one kind of number, and to JSON Schema 6.0 is the integer 6."""
+    plain = {"messages": HELLO, "prompt": [7, 0], field: 1}
+    spelled = {**plain, "prompt": [7.0, 0.0], field: 1.0}
+    for kind, model in KINDS.items():
+        assert VALIDATORS[kind].is_valid(spelled)
+        # Compared as text, for 1.0 equals 1.
+        assert repr(parse(model, to_json(spelled))) == repr(parse(model, to_json(plain)))
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -206,6 +217,10 @@ VALIDATORS = {kind: validator(kind) for kind in KINDS}
         {"prompt": [[], "a"]},
         {"prompt": [1, "a"]},
         {"prompt": [True]},
+        {"prompt": [1.5]},
+        {"n": 6.5},
+        {"seed": True},
+        {"max_tokens": "6"},
         {"routing": {"tracing": True}},
         {"routing": {"bias": {"roman": None}}},
         {"logprobs": 0},

@@ -16,7 +16,16 @@ from deployments.model import ModelServer
 from deployments.remote import RemoteModel, translate
 from deployments.replicas import Placement
 from experts.engine.base import Call, Chunk, FinishReason
-from experts.errors import ContextLengthExceeded, EngineDead, EngineFailed, TokenError
+from experts.errors import (
+    ContextLengthExceeded,
+    EngineDead,
+    EngineFailed,
+    RemoteBusy,
+    RemoteMisconfigured,
+    RemoteUnavailable,
+    TokenError,
+    TurnNotContinued,
+)
 from experts.token import ExpertToken
 from router import errors
 from router.model import Ask, Message, Piece, Prompt
@@ -42,6 +51,12 @@ async def test_a_stream_crosses_whole():
     ]
 
 
+async def test_tokens_without_ids_are_counted_all_the_same():
+    async with line_to(ScriptedEngine([Chunk("hello you", num_unnamed_tokens=2), END])) as line:
+        pieces = await pieces_of(line.model)
+    assert [(piece.num_tokens, piece.ids) for piece in pieces] == [(2, ()), (0, ())]
+
+
 class Unpicklable(Exception):
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one + two)
@@ -57,6 +72,11 @@ class Unpicklable(Exception):
         (EngineDead("the loop stopped"), errors.ModelDied),
         (asyncio.CancelledError(), errors.ModelUnavailable),
         (ContextLengthExceeded(700, 512), errors.ContextLengthExceeded),
+        (ContextLengthExceeded(), errors.ContextLengthExceeded),
+        (RemoteMisconfigured("a wrong key"), errors.ModelFailed),
+        (TurnNotContinued("only begins answers"), errors.ModelFailed),
+        (RemoteUnavailable("no answer"), errors.ModelUnavailable),
+        (RemoteBusy("no more at present"), errors.ModelOverloaded),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -66,7 +86,12 @@ async def test_what_an_engine_raises_arrives_as_the_routers_own_word(raised, kin
         with pytest.raises(errors.RouterError) as caught:
             await anext(pieces)
     assert type(caught.value) is kind
-    assert line.model.replicas.is_proven is (kind is not errors.ModelDied)
+    left = (
+        kind is errors.ModelDied
+        or isinstance(raised, RemoteUnavailable)
+        and kind is not errors.ModelOverloaded
+    )
+    assert line.model.replicas.is_proven is not left
 
 
 async def test_a_replica_that_hangs_up_died_with_the_call():

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -172,11 +173,9 @@ class Noted(Admission):
         self.entries: list[tuple[str, str, bool]] = []
 
     @asynccontextmanager
-    async def slot(
-        self, model: str, key: str, *, begun: bool, queue_s: float, max_waiting: int
-    ) -> AsyncIterator[None]:
+    async def slot(self, model: str, key: str, *, begun: bool, **limits: Any) -> AsyncIterator[None]:
         self.entries.append((model, key, begun))
-        async with super().slot(model, key, begun=begun, queue_s=queue_s, max_waiting=max_waiting):
+        async with super().slot(model, key, begun=begun, **limits):
             yield
 
 

@@ -23,10 +23,11 @@ from cluster.errors import ConfigError
 from cluster.keys import create_key
 from cluster.serve_config import build_serve_config
 from cluster.serve_schema import check_deploy_config, unknown_keys
-from deployments.apps import ModelArgs, RouterArgs
+from cluster.target import num_logical_cpus
+from deployments.apps import ModelArgs, RemoteArgs, RouterArgs
 from deployments.model import ModelSettings
 from deployments.scaling import POLICY
-from experts.engine.config import VllmConfig
+from experts.engine.config import OpenAIConfig, VllmConfig
 from experts.fetch import CACHE_VARIABLE, fetch, fetched
 from experts.token import ExpertToken, checkpoint_fingerprint
 from router.table import RouteTable
@@ -497,3 +498,33 @@ def test_a_file_that_is_no_token_is_refused(tmp_path: Path, world: dict[str, Any
     problem = refused(tmp_path, world)
     assert str(path) in problem
     assert "run `etr learn`" in problem
+
+
+def test_a_remote_expert_is_an_application_without_a_model_or_a_key(
+    tmp_path: Path, world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ROMAN_KEY", "sk-canary")
+    roman = world["experts"]["roman"]
+    del roman["model"]
+    roman["remote"] = {"url": "https://x/v1", "model": "r-7b", "api_key_env": "ROMAN_KEY", "max_streams": 8}
+    roman["autoscaling"] = {"min_replicas": 0, "max_replicas": 2}
+    config = load(tmp_path, world)
+    deploy = build_serve_config(config)
+    assert "sk-canary" not in json.dumps(deploy)
+    assert list(unknown_keys(deploy)) == []
+    args = RemoteArgs.model_validate(app(deploy, "expert-roman")["args"])
+    assert app(deploy, "expert-roman")["import_path"] == "deployments.apps:build_remote"
+    assert (args.name, args.remote) == ("roman", OpenAIConfig(**roman["remote"]))
+    found = deployment(deploy, "expert-roman")
+    assert (found["max_ongoing_requests"], found["ray_actor_options"]["num_cpus"]) == (8, 0.1)
+    entry = RouteTable.model_validate(deployment(deploy, "router")["user_config"]).experts["roman"]
+    assert (entry.app, entry.wakes, entry.max_streams) == ("expert-roman", True, 8)
+    roman["remote"]["continuation"] = "never"
+    after = build_serve_config(load(tmp_path, world))
+    changed = [
+        new["name"]
+        for new, old in zip(after["applications"], deploy["applications"], strict=True)
+        if new != old
+    ]
+    assert changed == ["expert-roman"]
+    assert num_logical_cpus(config) >= 2 * (1 + 1 + 0.2)

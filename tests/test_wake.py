@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from router.decode import Decoder
-from router.errors import ModelFailed, WakeFailed
-from router.job import Delta
-from router.table import META, ModelEntry
+from router.errors import ModelFailed, Overloaded, WakeFailed
+from router.job import Delta, Job
+from router.table import META, Limits, ModelEntry
 from tests.answering import answer
 from tests.fake_routes import FakeRoutes
 from tests.fakes import (
@@ -19,6 +20,7 @@ from tests.fakes import (
     GONE,
     JOB,
     STOP,
+    FakeModel,
     Pause,
     expert_table,
     in_virtual_time,
@@ -66,9 +68,15 @@ def test_whoever_asks_for_it_by_name_is_told(start: Any):
     assert (num_calls(models), routes.num_starts) == ({}, {"chem": 1})
 
 
-def test_an_expert_that_died_is_waited_for_no_longer_than_one_that_never_sleeps():
+@pytest.mark.parametrize(("when_away", "waits_s"), [("meta", 0.0), ("wait", 30.0)])
+def test_an_expert_that_died_is_waited_for_no_longer_than_one_that_never_sleeps(
+    when_away: str, waits_s: float
+):
+    """The meta could have gone on at once, and waited as for a first token: the expert was asleep again."""
     routes = chem_starts(Pause(31))
     routes.ready = {"chem", "law"}
+    table = sleepy()
+    table["experts"]["chem"] = table["experts"]["chem"].model_copy(update={"when_away": when_away})
 
     def dies(ask: Any) -> Any:
         routes.ready = {"law"}
@@ -76,8 +84,36 @@ def test_an_expert_that_died_is_waited_for_no_longer_than_one_that_never_sleeps(
 
     models = playing(meta=[[word("a"), to("chem")], [word("c"), STOP]])
     models["chem"].script = dies
-    text, _ = answer(models, JOB, routes, **sleepy(), retries=1)
-    assert (text, num_calls(models)) == ("abc", {META: 2, "chem": 1})
+    decoder = Decoder(expert_table(**table, retries=1), models, routes, retry_pause_s=0)
+    assert in_virtual_time(_timed(_text(decoder))) == ("abc", waits_s)
+    assert num_calls(models) == {META: 2, "chem": 1}
+
+
+def test_all_the_models_that_an_answer_starts_have_one_deadline_together():
+    """Each had its own, so an answer could take longer than nodes and pods wait for it."""
+    wakes = {name: ModelEntry(app=name, wakes=True) for name in ("chem", "law")}
+    routes = FakeRoutes(ready=(META,), starts={"chem": Pause(200), "law": Pause(101)})
+    models = playing(meta=[[to("chem")], [to("law")], [word("c"), STOP]], chem=[[word("a"), STOP]])
+    decoder = Decoder(expert_table(experts=wakes, after_expert="return"), models, routes)
+    assert in_virtual_time(_timed(_text(decoder))) == ("ac", 300.0)
+
+
+def test_no_more_wait_for_a_start_than_may_wait_and_the_greediest_key_gives_way():
+    routes = chem_starts(Pause(60))
+    models = {**playing(), "chem": FakeModel(lambda _: [word("a"), STOP])}
+    limits = Limits(max_waiting=2)
+    decoder = Decoder(expert_table(**sleepy(), limits=limits), models, routes)
+
+    async def main() -> list[str | BaseException]:
+        jobs = [replace(DIRECT, key=key) for key in ("greedy", "greedy", "greedy", "modest")]
+        return await asyncio.gather(*(_text(decoder, job) for job in jobs), return_exceptions=True)
+
+    first, second, third, modest = in_virtual_time(main())
+    assert (first, modest) == ("a", "a")
+    assert isinstance(second, Overloaded)
+    assert "others have fewer answers waiting" in str(second)
+    assert isinstance(third, Overloaded)
+    assert "2 answers wait already" in str(third)
 
 
 def test_the_meta_goes_on_at_the_same_place_while_its_expert_starts():
@@ -118,5 +154,11 @@ def test_a_question_for_the_distribution_starts_nothing():
     assert (piece.expert, routes.num_starts) == ("chem", {})
 
 
-async def _text(decoder: Decoder) -> str:
-    return "".join([item.text async for item in decoder.decode(JOB) if isinstance(item, Delta)])
+async def _text(decoder: Decoder, job: Job = JOB) -> str:
+    return "".join([item.text async for item in decoder.decode(job) if isinstance(item, Delta)])
+
+
+async def _timed(text: Awaitable[str]) -> tuple[str, float]:
+    clock = asyncio.get_running_loop().time
+    began_s = clock()
+    return await text, round(clock() - began_s, 1)

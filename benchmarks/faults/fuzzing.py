@@ -32,6 +32,7 @@ class FuzzingReport:
 
 
 async def fuzzing(world: World, *, num_requests: int, seed: int) -> FuzzingReport:
+    await world.settled()
     await asyncio.to_thread(fuzz, world.url, num_requests // WARM_PART, seed + 1)
     replicas = world.running()
     before = sizes(replicas)

@@ -12,12 +12,12 @@ import httpx
 
 from benchmarks.faults.clients import asking
 from benchmarks.faults.replicas import Replica
-from benchmarks.faults.replies import Ending, Known, ask, client, endings, not_whole
+from benchmarks.faults.replies import Ending, Known, ask, client, endings, not_whole, unkept
 from benchmarks.faults.world import Settings, World, eventually, polled
 from benchmarks.hot.answers import Question
 from cluster.serve_config import expert_app
 
-LONG = 200  # tokens
+LONG = 150  # tokens
 TIMEOUT_S = 240.0
 NUM_LOOKS = 8  # in a row, so that every router replica is among those that were asked
 QUICK: Settings = {
@@ -49,9 +49,7 @@ class HangReport:
     def broken(self) -> list[str]:
         # An answer that the meta took over in the middle is another text, and a good one.
         others = (Ending.WRONG, Ending.TRUNCATED) if self.when_away == "meta" else ()
-        good = {Ending.WHOLE, *others}
-        bad = {end: num for end, num in self.endings.items() if num and end not in good}
-        told = [f"clients noticed: {bad}"] if bad else []
+        told = unkept("clients noticed", self.endings, {Ending.WHOLE, *others})
         if self.num_replicas == 1 and self.seen_s is None:
             told.append("no router noticed that the only replica hangs")
         return told

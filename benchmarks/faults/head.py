@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import psutil
 
 from benchmarks.faults.clients import asking
 from benchmarks.faults.replicas import is_settled, pids
-from benchmarks.faults.replies import Ending, Reply, client, endings, not_whole
-from benchmarks.faults.world import World, eventually
+from benchmarks.faults.replies import Reply, client, endings, not_whole, unkept
+from benchmarks.faults.world import World, eventually, polled
 from benchmarks.hot.answers import Question
 from cluster.errors import ServeRefused, ServeUnreachable
 from cluster.session import Session
 
 LONG = 150  # tokens
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 GCS = "gcs_server"
 CONTROLLER = "ray::ServeController"
 
 
 @dataclass(frozen=True)
 class HeadReport:
-    """`num_away`: answers that were begun while the part was away. `back_s`: from its death until Serve says
-    that everything runs; `applied_s`: how long the next apply took."""
+    """`away_s`: from its death until it was started again; `num_away`: answers that were begun meanwhile.
+    `back_s`: from its death until Serve says that all of it runs; `applied_s`: what the next apply took."""
 
     part: str
     away_s: float
@@ -45,8 +46,7 @@ class HeadReport:
     examples: list[str]
 
     def broken(self) -> list[str]:
-        bad = {end: num for end, num in self.endings.items() if num and end != Ending.WHOLE}
-        told = [f"clients noticed: {bad}"] if bad else []
+        told = unkept("clients noticed", self.endings)
         if not self.num_away:
             told.append("no answer was begun while it was away, so nothing was shown")
         return told if self.pids_kept else [*told, "replicas were restarted"]
@@ -101,11 +101,32 @@ async def head(world: World, *, num_clients: int, away_s: float, log_path: Path)
         began_s = time.monotonic()
         await asyncio.to_thread(_kill, session)
         await asyncio.sleep(away_s)
-        restarted = Session.start(command, env, log_path, mark=session.mark)
-        world.ending.callback(restarted.end)
-        back_s = await _back(world, began_s)
+        supervising = asyncio.create_task(
+            _supervise(world, lambda: Session.start(command, env, log_path, mark=session.mark))
+        )
+        try:
+            back_s = await _back(world, began_s)
+        finally:
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
         await asyncio.sleep(1.0)
     return await _report(world, "head", replies, before, began_s, away_s, back_s)
+
+
+async def _supervise(world: World, start: Callable[[], Session]) -> None:
+    """As systemd or a kubelet: a start that fails, because Ray has little patience, is repeated."""
+    while True:
+        session = start()
+        world.ending.callback(session.end)
+        await _ended(session)
+        await asyncio.to_thread(session.end)
+
+
+async def _ended(session: Session) -> None:
+    async def is_gone() -> bool:
+        return not await asyncio.to_thread(session.runs)
+
+    await polled(is_gone, "the head runs", inf)
 
 
 def _kill(session: Session) -> None:
@@ -115,6 +136,8 @@ def _kill(session: Session) -> None:
     for process in session.processes():
         process.kill()
     psutil.wait_procs(session.processes(), timeout=10)
+    # Or Ray, which sees its workers on this machine, says that the head runs already.
+    Path(session.mark, "ray_current_cluster").unlink()
 
 
 def _questions(world: World) -> list[Question]:

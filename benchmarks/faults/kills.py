@@ -32,6 +32,7 @@ class KillsReport:
     num_requests: int
     took_s: float
     num_kills: dict[str, int]
+    num_nodes_to_kill: int
     num_nodes_killed: int
     endings: dict[str, int]
     num_router_died: int
@@ -48,6 +49,8 @@ class KillsReport:
         told = [f"{num} answers {end}" for end, num in self.endings.items() if num and end not in allowed]
         if not self.num_kills:
             told.append("nothing was killed, so nothing was shown")
+        if self.num_nodes_killed < self.num_nodes_to_kill:
+            told.append("all answers had ended before a node was to be killed; ask for more")
         if self.num_unexplained:
             told.append(f"{self.num_unexplained} connections broke though no router had died")
         return told
@@ -59,6 +62,7 @@ class Kills:
     that Serve told of last; it is slow to tell while everything restarts."""
 
     killed: list[tuple[str, float]] = field(default_factory=list)
+    num_nodes_to_kill: int = 0
     num_nodes: int = 0
     away_s: dict[str, float] = field(default_factory=dict)
     seen: list[Replica] = field(default_factory=list)
@@ -113,7 +117,7 @@ async def killing(
     world: World, period_s: float, seed: int, node_after_s: float | None = None
 ) -> AsyncIterator[Kills]:
     """Kills go on while the block runs."""
-    done = Kills(seen=world.running())
+    done = Kills(seen=world.running(), num_nodes_to_kill=int(node_after_s is not None))
     tasks = [
         asyncio.create_task(_kill_replicas(period_s, random.Random(seed), done)),
         asyncio.create_task(_see(world, done)),
@@ -179,6 +183,7 @@ def report_of(replies: Sequence[Reply], known: Known, done: Kills, took_s: float
         num_requests=len(replies),
         took_s=took_s,
         num_kills=dict(Counter(app for app, _ in done.killed)),
+        num_nodes_to_kill=done.num_nodes_to_kill,
         num_nodes_killed=done.num_nodes,
         endings=endings(replies, known),
         num_router_died=len(explained),

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from benchmarks.faults.idle import freed_s
-from benchmarks.faults.replies import Ending, ask_all, client, endings
+from benchmarks.faults.replies import ask_all, client, endings, unkept
 from benchmarks.faults.world import MAX_STREAMS, World
 from benchmarks.hot.answers import Question
 
@@ -45,8 +45,9 @@ class LeaversReport:
 
     def broken(self) -> list[str]:
         told = [] if self.freed_s <= WANTED_S else [f"slots are free after {self.freed_s:.1f} s only"]
-        bad = {end: num for end, num in self.endings.items() if num and end != Ending.WHOLE}
-        return [*told, *([f"afterwards: {bad}"] if bad else [])]
+        if not sum(self.num_left.values()):
+            told.append("nobody left, so nothing was shown")
+        return [*told, *unkept("afterwards", self.endings)]
 
 
 async def leavers(world: World, *, num_leavers: int, num_at_once: int, seed: int) -> LeaversReport:

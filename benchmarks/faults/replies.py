@@ -124,6 +124,14 @@ def endings(replies: Iterable[Reply], known: Known) -> dict[str, int]:
     return {ending.value: counted[ending] for ending in Ending}
 
 
+def unkept(when: str, counted: Mapping[str, int], good: Collection[str] = (Ending.WHOLE,)) -> list[str]:
+    """The broken promise that all of them end well; where there are none, nothing was shown."""
+    if not any(counted.values()):
+        return [f"{when}: no answer, so nothing was shown"]
+    bad = {end: num for end, num in counted.items() if num and end not in good}
+    return [f"{when}: {bad}"] if bad else []
+
+
 def not_whole(replies: Iterable[Reply], known: Known) -> list[str]:
     """The first few of every bad ending, in words."""
     bad: dict[Ending, list[str]] = {}

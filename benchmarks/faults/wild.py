@@ -28,6 +28,7 @@ Pools = Mapping[tuple[str, GenerationMode], list[Body]]
 
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
 MAX_POOL = 200  # bodies of one kind for one path
+NUMBERS = (int, float)  # and not bool
 MAX_TOKENS = 4
 SHARES = {"valid": 40, "nearly": 20, "invalid": 15, "garbage": 20, "path": 5}
 METHODS = ("GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
@@ -152,7 +153,7 @@ def _spliced(bodies: Sequence[Body], random: Random) -> Body:
 
 def _consistent(body: Body, models: Sequence[str], random: Random) -> Body:
     """What the document cannot say: no two fields contradict each other, and the names are known ones."""
-    body = {name: _integral(value) for name, value in body.items() if name not in ("best_of", "routing")}
+    body = {name: value for name, value in body.items() if name not in ("best_of", "routing")}
     body.setdefault("messages", [{"role": "user", "content": "9?"}])
     body.setdefault("prompt", "9 is")
     body["model"] = random.choice([None, *models])
@@ -166,21 +167,16 @@ def _consistent(body: Body, models: Sequence[str], random: Random) -> Body:
     return body
 
 
-def _integral(value: Any) -> Any:
-    """To JSON Schema, though not to the router, 1.0 is an integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _bounded(body: Body, random: Random) -> Body:
     body = dict(body)
     for name in ("max_tokens", "max_completion_tokens"):
-        if type(body.get(name)) is int:
+        if type(body.get(name)) in NUMBERS:
             body[name] = min(body[name], MAX_TOKENS)
     if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
         body["max_tokens"] = MAX_TOKENS
-    if type(body.get("max_completion_tokens")) is int and type(body.get("max_tokens")) is int:
+    if all(type(body.get(name)) in NUMBERS for name in ("max_completion_tokens", "max_tokens")):
         del body["max_completion_tokens"]
-    if type(body.get("n")) is int:
+    if type(body.get("n")) in NUMBERS:
         body["n"] = min(body["n"], 2)
     if isinstance(body.get("prompt"), list):
         body["prompt"] = body["prompt"][:4]

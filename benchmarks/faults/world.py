@@ -84,10 +84,9 @@ class World:
         await self.apply()
 
     async def restore(self, text: str) -> None:
-        """Make cluster.yaml and the cluster what they were."""
+        """Make cluster.yaml what it was and apply it. What comes next waits for what that starts."""
         self.path.write_text(text, encoding="utf-8")
         await self.apply()
-        await self.settled()
 
     async def apply(self) -> None:
         await asyncio.to_thread(lambda: apply(load_config(self.path), self.client, poll_s=0.25))
@@ -102,14 +101,16 @@ class World:
         return name
 
     async def learn_known(self, questions: Sequence[Question], num_at_once: int) -> None:
-        """Ask all of them in peace: one at a time, then together, as they will be asked later.
+        """Ask those that are new in peace: one at a time, then together, as they will be asked later.
 
         Raises RuntimeError where one fails, or where the two texts differ.
         """
+        await self.settled()
+        new = [one for one in questions if one not in self.known]
         async with client(self.url) as http:
-            alone = await ask_all(http, questions, 1)
-            self.known = {one.answer.question: {one.answer.text} for one in alone}
-            together = await ask_all(http, questions, num_at_once)
+            alone = await ask_all(http, new, 1)
+            self.known = {**self.known, **{one.answer.question: {one.answer.text} for one in alone}}
+            together = await ask_all(http, new, num_at_once)
         if bad := [one.told() for one in alone if one.answer.error] or not_whole(together, self.known):
             raise RuntimeError(f"a quiet cluster does not give every answer twice: {bad}")
 

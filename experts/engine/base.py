@@ -68,10 +68,12 @@ class Chunk:
     """What was generated since the last chunk; whole characters only. The last one has a finish reason.
 
     The first has a `tokenizer`: a fingerprint by which `token_ids` can be told from another tokenizer's.
+    `num_unnamed_tokens` are those of an engine that learns how many there were, and not which.
     """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    num_unnamed_tokens: int = 0
     tokenizer: str | None = None
     num_prompt_tokens: int | None = None
     finish: FinishReason | None = None

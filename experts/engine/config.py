@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Frozen(BaseModel):
@@ -69,6 +70,55 @@ class VllmConfig(Frozen):
 
 
 EngineConfig = Annotated[TransformersConfig | VllmConfig, Field(discriminator="kind")]
+
+
+class OpenAIConfig(Frozen):
+    """A model behind a URL that speaks the OpenAI API: the `remote` block of cluster.yaml.
+
+    `url` is what stands before `/chat/completions`; `model` is the server's own name for it. The key is what
+    the variable `api_key_env` holds where the replica runs. `continuation`: whether the server goes on in an
+    assistant turn that has text in it is found out by asking it (`auto`), or taken on trust either way.
+    `omit` are fields that it refuses. Each stream has a connection of its own. `retries` are for calls of
+    which no byte has come back.
+    """
+
+    kind: Literal["openai"] = "openai"
+    url: str
+    model: str = Field(min_length=1)
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    continuation: Literal["auto", "always", "never"] = "auto"
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    omit: list[Literal["temperature", "top_p", "top_k", "seed", "stream_options"]] = []
+    max_streams: int = Field(32, ge=1, le=1024)
+    retries: int = Field(2, ge=0, le=10)
+    connect_timeout_s: float = Field(5.0, gt=0)
+    read_timeout_s: float = Field(300.0, gt=0)  # of silence; the router's deadlines are shorter, as a rule
+
+    @field_validator("url")
+    @classmethod
+    def _is_plain(cls, url: str) -> str:
+        parts = _split(url)
+        # First, for no message may show them.
+        if "@" in parts.netloc:
+            raise ValueError("holds credentials; remove them, and name a variable in api_key_env")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"'{url}' is no http:// or https:// address; give one that ends before /chat")
+        if parts.query or parts.fragment:
+            raise ValueError("has a part after ? or #; remove it")
+        if parts.path.rstrip("/").endswith("/completions"):
+            raise ValueError(f"'{url}' names one endpoint; end it before /chat/completions or /completions")
+        return url.rstrip("/")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looked at only now
+    except ValueError as error:
+        raise ValueError("is no address; correct it") from error
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("has characters that no address has; correct it")
+    return parts
 
 
 class ModelSource(Frozen):

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.faults.drain import DRAIN_S, DrainReport, Step
 from benchmarks.faults.idle import is_idle
 from benchmarks.faults.kills import Kills, report_of
+from benchmarks.faults.leavers import LeaversReport
 from benchmarks.faults.replicas import Replica, Size, growth
-from benchmarks.faults.replies import Reply
-from benchmarks.faults.soak import slopes
+from benchmarks.faults.replies import Ending, Reply
+from benchmarks.faults.soak import MIN_JUDGED, SoakReport, slopes
 from benchmarks.hot.answers import Answer, Question
 
 QUESTION = Question.routed("ten?", None, "chaos")
@@ -66,3 +68,79 @@ def test_a_connection_may_break_only_when_a_router_was_killed_meanwhile(killed, 
 def test_an_answer_that_is_cut_breaks_the_promise_whatever_was_killed():
     reply = replace(lost_connection(8.0, 10.5), broken=None, has_no_end=True)
     assert report_of([reply], {}, Kills([("router", 10.0)]), 20.0).broken() == ["1 answers cut"]
+
+
+def kill_report(done: Kills) -> list[str]:
+    reply = Reply(Answer(QUESTION, 0.0, 1.0, text="ten"), status=200)
+    return report_of([reply], {QUESTION: {"ten"}}, done, 20.0).broken()
+
+
+def test_a_node_that_was_to_be_killed_and_was_not_breaks_the_promise():
+    assert kill_report(Kills([("meta", 0.5)], num_nodes_to_kill=1, num_nodes=1)) == []
+    assert kill_report(Kills([("meta", 0.5)], num_nodes_to_kill=0, num_nodes=0)) == []
+    assert kill_report(Kills([("meta", 0.5)], num_nodes_to_kill=1, num_nodes=0)) != []
+
+
+def soaked(num: int, slope: float) -> SoakReport:
+    return SoakReport({"whole": num}, 0, 20.0, {"router": 0.1, "expert-roman": slope}, {}, {}, 0.1, True, [])
+
+
+def slope_of(leaked_bytes: int, num_requests: int, part: float) -> float:
+    """Of a replica that gets this part of all requests, and forgets nothing of them."""
+    grown = [(i, 500 + i * part * leaked_bytes / 2**20) for i in range(0, num_requests, num_requests // 100)]
+    return slopes({ROUTER: grown}, num_requests)["router"]
+
+
+def test_five_kilobytes_of_each_request_are_a_leak_even_where_only_a_sixth_of_them_comes():
+    assert soaked(20_000, slope_of(5000, 20_000, 1 / 6)).broken() == [
+        "expert-roman grows by 0.79 MB per 1,000 requests"
+    ]
+    assert soaked(20_000, slope_of(500, 20_000, 1 / 2)).broken() == []
+
+
+def test_the_slope_of_a_short_soak_is_told_but_not_judged():
+    assert soaked(MIN_JUDGED - 1, 50.0).broken() == []
+    assert soaked(MIN_JUDGED, 50.0).broken() != []
+
+
+def counts(**some: int) -> dict[str, int]:
+    return {ending.value: some.get(ending.value, 0) for ending in Ending}
+
+
+def left(num_left: dict[str, int], endings: dict[str, int]) -> list[str]:
+    return LeaversReport(num_left, 1, 0.2, endings).broken()
+
+
+def test_leavers_show_nothing_when_nobody_left_or_nobody_asked_afterwards():
+    assert left({"with n > 1": 3}, counts(whole=9)) == []
+    assert left({}, counts(whole=9)) == ["nobody left, so nothing was shown"]
+    assert left({"with n > 1": 3}, counts()) == ["afterwards: no answer, so nothing was shown"]
+    assert left({"with n > 1": 3}, counts(whole=8, cut=1)) == ["afterwards: {'cut': 1}"]
+
+
+WHOLE = Step(counts(whole=6), num_under_way=6, took_s=5.0, longest_pause_s=0.3, examples=[])
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (WHOLE, []),
+        (replace(WHOLE, endings=counts(), num_under_way=0), ["removed: no answer, so nothing was shown"]),
+        (replace(WHOLE, num_under_way=0), ["removed: no answer was under way, so nothing was shown"]),
+        (replace(WHOLE, endings=counts(whole=5, error=1)), ["removed: {'error': 1}"]),
+    ],
+)
+def test_each_step_of_a_drain_has_to_show_answers_under_way_that_end_whole(step, expected):
+    assert DrainReport(WHOLE, 5.0, WHOLE, 2, WHOLE, step).broken() == expected
+
+
+@pytest.mark.parametrize(
+    ("left_s", "num_cut_off", "expected"),
+    [
+        (5.0, 2, []),
+        (5.0, 0, ["drained_too_soon: no answer lost its writer"]),
+        (DRAIN_S + 0.1, 2, [f"drained: replicas were still there after {DRAIN_S} s"]),
+    ],
+)
+def test_a_drain_has_time_enough_and_one_that_is_too_short_has_not(left_s, num_cut_off, expected):
+    assert DrainReport(WHOLE, left_s, WHOLE, num_cut_off, WHOLE, WHOLE).broken() == expected
