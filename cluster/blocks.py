@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from cluster.model_source import ModelSource
 from cluster.strict import OWN_WORDS, Strict
-from experts.engine.config import TransformersConfig
+from experts.engine.config import TransformersConfig, VllmConfig
 
 
 def _engine_kind(value: object) -> str | None:
@@ -22,15 +22,16 @@ class TransformersEngine(TransformersConfig, Strict):
     """The engine's own settings, read as strictly as the rest of the file."""
 
 
-class VllmEngine(Strict):
-    kind: Literal["vllm"]
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: int | None = Field(None, ge=16)
-    max_streams: int = Field(256, gt=0)
+class VllmEngine(VllmConfig, Strict):
+    """Likewise. How many devices it is split over says `resources`, which reserves them."""
 
     @model_validator(mode="after")
-    def _refuse(self) -> Self:
-        raise ValueError("engine kind vllm is not built yet; use kind: transformers")
+    def _reserved_is_split(self) -> Self:
+        if "tensor_parallel" in self.model_fields_set:
+            raise ValueError(
+                "tensor_parallel is reserved and set by resources.tensor_parallel; move it there"
+            )
+        return self
 
 
 class OpenAIEngine(Strict):
@@ -51,7 +52,9 @@ AnyEngine = Annotated[
     | Annotated[VllmEngine, Tag("<vllm>")]
     | Annotated[OpenAIEngine, Tag("<openai>")],
     Discriminator(
-        _engine_kind, OWN_WORDS, custom_error_message="unknown engine kind; use kind: transformers"
+        _engine_kind,
+        OWN_WORDS,
+        custom_error_message="unknown engine kind; use kind: transformers or kind: vllm",
     ),
 ]
 
@@ -216,6 +219,23 @@ class ServedModel(Replicated):
             raise ValueError(
                 f"autoscaling.target_tokens_in_flight {target} is above engine.max_streams × max_model_len = "
                 f"{limit}, so a full replica would not count as busy; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_has_its_devices(self) -> Self:
+        engine, resources = self.engine, self.resources
+        if not isinstance(engine, VllmEngine):
+            return self
+        if resources.num_gpus > 1 and resources.tensor_parallel == 1:
+            raise ValueError(
+                f"resources.num_gpus {resources.num_gpus:g}: engine vllm would use one of them; use "
+                f"tensor_parallel: {resources.num_gpus:g}"
+            )
+        if 0 < resources.num_gpus < 1 and not (engine.cache_bytes or engine.gpu_memory_utilization):
+            raise ValueError(
+                f"resources.num_gpus {resources.num_gpus:g}: engine vllm would take nearly all memory of the "
+                "GPU; set engine.gpu_memory_utilization or engine.cache_bytes"
             )
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cluster.blocks import ServedModel, TransformersEngine
+from cluster.blocks import ServedModel, TransformersEngine, VllmEngine
 from cluster.config import ClusterConfig
 from cluster.model_source import HubModel, LocalModel, UriModel
 from experts.checkpoint import Checkpoint
@@ -18,7 +18,9 @@ def default_device() -> str:
 def checkpoint_of(block: ServedModel) -> Checkpoint:
     """The block's model in the dtype that it is served in, for hidden states of another would differ."""
     model, engine = block.model, block.engine
-    assert isinstance(engine, TransformersEngine)  # the other kinds are refused when the file is read
+    assert isinstance(
+        engine, TransformersEngine | VllmEngine
+    )  # the other kinds are refused when the file is read
     return Checkpoint(
         _source(model),
         model.revision if isinstance(model, HubModel) else None,

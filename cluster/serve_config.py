@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.blocks import Autoscaling, Health, Replicated, Resources, ServedModel
+from cluster.blocks import Autoscaling, Health, Replicated, Resources, ServedModel, VllmEngine
 from cluster.config import ClusterConfig, RemoteExpert, ReplicatedExpert
 from cluster.config_keys import config_keys
 from cluster.hosts import is_loopback
@@ -68,9 +68,16 @@ def _loaded(name: str, block: ServedModel) -> dict[str, Any]:
         "args": {
             "name": name,
             "model": block.model.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
-            "engine": block.engine.model_dump(mode="json", exclude_none=True),
+            "engine": _engine(block),
         },
     }
+
+
+def _engine(block: ServedModel) -> dict[str, Any]:
+    settings = block.engine.model_dump(mode="json", exclude_none=True)
+    if isinstance(block.engine, VllmEngine):
+        settings["tensor_parallel"] = block.resources.tensor_parallel
+    return settings
 
 
 def _remote(name: str, block: RemoteExpert) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from ray.serve import Application
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
 from deployments.router import Router
-from experts.engine.config import ModelSource, OpenAIConfig, TransformersConfig
+from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
+from experts.engine.make import make_engine
 
 MODEL_DEPLOYMENT = "Model"
 ROUTER_DEPLOYMENT = "Router"
@@ -29,7 +30,7 @@ class ModelArgs(Args):
 
     name: str
     model: ModelSource
-    engine: TransformersConfig
+    engine: EngineConfig
 
 
 class RemoteArgs(Args):
@@ -58,20 +59,13 @@ class LoadedModelServer(ModelServer):
     """Loads its engine in the replica: weights never travel."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
-        # Imported here so that the router and the builders do without torch.
-        from experts.engine.transformers import TransformersEngine
-
         # Where a model computes on the CPUs that relay its answers, those who relay go first: a refusal that
         # takes them a millisecond took seconds. Threads and processes of the engine inherit it.
         os.nice(MODEL_NICENESS)
-        set_up_logs()  # after that import: transformers sets up its own
         args = ModelArgs.model_validate(raw)
-        model = args.model
-        super().__init__(
-            TransformersEngine(
-                model.source, args.engine, model.revision, trust_remote_code=model.trust_remote_code
-            )
-        )
+        engine = make_engine(args.model, args.engine)
+        set_up_logs()  # after that: the engines' libraries set up their own
+        super().__init__(engine)
 
     async def __del__(self) -> None:  # Serve awaits it when it ends a replica; the interpreter would not
         await self.close()

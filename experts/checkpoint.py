@@ -11,7 +11,14 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from experts.errors import ModelLoadError
 from experts.fetch import fetch, uri_name
@@ -54,27 +61,41 @@ class Checkpoint:
 
     def max_tokens(self) -> int | None:
         """The context window, if the configuration names one. Raises ModelLoadError."""
+        window: int | None = getattr(self.config().get_text_config(), "max_position_embeddings", None)
+        return window
+
+    def config(self) -> PretrainedConfig:
+        """Raises ModelLoadError."""
         try:
-            config = AutoConfig.from_pretrained(local_source(self.source), **self._local())
+            config: PretrainedConfig = AutoConfig.from_pretrained(local_source(self.source), **self._local())
         except _UNREADABLE as error:
             raise _unloadable(self.source, error) from error
-        window: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-        return window
+        return config
+
+    def generation(self) -> GenerationConfig:
+        """As the loaded model would have it: from a file of its own, or from the configuration."""
+        try:
+            return GenerationConfig.from_pretrained(self.folder(), local_files_only=True)
+        except OSError:
+            return GenerationConfig.from_model_config(self.config())
 
     def fingerprint(self) -> str:
         """The fingerprint of the output head; loads the model only where its files do not name the head.
 
         Raises ModelLoadError.
         """
-        found = checkpoint_fingerprint(self._folder())
+        return self.head()[0]
+
+    def head(self) -> tuple[str, int]:
+        """(fingerprint, dim) of the output head; see `fingerprint`. Raises ModelLoadError."""
+        found = checkpoint_fingerprint(self.folder())
         if found:
-            return found[0]
-        return head_fingerprint(self.load()[0].get_output_embeddings().weight)
+            return found
+        weight = self.load()[0].get_output_embeddings().weight
+        return head_fingerprint(weight), weight.shape[1]
 
-    def _local(self) -> dict[str, Any]:
-        return _local(self.revision, self.trust_remote_code)
-
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where its files lie on this machine. Raises ModelLoadError."""
         source = local_source(self.source)
         if Path(source).is_dir():
             return Path(source)
@@ -84,6 +105,9 @@ class Checkpoint:
             raise ModelLoadError(
                 f"{self.source}: neither a folder nor in the local hub cache; correct the path or download it"
             ) from error
+
+    def _local(self) -> dict[str, Any]:
+        return _local(self.revision, self.trust_remote_code)
 
 
 def checkpoint_name(source: str) -> str:

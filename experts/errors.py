@@ -3,7 +3,8 @@
     ExpertsError
     ├── InvalidCall                  the caller's mistake: code, param, message
     │   ├── ContextLengthExceeded    prompt longer than the model's window
-    │   └── InvalidPrompt            a conversation the chat template or tokenizer cannot take
+    │   ├── InvalidPrompt            a conversation the chat template or tokenizer cannot take
+    │   └── UnknownAdapter           a LoRA adapter that this engine has not loaded
     └── ExpertsFault                 ours, or the operator's: one line naming what, where and the remedy
         ├── ModelLoadError           model folder missing or unreadable
         ├── TokenError               expert token unreadable or malformed
@@ -66,6 +67,14 @@ class InvalidPrompt(InvalidCall):
     def __init__(self, param: str, reason: str) -> None:
         super().__init__("invalid_prompt", param, f"{param}: {reason}", param, reason)
         self.reason = reason
+
+
+class UnknownAdapter(InvalidCall):
+    """The adapter `name` is not loaded, or the engine loads none."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("unknown_adapter", None, f"no adapter '{name}' is loaded in this engine", name)
+        self.name = name
 
 
 class ExpertsFault(ExpertsError):

@@ -181,8 +181,34 @@ REFUSED = [
     ("meta/model/path", 3, "meta.model.path: "),
     ("meta/model/pat", "x", "meta.model.pat: unknown key; did you mean 'path'?"),
     ("meta/model", {"hub": "../../etc"}, "meta.model.hub: should match pattern"),
-    ("meta/engine/kind", "vlm", "meta.engine: unknown engine kind; use kind: transformers"),
-    ("meta/engine/kind", "vllm", "meta.engine: engine kind vllm is not built yet; use kind: transformers"),
+    ("meta/engine/kind", "vlm", "meta.engine: unknown engine kind; use kind: transformers or kind: vllm"),
+    ("meta/engine", {"kind": "vllm", "num_threads": 2}, "meta.engine.num_threads: unknown key"),
+    ("meta/engine", {"kind": "vllm", "swap_space": 4}, "meta.engine.swap_space: unknown key"),
+    (
+        "meta/engine",
+        {"kind": "vllm", "tensor_parallel": 2},
+        "meta.engine: tensor_parallel is reserved and set by resources.tensor_parallel; move it there",
+    ),
+    (
+        "meta/engine",
+        {"kind": "vllm", "cache_bytes": 2**30, "gpu_memory_utilization": 0.5},
+        "meta.engine: gpu_memory_utilization has no effect beside cache_bytes; remove one",
+    ),
+    (
+        "meta/engine",
+        {"kind": "vllm", "max_adapter_rank": 8},
+        "meta.engine: max_adapter_rank has no effect without max_adapters; set that too or remove it",
+    ),
+    (
+        "meta",
+        {"model": {"path": "models/meta"}, "engine": {"kind": "vllm"}, "resources": {"num_gpus": 2}},
+        "meta: resources.num_gpus 2: engine vllm would use one of them; use tensor_parallel: 2",
+    ),
+    (
+        "meta",
+        {"model": {"path": "models/meta"}, "engine": {"kind": "vllm"}, "resources": {"num_gpus": 0.5}},
+        "set engine.gpu_memory_utilization or engine.cache_bytes",
+    ),
     (
         "meta/engine",
         {"kind": "openai", "url": "http://x"},

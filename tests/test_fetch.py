@@ -254,7 +254,7 @@ def test_a_model_is_loaded_from_its_uri_and_called_by_its_last_part(tmp_path: Pa
     assert fetched(uri) is None  # a name is told without fetching
     loaded = load(uri, TransformersConfig(dtype="float32"))
     checkpoint, local = Checkpoint(uri), Checkpoint(str(tmp_path / "remote" / "roman"))
-    assert (loaded.name, checkpoint.name) == ("roman", "roman")
-    assert checkpoint.max_tokens() == loaded.max_model_len == 256
+    assert (loaded.text.name, checkpoint.name) == ("roman", "roman")
+    assert checkpoint.max_tokens() == loaded.text.max_model_len == 256
     assert checkpoint.fingerprint() == local.fingerprint()
     assert checkpoint.load_renderer().text("hi", "") == local.load_renderer().text("hi", "")

@@ -27,7 +27,7 @@ from cluster.target import num_logical_cpus
 from deployments.apps import ModelArgs, RemoteArgs, RouterArgs
 from deployments.model import ModelSettings
 from deployments.scaling import POLICY
-from experts.engine.config import OpenAIConfig
+from experts.engine.config import OpenAIConfig, VllmConfig
 from experts.fetch import CACHE_VARIABLE, fetch, fetched
 from experts.token import ExpertToken, checkpoint_fingerprint
 from router.table import RouteTable
@@ -388,6 +388,18 @@ def test_a_models_arguments_and_limits_are_its_blocks(deploy: dict[str, Any], tm
         "resources": {"fast": 1.0},
         "label_selector": {"zone": "a"},
     }
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_adapters": 2, "max_adapter_rank": 8}])
+def test_a_model_in_vllm_is_split_over_the_devices_that_are_reserved(
+    tmp_path: Path, world: dict[str, Any], settings: dict[str, Any]
+):
+    world["meta"] |= {"engine": {"kind": "vllm", **settings}, "resources": {"tensor_parallel": 4}}
+    deploy = build_serve_config(load(tmp_path, world))
+    check_deploy_config(deploy, tmp_path)
+    engine = ModelArgs.model_validate(app(deploy, "meta")["args"]).engine
+    assert engine == VllmConfig(tensor_parallel=4, **settings)
+    assert len(deployment(deploy, "meta")["placement_group_bundles"]) == 4
 
 
 def test_the_router_gets_the_route_table(deploy: dict[str, Any]):

@@ -9,11 +9,17 @@ HIDDEN_SIZE = 32
 
 
 def save_tiny_llama(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, whole_characters: bool = True
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int = 0,
+    whole_characters: bool = True,
+    head_dim: int = 8,
 ) -> LlamaForCausalLM:
     """A two-layer Llama that writes something different for every prompt; saved with its tokenizer.
 
-    With `whole_characters` its greedy text never holds part of a UTF-8 character.
+    With `whole_characters` its greedy text never holds part of a UTF-8 character. vLLM's attention on a CPU
+    takes heads from 32 on.
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -23,6 +29,7 @@ def save_tiny_llama(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=256,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,

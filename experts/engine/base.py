@@ -40,7 +40,8 @@ class Call:
     follows it; `position` counts the tokens of both for seeded sampling: the draw of token number p depends
     on (seed, p) alone, so a resumed generation goes on where it broke off. `allowed` and `bias` concern the
     experts of a meta; `only_at_start` lets them win at the first token alone. A `probe` writes nothing and
-    returns the distribution over the allowed experts at the first position.
+    returns the distribution over the allowed experts at the first position. `adapter` names a LoRA adapter
+    that the engine has loaded; None: the model as it is.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class Call:
     bias: Mapping[str, float] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

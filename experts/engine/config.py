@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -32,6 +32,44 @@ class TransformersConfig(Frozen):
         if self.cache_tokens and self.max_model_len and self.cache_tokens < self.max_model_len:
             raise ValueError("cache_tokens must be at least max_model_len, or one request cannot run")
         return self
+
+
+class VllmConfig(Frozen):
+    """vLLM, in processes of its own; needs the extra `vllm`.
+
+    The KV cache has `cache_bytes`, or else what `gpu_memory_utilization` leaves over of each GPU (on a CPU,
+    of the machine's memory). `tensor_parallel`: the number of devices the model is split over. Room is kept
+    for `max_adapters` LoRA adapters at a time, of at most `max_adapter_rank`.
+    """
+
+    kind: Literal["vllm"] = "vllm"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=16)
+    max_streams: int = Field(256, ge=1, le=4096)
+    max_batch_tokens: int | None = Field(None, ge=16)
+    cache_bytes: int | None = Field(None, ge=2**20)
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    prefix_caching: bool = True
+    enforce_eager: bool = False
+    tensor_parallel: int = Field(1, ge=1)
+    max_adapters: int = Field(0, ge=0)
+    max_adapter_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = None
+    stall_s: float = Field(60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _rank_of_something(self) -> VllmConfig:
+        if self.max_adapter_rank and not self.max_adapters:
+            raise ValueError("max_adapter_rank has no effect without max_adapters; set that too or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _one_size_of_cache(self) -> VllmConfig:
+        if self.cache_bytes and self.gpu_memory_utilization:
+            raise ValueError("gpu_memory_utilization has no effect beside cache_bytes; remove one")
+        return self
+
+
+EngineConfig = Annotated[TransformersConfig | VllmConfig, Field(discriminator="kind")]
 
 
 class OpenAIConfig(Frozen):

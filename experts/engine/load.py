@@ -1,28 +1,22 @@
-"""What the engine must know of a model: the checkpoint, its window, where its turns end."""
+"""A model in this process, for the engine that runs it with Hugging Face's own code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from experts.checkpoint import load_checkpoint, local_source
 from experts.engine.config import TransformersConfig
+from experts.engine.model_text import ModelText
 from experts.errors import ModelLoadError
-from experts.prompt import PromptRenderer
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    name: str
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    renderer: PromptRenderer
-    max_model_len: int
-    stop_ids: frozenset[int]
-    tokenizer_fingerprint: str
+    text: ModelText
 
 
 def load(
@@ -49,16 +43,9 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     _require_one_device(source, model)
-    tokenizer = renderer.tokenizer
-    return LoadedModel(
-        Path(source).name if Path(source).is_dir() else source,
-        model,
-        tokenizer,
-        renderer,
-        _max_model_len(source, model, config),
-        _stop_ids(model, tokenizer),
-        sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-    )
+    name = Path(source).name if Path(source).is_dir() else source
+    text = ModelText.of(name, renderer, model.config, model.generation_config, config.max_model_len)
+    return LoadedModel(model, text)
 
 
 def _require_one_device(source: str, model: PreTrainedModel) -> None:
@@ -70,20 +57,3 @@ def _require_one_device(source: str, model: PreTrainedModel) -> None:
             f"{source}: engine.device_map spreads it over {', '.join(sorted(accelerators))}, but this engine "
             "keeps the KV cache on one device; use a smaller dtype or a device_map with one device"
         )
-
-
-def _max_model_len(source: str, model: PreTrainedModel, config: TransformersConfig) -> int:
-    trained: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if trained is None and config.max_model_len is None:
-        raise ModelLoadError(f"{source}: config.json names no context window; set engine.max_model_len")
-    if trained and config.max_model_len is not None and config.max_model_len > trained:
-        raise ModelLoadError(
-            f"{source}: engine.max_model_len is {config.max_model_len}, but the model takes {trained} tokens"
-        )
-    return config.max_model_len or trained or 0
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,45 +14,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from experts.engine.base import Call
-from experts.head import ExpertTable, ExtendedHead, decide, distribution
-
-MIN_TEMPERATURE = 1e-5  # below it the quotients leave float32, and the limit is greedy anyway
-MAX_CHARACTER_TOKENS = 4  # bytes of the longest UTF-8 character, so of its tokens too
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertMasks:
-    """What one request allows of one table: bool [E], and float [E] of its biases."""
-
-    table: ExpertTable
-    allowed: Tensor
-    bias: Tensor
-
-
-@dataclass(slots=True)
-class Row:
-    """What the sampler knows of one request; the generation thread alone changes it while it runs.
-
-    `num_tokens`: of the prompt, and at most to be written.
-    """
-
-    call: Call
-    seed: int
-    num_tokens: int = 0
-    forgotten: bool = False
-    num_steps: int = 0
-    partial: list[int] = field(default_factory=list)
-    masks: ExpertMasks | None = None
-    expert: str | None = None
-    probability: float | None = None
-    distribution: dict[str, float] | None = None
-
-    @property
-    def routes(self) -> bool:
-        """Whether an expert may win the next token. Never inside a character: its bytes have one author."""
-        return (
-            bool(self.call.allowed) and not self.partial and not (self.num_steps and self.call.only_at_start)
-        )
+from experts.engine.characters import partial_character
+from experts.engine.draws import MIN_TEMPERATURE, draw
+from experts.engine.routing import Row, route
+from experts.head import ExtendedHead
 
 
 class RoutingSampler(ContinuousBatchingLogitsProcessor):
@@ -126,79 +90,20 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
             return Row(Call(request_id="", temperature=0.0), seed=0, forgotten=True)
         if row.num_steps and row.call.allowed:
             tokens = request.state.generated_tokens or request.state.initial_tokens
-            row.partial = self._partial_character([*row.partial, tokens[-1]])
+            row.partial = partial_character([*row.partial, tokens[-1]], self._tokenizer.decode)
         return row
-
-    def _partial_character(self, tokens: list[int]) -> list[int]:
-        """The trailing tokens that are not a whole character yet."""
-        if len(tokens) < MAX_CHARACTER_TOKENS and str(self._tokenizer.decode(tokens)).endswith("\ufffd"):
-            return tokens
-        return []
 
     def _route(self, scores: Tensor, rows: Sequence[Row]) -> list[int]:
         table = self._head.table
         routed = [i for i, row in enumerate(rows) if table.names and row.routes]
         if not routed:
             return []
-        masks = [self._masks(rows[i], table) for i in routed]
-        allowed = torch.stack([mask.allowed for mask in masks])
-        bias = torch.stack([mask.bias for mask in masks])
         scores = scores if len(routed) == len(rows) else scores[routed]
-        if any(rows[i].call.probe for i in routed):
-            self._probe(scores, [rows[i] for i in routed], allowed, bias)
-        decision = decide(scores, self._head.num_words, allowed, bias)
-        winners = decision.expert.tolist()
-        for i, winner, probability in zip(routed, winners, decision.probability.tolist(), strict=True):
-            if winner >= 0:
-                rows[i].expert, rows[i].probability = table.names[winner], probability
-        return [i for i, winner in zip(routed, winners, strict=True) if winner >= 0]
-
-    def _masks(self, row: Row, table: ExpertTable) -> ExpertMasks:
-        """Made once per request and table: with a thousand experts, too much to make at every step."""
-        if row.masks is None or row.masks.table is not table:
-            allowed = set(row.call.allowed)
-            bias = [row.call.bias.get(name, 0.0) for name in table.names]
-            row.masks = ExpertMasks(
-                table,
-                torch.tensor([name in allowed for name in table.names], device=self._head.device),
-                torch.tensor(bias, device=self._head.device),
-            )
-        return row.masks
-
-    def _probe(self, scores: Tensor, rows: Sequence[Row], allowed: Tensor, bias: Tensor) -> None:
-        table = distribution(scores, self._head.num_words, allowed, bias).tolist()
-        for row, probabilities in zip(rows, table, strict=True):
-            named = dict(zip(self._head.table.names, probabilities, strict=True))
-            row.distribution = {name: p for name, p in named.items() if name in row.call.allowed}
+        handed_over = route(scores, self._head.num_words, table, [rows[i] for i in routed])
+        return [routed[i] for i in handed_over]
 
     def _sample(self, scores: Tensor, rows: Sequence[Row]) -> None:
         """[B, V], in place; greedy rows are left as they are."""
         sampled = [i for i, row in enumerate(rows) if row.call.temperature >= MIN_TEMPERATURE]
-        if not sampled:
-            return
-        shaped = shape(scores[sampled], [rows[i].call for i in sampled])
-        for scores_row, i in zip(shaped, sampled, strict=True):
-            scores[i] = scores_row - self._noise(scores_row, rows[i]).log()
-
-    def _noise(self, like: Tensor, row: Row) -> Tensor:
-        """Exponential noise: the argmax of log p − log noise is a draw from p (the Gumbel-max trick)."""
-        self._generator.manual_seed((row.seed * 1_000_003 + row.call.position + row.num_steps) % 2**63)
-        return torch.empty_like(like).exponential_(generator=self._generator)
-
-
-def shape(scores: Tensor, calls: Sequence[Call]) -> Tensor:
-    """Temperature, top-k and top-p, each row its own: [B, V] → [B, V], −inf where nothing may be drawn."""
-    temperature = scores.new_tensor([call.temperature for call in calls]).unsqueeze(-1)
-    scores = scores / temperature
-    if all(call.top_k <= 0 and call.top_p >= 1 for call in calls):
-        return scores
-    ordered, index = scores.sort(dim=-1, descending=True)
-    width = scores.shape[-1]
-    top_k = torch.tensor([call.top_k or width for call in calls], device=scores.device).unsqueeze(-1)
-    top_p = scores.new_tensor([call.top_p for call in calls]).unsqueeze(-1)
-    ordered = ordered.masked_fill(torch.arange(width, device=scores.device) >= top_k, float("-inf"))
-    probs = ordered.softmax(dim=-1)
-    beyond = probs.cumsum(dim=-1) - probs >= top_p
-    beyond[..., 0] = False  # the likeliest stays, however small top_p is
-    ordered = ordered.masked_fill(beyond, float("-inf"))
-    return torch.empty_like(scores).scatter_(-1, index, ordered)
+        if sampled:
+            scores[sampled] = draw(scores[sampled], [rows[i] for i in sampled], self._generator)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers.decoders import DecodeStream
-
-from experts.engine.load import LoadedModel
+from transformers import PreTrainedTokenizerBase
 
 
 class TextStream:
     """Whole characters only: the tokens of a broken one wait for its last byte."""
 
-    def __init__(self, loaded: LoadedModel, prompt: Sequence[int]) -> None:
-        self._backend = loaded.tokenizer.backend_tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
+        self._backend = tokenizer.backend_tokenizer
         # The prompt's end decides whether a first "▁word" starts with a space.
         self._stream = DecodeStream(ids=list(prompt[-8:]), skip_special_tokens=True)
         self._num_seen = 0

@@ -21,9 +21,10 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from experts.engine.base import Call, Chunk, FinishReason, Stats
 from experts.engine.config import TransformersConfig
 from experts.engine.load import LoadedModel, load
-from experts.engine.sampler import RoutingSampler, Row
+from experts.engine.routing import Row
+from experts.engine.sampler import RoutingSampler
 from experts.engine.text_stream import TextStream
-from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt
+from experts.errors import EngineDead, UnknownAdapter
 from experts.head import ExpertTable, ExtendedHead
 from experts.token import ExpertToken, head_fingerprint
 
@@ -45,26 +46,29 @@ class TransformersEngine:
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         self._config = config
-        self._loaded = load(source, config, revision, trust_remote_code=trust_remote_code)
-        self._head = _extend_head(self._loaded)
+        loaded = load(source, config, revision, trust_remote_code=trust_remote_code)
+        self._text = loaded.text
+        self._head = _extend_head(loaded)
         self._fingerprint = head_fingerprint(self._head.weight)
-        end_id = min(self._loaded.stop_ids, default=None)
-        self._sampler = RoutingSampler(self._head, self._loaded.tokenizer, end_id)
-        self._manager = _manager(self._loaded, config, self._sampler)
+        end_id = min(self._text.stop_ids, default=None)
+        self._sampler = RoutingSampler(self._head, self._text.tokenizer, end_id)
+        self._manager = _manager(loaded, config, self._sampler)
         self._numbers = itertools.count()
         self._num_tokens = 0
         self._closing = False
         self._manager.start()
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        prompt = await asyncio.to_thread(self._encode, call)
-        max_tokens = self._budget(len(prompt), call)
+        if call.adapter is not None:
+            raise UnknownAdapter(call.adapter)
+        prompt = await asyncio.to_thread(self._text.encode, call)
+        max_tokens = self._text.budget(len(prompt), call)
         seed = call.seed if call.seed is not None else secrets.randbits(48)
         row = Row(call, seed, num_tokens=len(prompt) + max_tokens)
         # The caller's id may come twice, when a request is retried here while its first try is still ending.
         request_id = f"{call.request_id}#{next(self._numbers)}"
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
-        text = TextStream(self._loaded, prompt)
+        text = TextStream(self._text.tokenizer, prompt)
         self._sampler.open(request_id, row)
         finished = False
         try:
@@ -82,7 +86,7 @@ class TransformersEngine:
 
     async def install(self, epoch: int, tokens: Sequence[ExpertToken]) -> None:
         for token in tokens:
-            token.require_meta(self._loaded.name, self._fingerprint, self._head.dim)
+            token.require_meta(self._text.name, self._fingerprint, self._head.dim)
         await asyncio.to_thread(self._swap, ExpertTable.of(epoch, tokens, self._head.dim))
 
     async def check(self) -> None:
@@ -90,10 +94,10 @@ class TransformersEngine:
         if error is not None or not self._manager.is_running():
             # The message itself may quote a prompt, and this one reaches logs that are not ours.
             cause = type(error).__name__ if error else "no error"
-            raise EngineDead(f"{self._loaded.name}: the generation loop has stopped ({cause})")
+            raise EngineDead(f"{self._text.name}: the generation loop has stopped ({cause})")
         if self._sampler.silent_s > self._config.stall_s:
             raise EngineDead(
-                f"{self._loaded.name}: no token for {self._sampler.silent_s:.0f} s with requests waiting"
+                f"{self._text.name}: no token for {self._sampler.silent_s:.0f} s with requests waiting"
             )
 
     def stats(self) -> Stats:
@@ -110,33 +114,6 @@ class TransformersEngine:
         self._closing = True
         await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
-    def _encode(self, call: Call) -> list[int]:
-        resumed = call.resumed
-        if resumed is None:
-            return self._read(call, call.written)
-        if resumed.tokenizer != self._loaded.tokenizer_fingerprint:
-            return self._read(call, call.written + resumed.text)
-        return self._read(call, call.written) + list(resumed.ids)
-
-    def _read(self, call: Call, written: str) -> list[int]:
-        if call.messages is not None:
-            return self._loaded.renderer.chat(call.messages, written)
-        if call.text is not None:
-            return self._loaded.renderer.text(call.text, written)
-        ids = list(call.ids or ())
-        num_ids = len(self._loaded.tokenizer)
-        if not ids or not all(0 <= i < num_ids for i in ids):
-            raise InvalidPrompt("prompt", f"token ids must be one or more numbers from 0 to {num_ids - 1}")
-        return ids + (self._loaded.renderer.text("", written) if written else [])
-
-    def _budget(self, num_prompt_tokens: int, call: Call) -> int:
-        room = self._loaded.max_model_len - num_prompt_tokens
-        if room < 1:
-            raise ContextLengthExceeded(num_prompt_tokens, self._loaded.max_model_len - 1)
-        if call.probe:
-            return 1
-        return room if call.max_tokens is None else min(call.max_tokens, room)
-
     def _submit(
         self, request_id: str, prompt: list[int], max_tokens: int, outputs: asyncio.Queue[GenerationOutput]
     ) -> None:
@@ -146,10 +123,10 @@ class TransformersEngine:
             request_id=request_id,
             max_new_tokens=max_tokens,
             streaming=True,
-            eos_token_id=[*self._loaded.stop_ids, self._head.num_words],
+            eos_token_id=[*self._text.stop_ids, self._head.num_words],
         )
         if accepted is None:
-            raise EngineDead(f"{self._loaded.name}: the generation loop accepts no requests")
+            raise EngineDead(f"{self._text.name}: the generation loop accepts no requests")
 
     async def _newest(self, outputs: asyncio.Queue[GenerationOutput]) -> GenerationOutput:
         """Every output holds all tokens so far: what came while a chunk was under way makes one chunk."""
@@ -164,7 +141,7 @@ class TransformersEngine:
         if output.status is RequestStatus.FAILED:
             if not self._closing:
                 # Not the error itself, which may quote a prompt; the replica's log has its traceback.
-                raise EngineDead(f"{self._loaded.name}: the generation loop failed")
+                raise EngineDead(f"{self._text.name}: the generation loop failed")
             return Chunk(finish=FinishReason.CANCELLED)
         finish = self._finish(output, row)
         tokens = output.generated_tokens[: -1 if finish in (FinishReason.STOP, FinishReason.EXPERT) else None]
@@ -173,7 +150,7 @@ class TransformersEngine:
         return Chunk(
             text=new_text,
             token_ids=new_ids,
-            tokenizer=None if num_prompt_tokens is None else self._loaded.tokenizer_fingerprint,
+            tokenizer=None if num_prompt_tokens is None else self._text.tokenizer_fingerprint,
             num_prompt_tokens=num_prompt_tokens,
             finish=finish,
             expert=row.expert if finish is FinishReason.EXPERT else None,
@@ -187,7 +164,7 @@ class TransformersEngine:
         last = output.generated_tokens[-1]
         if last == self._head.num_words:
             return FinishReason.EXPERT
-        return FinishReason.STOP if last in self._loaded.stop_ids or row.call.probe else FinishReason.LENGTH
+        return FinishReason.STOP if last in self._text.stop_ids or row.call.probe else FinishReason.LENGTH
 
     def _cancel(self, request_id: str) -> None:
         self._manager.cancel_request(request_id)
@@ -206,7 +183,7 @@ class TransformersEngine:
                 if table.epoch >= self._head.table.epoch:  # two swaps may arrive in either order
                     self._head.install(table)
         except RuntimeError as error:
-            raise EngineDead(f"{self._loaded.name}: the generation loop has stopped") from error
+            raise EngineDead(f"{self._text.name}: the generation loop has stopped") from error
 
 
 def _extend_head(loaded: LoadedModel) -> ExtendedHead:
@@ -220,7 +197,7 @@ def _manager(
 ) -> ContinuousBatchingManager:
     on_cpu = loaded.model.device.type == "cpu"
     # On a CPU the default cache takes most of the memory there is, and every step pays for its size.
-    num_tokens = config.cache_tokens or (config.max_streams * loaded.max_model_len if on_cpu else None)
+    num_tokens = config.cache_tokens or (config.max_streams * loaded.text.max_model_len if on_cpu else None)
     page_size = CPU_PAGE_TOKENS if on_cpu else GPU_PAGE_TOKENS
     model: Any = loaded.model  # the decorator of this method hides its type
     manager: ContinuousBatchingManager = model.init_continuous_batching(

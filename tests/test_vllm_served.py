@@ -1,0 +1,101 @@
+"""A meta in vLLM and an expert in the other engine, served by Ray: across the seam nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from cluster.apply import apply
+from cluster.config import load_config
+from cluster.local import start_head, stop_head
+from cluster.ports import free_ports
+from cluster.target import connect_to, num_logical_cpus
+from experts.token import ExpertToken
+from tests.engine_world import question, token, wins_after
+from tests.reference import ReferenceModel, reference_answer
+from tests.tiny_models import save_tiny_llama
+from tests.tiny_tokenizers import byte_level
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not find_spec("vllm"), reason="vLLM is not installed"),
+]
+
+VLLM = {"kind": "vllm", "dtype": "float32", "cache_bytes": 2**24, "enforce_eager": True, "max_streams": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vllm")
+    for seed, name in enumerate(("meta", "law")):
+        save_tiny_llama(folder / "models" / name, byte_level(), seed=seed, head_dim=32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def law(folder: Path) -> ExpertToken:
+    meta = ReferenceModel(folder / "models" / "meta")
+    law = token(meta, "law", wins_after(meta, "hello", 3))
+    law.save(folder / "law.safetensors")
+    return law
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, law: ExpertToken) -> Iterator[str]:
+    config = load_config(_write_config(folder))
+    head = start_head(folder / "state", num_cpus=num_logical_cpus(config))
+    try:
+        with connect_to(head) as client:
+            yield apply(config, client)
+    finally:
+        stop_head(folder / "state")
+
+
+def test_an_answer_begun_in_vllm_is_finished_by_its_expert(url: str, folder: Path, law: ExpertToken):
+    expert = ReferenceModel(folder / "models" / "law")
+    meta = ReferenceModel(folder / "models" / "meta", [law])
+    text, spans = reference_answer(meta, {"law": expert}, question("hello"), 16)
+    assert [name for name, _ in spans] == ["meta", "law"]
+    answer = _ask(url, "generalist")
+    assert answer["choices"][0]["message"]["content"] == text
+    assert [span["model"] for span in answer["choices"][0]["routing"]["spans"]] == ["meta", "law"]
+    alone, _ = meta.write(question("hello"), "", 3)
+    assert _ask(url, "generalist/meta", 3)["choices"][0]["message"]["content"] == meta.text(alone)
+
+
+def _ask(url: str, model: str, max_tokens: int = 16) -> dict[str, Any]:
+    body = {
+        "model": model,
+        "messages": list(question("hello")),
+        "temperature": 0,
+        "max_tokens": max_tokens,
+        "routing": {"trace": True},
+    }
+    response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _write_config(folder: Path) -> Path:
+    config = {
+        "meta": {"model": {"path": "models/meta"}, "engine": VLLM},
+        "experts": {
+            "law": {
+                "model": {"path": "models/law"},
+                "engine": {"dtype": "float32", "num_threads": 1},
+                "token": "law.safetensors",
+            }
+        },
+        "http": {"port": free_ports(1)[0]},
+    }
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
