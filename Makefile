@@ -23,7 +23,6 @@ demo: install  ## build the demo models, serve them, ask them questions
 
 test: check  ## everything CI runs: linters, types, tests
 	$(BIN)/python -m pytest
-	@$(MAKE) --no-print-directory test-vllm
 
 test-vllm:  ## the vLLM engine, in an environment of its own
 	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
