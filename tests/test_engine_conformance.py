@@ -179,6 +179,23 @@ async def test_a_prompt_read_in_several_steps_is_decided_at_its_end(engine, refe
     assert ids_of(answers[3]) == ids_of(answers[4])
 
 
+async def test_a_prompt_read_in_several_steps_disturbs_none_that_may_hand_over(engine, reference):
+    """Regression: a line of logits for the unread prompt, and an engine that stopped for good."""
+    await install(engine, [token(reference, "law", torch.zeros(HIDDEN_SIZE), bias=-1e6)])
+    ids, _ = reference.write(question("hello"), "", 60)
+    async with aclosing(
+        engine.generate(
+            Call("r", messages=question("hello"), temperature=0.0, max_tokens=60, allowed=("law",))
+        )
+    ) as stream:
+        chunks = [await anext(stream)]
+        prompts = [f"{n} is long " * 18 for n in range(6)]
+        long = [asyncio.create_task(run(engine, text, allowed=("law",))) for text in prompts]
+        chunks += [chunk async for chunk in stream]
+        await asyncio.gather(*long)
+    assert (ids_of(chunks), chunks[-1].expert) == (ids, None)
+
+
 async def test_installing_leaves_requests_in_flight_alone(engine, reference):
     expected, _ = reference.write(question("hello"), "", 60)
     async with aclosing(

@@ -71,7 +71,9 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:  # type: ignore[override]
         """[B, V + E] raw logits → the same shape, where the argmax of a row is its next token."""
-        rows = self._batch
+        rows, everything = self._batch, scores
+        # Behind those that get a token stands a line for each prompt that is not read to its end yet.
+        scores = everything[: len(rows)]
         handed_over = self._route(scores, rows)
         scores[:, self._head.num_words :] = float("-inf")
         self._sample(scores[:, : self._head.num_words], rows)
@@ -82,7 +84,7 @@ class RoutingSampler(ContinuousBatchingLogitsProcessor):
             if row.forgotten and self._end_id is not None:
                 scores[i, self._end_id] = float("inf")
         self._last_sign_of_life = time.monotonic()
-        return scores
+        return everything
 
     def _row(self, request: FutureRequestState) -> Row:
         row = self._rows.get(request.state.request_id)
