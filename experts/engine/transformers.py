@@ -117,6 +117,9 @@ class TransformersEngine:
     def _submit(
         self, request_id: str, prompt: list[int], max_tokens: int, outputs: asyncio.Queue[GenerationOutput]
     ) -> None:
+        # The manager would refuse it too, with a warning that has ids of the prompt in it.
+        if self._manager.background_thread_status.can_accept_new_requests() is not None:
+            raise self._accepts_nothing()
         self._manager.register_result_handler(request_id, outputs.put_nowait)
         accepted = self._manager.add_request(
             prompt,
@@ -126,7 +129,10 @@ class TransformersEngine:
             eos_token_id=[*self._text.stop_ids, self._head.num_words],
         )
         if accepted is None:
-            raise EngineDead(f"{self._text.name}: the generation loop accepts no requests")
+            raise self._accepts_nothing()
+
+    def _accepts_nothing(self) -> EngineDead:
+        return EngineDead(f"{self._text.name}: the generation loop accepts no requests")
 
     async def _newest(self, outputs: asyncio.Queue[GenerationOutput]) -> GenerationOutput:
         """Every output holds all tokens so far: what came while a chunk was under way makes one chunk."""
