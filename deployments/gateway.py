@@ -86,9 +86,10 @@ class Gateway:
         but a model that only the old table names is not found again.
         """
         # Nothing is awaited before the new routes look: a model lost meanwhile must not get a second opener.
+        is_first = self._table is None
         old, self._table = self._routes, table
         self._routes = {
-            name: self._kept(old.get(name), entry) or self._new(entry)
+            name: self._kept(old.get(name), entry) or self._new(entry, is_first)
             for name, entry in {META: table.meta, **table.experts}.items()
         }
         self.models.keep({route.entry.app for route in self._routes.values()})
@@ -133,8 +134,11 @@ class Gateway:
         except ModelUnavailable as error:
             logger.warning("other routers were not told of a prompt in quarantine: %s", error)
 
-    def _new(self, entry: ModelEntry) -> Route:
-        return Route(entry, self.table.deadlines, self.models, self._connect)
+    def _new(self, entry: ModelEntry, is_first: bool) -> Route:
+        # What a router finds when it starts may have served for long, and be away for a moment; only what
+        # is added later is sure to be new.
+        may_be_away = is_first and entry.when_away == "wait" and not entry.wakes
+        return Route(entry, self.table.deadlines, self.models, self._connect, may_be_away=may_be_away)
 
     def _kept(self, route: Route | None, entry: ModelEntry) -> Route | None:
         if route is None or route.entry.app != entry.app:

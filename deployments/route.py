@@ -33,15 +33,22 @@ class Route:
     """
 
     def __init__(
-        self, entry: ModelEntry, deadlines: Deadlines, models: Connections, connect: Connect
+        self,
+        entry: ModelEntry,
+        deadlines: Deadlines,
+        models: Connections,
+        connect: Connect,
+        *,
+        may_be_away: bool = False,
     ) -> None:
+        """`may_be_away`: until it answers, it is taken to be away and not to be new."""
         self.entry = entry
         self.deadlines = deadlines
         self.num_waiting = 0
         self._models = models
         self._connect = connect
         self._model: Deployed | None = None
-        self._answered = False  # at some time, or since it was last started
+        self._answered = may_be_away  # at some time, or since it was last started
         self._failed = False  # it runs, and was asked in vain
         self._needed = False  # somebody waits for it, so it may be started
         self._opening: asyncio.Task[RouterError | None] | None = None

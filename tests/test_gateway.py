@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -36,6 +37,30 @@ def test_routes_open_when_their_models_have_answered():
             assert "law" in opened(gateway)
             assert (cluster.num_calls("law"), cluster.connects.count("law")) == (5, 1)
             assert cluster.models["law"].asks == [PROBE, *[to_r1] * 4]
+
+    in_virtual_time(main())
+
+
+@pytest.mark.parametrize(
+    ("when_away", "state"), [("wait", State.AWAY), ("meta", State.MASKED)], ids=["wait", "meta"]
+)
+def test_a_router_that_starts_while_an_expert_is_away_waits_for_it_where_the_table_says_so(
+    when_away: Literal["wait", "meta"], state: State
+):
+    """Answers went elsewhere, for the expert was taken to be new; one that is added later is."""
+
+    def entry(name: str) -> ModelEntry:
+        return ModelEntry(app=name, when_away=when_away)
+
+    async def main() -> None:
+        cluster = Cluster(chem=[[Pause()]], law=[[Pause()]])
+        first = table("chem").model_copy(update={"experts": {"chem": entry("chem")}})
+        async with gateway_to(cluster, first) as gateway:
+            assert gateway.state("chem") is state
+            await gateway.install(
+                first.model_copy(update={"experts": {n: entry(n) for n in ("chem", "law")}})
+            )
+            assert (gateway.state("chem"), gateway.state("law")) == (state, State.MASKED)
 
     in_virtual_time(main())
 

@@ -58,10 +58,10 @@ class KillsReport:
 
 @dataclass
 class Kills:
-    """What was killed when, in seconds of time.monotonic(), and how long what was away. `seen`: the replicas
-    that Serve told of last; it is slow to tell while everything restarts."""
+    """What was killed, from when to when in seconds of time.monotonic(), and how long what was away. `seen`:
+    the replicas that Serve told of last; it is slow to tell while everything restarts."""
 
-    killed: list[tuple[str, float]] = field(default_factory=list)
+    killed: list[tuple[str, float, float]] = field(default_factory=list)
     num_nodes_to_kill: int = 0
     num_nodes: int = 0
     away_s: dict[str, float] = field(default_factory=dict)
@@ -85,9 +85,9 @@ class Kills:
         answer = reply.answer
         return any(
             app == ROUTER_APP
-            and answer.began_s <= at_s + BREAK_S
-            and at_s <= answer.ended_s <= at_s + BREAK_S
-            for app, at_s in self.killed
+            and answer.began_s <= until_s + BREAK_S
+            and from_s <= answer.ended_s <= until_s + BREAK_S
+            for app, from_s, until_s in self.killed
         )
 
 
@@ -143,7 +143,7 @@ async def _kill_replicas(period_s: float, chance: random.Random, done: Kills) ->
         await asyncio.sleep(next_s - time.monotonic())
         victim = done.victim(chance)
         if victim and victim.send(signal.SIGKILL):
-            done.killed.append((victim.app, time.monotonic()))
+            done.killed.append((victim.app, now_s := time.monotonic(), now_s))
 
 
 async def _kill_node(world: World, after_s: float, done: Kills) -> None:
@@ -153,7 +153,8 @@ async def _kill_node(world: World, after_s: float, done: Kills) -> None:
     at_s = time.monotonic()
     node = await asyncio.to_thread(world.nodes.kill, name)
     done.num_nodes += 1
-    done.killed += [(one.app, at_s) for one in on_it if one.node_id == node.id]
+    # A node ends process by process.
+    done.killed += [(one.app, at_s, time.monotonic()) for one in on_it if one.node_id == node.id]
     await world.add_node()
 
 
@@ -182,7 +183,7 @@ def report_of(replies: Sequence[Reply], known: Known, done: Kills, took_s: float
     return KillsReport(
         num_requests=len(replies),
         took_s=took_s,
-        num_kills=dict(Counter(app for app, _ in done.killed)),
+        num_kills=dict(Counter(app for app, _, _ in done.killed)),
         num_nodes_to_kill=done.num_nodes_to_kill,
         num_nodes_killed=done.num_nodes,
         endings=endings(replies, known),

@@ -52,10 +52,11 @@ def lost_connection(began_s: float, ended_s: float) -> Reply:
 @pytest.mark.parametrize(
     ("killed", "num_unexplained"),
     [
-        ([("router", 10.0)], 0),
-        ([("meta", 10.0)], 1),  # any other is made good
-        ([("router", 4.0)], 1),  # before it was asked
-        ([("router", 11.0)], 1),  # after it had ended
+        ([("router", 10.0, 10.0)], 0),
+        ([("meta", 10.0, 10.0)], 1),  # any other is made good
+        ([("router", 4.0, 4.0)], 1),  # before it was asked
+        ([("router", 11.0, 11.0)], 1),  # after it had ended
+        ([("router", 4.0, 7.0)], 0),  # with a node that took so long to end
         ([], 1),
     ],
 )
@@ -67,7 +68,7 @@ def test_a_connection_may_break_only_when_a_router_was_killed_meanwhile(killed, 
 
 def test_an_answer_that_is_cut_breaks_the_promise_whatever_was_killed():
     reply = replace(lost_connection(8.0, 10.5), broken=None, has_no_end=True)
-    assert report_of([reply], {}, Kills([("router", 10.0)]), 20.0).broken() == ["1 answers cut"]
+    assert report_of([reply], {}, Kills([("router", 10.0, 10.0)]), 20.0).broken() == ["1 answers cut"]
 
 
 def kill_report(done: Kills) -> list[str]:
@@ -76,9 +77,9 @@ def kill_report(done: Kills) -> list[str]:
 
 
 def test_a_node_that_was_to_be_killed_and_was_not_breaks_the_promise():
-    assert kill_report(Kills([("meta", 0.5)], num_nodes_to_kill=1, num_nodes=1)) == []
-    assert kill_report(Kills([("meta", 0.5)], num_nodes_to_kill=0, num_nodes=0)) == []
-    assert kill_report(Kills([("meta", 0.5)], num_nodes_to_kill=1, num_nodes=0)) != []
+    assert kill_report(Kills([("meta", 0.5, 0.5)], num_nodes_to_kill=1, num_nodes=1)) == []
+    assert kill_report(Kills([("meta", 0.5, 0.5)], num_nodes_to_kill=0, num_nodes=0)) == []
+    assert kill_report(Kills([("meta", 0.5, 0.5)], num_nodes_to_kill=1, num_nodes=0)) != []
 
 
 def soaked(num: int, slope: float) -> SoakReport:
