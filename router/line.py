@@ -91,14 +91,15 @@ class Line:
         `num_coming` among them, and one more. 0 where nobody has to wait, or nothing is known yet.
 
         With all slots held for `hold_s`, one falls free every `hold_s / num_slots`; sooner none does than the
-        oldest has run that long, if all began together. What runs beyond the slots has to end first.
+        oldest has run that long, if all began together: which is no time to guess, or the first to wait at a
+        model that was never full is sent away. What runs beyond the slots has to end first.
         """
-        hold_s = self.pace.hold_s(num_slots)
+        hold_s, measured_s = self.pace.hold_s(num_slots), self.pace.measured_hold_s
         num_ends = self.turns.num_before(key) + num_coming + self.num_running - num_slots + 1
-        if hold_s is None or num_ends <= 0:
+        if hold_s is None or measured_s is None or num_ends <= 0:
             return 0.0
         last = next(islice(self.began_s.values(), num_ends - 1, None), None)
-        left_s = 0.0 if last is None else last + hold_s - now_s()
+        left_s = 0.0 if last is None else last + measured_s - now_s()
         return max(num_ends * hold_s / num_slots, left_s)
 
     def is_used(self) -> bool:

@@ -53,6 +53,11 @@ class Pace:
         known_s = self._full_hold_s or GUESS * self.mean_hold_s
         return max(known_s, self._hold_now_s(num_slots))
 
+    @property
+    def measured_hold_s(self) -> float | None:
+        """As `hold_s`, without a guess: when the model was full last, else on average."""
+        return self._full_hold_s or self.mean_hold_s
+
     def _hold_now_s(self, num_slots: int) -> float:
         """By what ended since the model was full; until that tells enough, at least as long as that is."""
         if self._full_since_s is None:

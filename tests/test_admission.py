@@ -188,14 +188,15 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
             await crowd.come(f"{n}", other, hold_s=2.0)
         await passed(2 * num_served)  # some get in, so that it may be anybody's turn
         line = crowd.admission._lines["m"]
-        hold_s, now_s, starts_s = line.pace.hold_s(2) or 0.0, now(), [*line.began_s.values(), math.inf]
+        hold_s, measured_s = line.pace.hold_s(2) or 0.0, line.pace.measured_hold_s or 0.0
+        now_s, starts_s = now(), [*line.began_s.values(), math.inf]
         await crowd.come("refused", key, queue_s=0.01)
         num_entered = len(crowd.entered)
         await crowd.come("waits", key)
         await crowd.all_gone()
         assert crowd.refused.keys() == {"refused"}
         num_before = crowd.entered.index("waits") - num_entered
-        left_s = starts_s[num_before] + hold_s - now_s if num_before < 2 else 0.0
+        left_s = starts_s[num_before] + measured_s - now_s if num_before < 2 else 0.0
         estimate_s = max((num_before + 1) * hold_s / 2, left_s)
         assert crowd.refused["refused"].retry_after_s == min(60, math.ceil(estimate_s))
 

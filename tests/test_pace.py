@@ -130,3 +130,18 @@ def test_a_model_that_became_fast_is_found_to_be_fast():
         assert pace.hold_s(10) == pytest.approx(1.0, rel=0.2)
 
     in_virtual_time(main())
+
+
+def test_the_first_to_wait_at_a_model_that_was_never_full_is_not_sent_away_for_a_guess():
+    """At a GUESS of three times the mean, one more than a quiet cluster had slots for was refused."""
+    admission = Admission(lambda _: SLOTS)
+
+    async def call_once(hold_s: float) -> None:
+        async with admission.slot("m", "", begun=False, queue_s=QUEUE_S, max_waiting=10):
+            await asyncio.sleep(hold_s)
+
+    async def main() -> None:
+        await call_once(QUEUE_S / GUESS)
+        await asyncio.gather(*(call_once(QUEUE_S / GUESS) for _ in range(SLOTS + 1)))
+
+    in_virtual_time(main())

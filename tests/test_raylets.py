@@ -133,7 +133,8 @@ async def writing(http: httpx.AsyncClient, num_streams: int) -> AsyncIterator[Cl
     clients = Clients(http, [[long]] * num_streams)
     async with clients.asking():
         yield clients
-    assert {judge(one, {quiet.text}) for one in clients.answers} == {Verdict.WHOLE}
+    assert clients.answers
+    assert [one for one in clients.answers if judge(one, {quiet.text}) is not Verdict.WHOLE] == []
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 240) -> None:
