@@ -30,7 +30,7 @@ class Gateway:
     def __init__(self, connect: Connect, max_body_bytes: int, replicas: Replicas) -> None:
         self.max_body_bytes = max_body_bytes
         self.models = Connections(self.lost)
-        self.admission = Admission(self.num_slots)
+        self.admission = Admission(self.num_slots, self.max_slots)
         self.quarantine = Quarantine(self._tell_routers)
         self._replicas = replicas
         self._loads = Loads(replicas)
@@ -64,6 +64,9 @@ class Gateway:
 
     def num_slots(self, name: str) -> int:
         return self._routes[name].num_slots if name in self._routes else 1
+
+    def max_slots(self, name: str) -> int:
+        return self._routes[name].max_slots if name in self._routes else 1
 
     async def load(self) -> dict[str, ModelLoad | None]:
         table = self.table

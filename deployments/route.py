@@ -67,8 +67,15 @@ class Route:
     @property
     def num_slots(self) -> int:
         num_taken = 0 if self._model is None else self._model.replicas.num_taken
-        num_streams = max(1, self._num_running) * self.entry.max_streams
-        return num_taken + max(1, num_streams // PENDING_PART)
+        return num_taken + self.max_slots - self._num_streams
+
+    @property
+    def max_slots(self) -> int:
+        return self._num_streams + max(1, self._num_streams // PENDING_PART)
+
+    @property
+    def _num_streams(self) -> int:
+        return max(1, self._num_running) * self.entry.max_streams
 
     def update(self, entry: ModelEntry, deadlines: Deadlines) -> None:
         """Go on under a new table. The application is the same, so what it answered still counts."""

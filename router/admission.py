@@ -27,9 +27,13 @@ class Admission:
     is never kept waiting, but what it runs takes slots. For one event loop: all is decided synchronously.
     """
 
-    def __init__(self, num_slots: Callable[[str], int]) -> None:
-        """`num_slots` as `Routes.num_slots`; asked anew at every decision, since replicas come and go."""
+    def __init__(
+        self, num_slots: Callable[[str], int], max_slots: Callable[[str], int] | None = None
+    ) -> None:
+        """Both as in `Routes`, and asked anew at every decision, since replicas come and go. Without
+        `max_slots` there are always as many as there can be."""
         self._slots_of = num_slots
+        self._max_slots_of = max_slots or num_slots
         self._lines: dict[str, Line] = {}
         self._waiting = Turns()
         self._next_look: asyncio.TimerHandle | None = None
@@ -205,7 +209,10 @@ class Admission:
         )
 
     def _estimate_s(self, line: Line, key: str, num_coming: int = 0) -> float:
-        return line.wait_s(key, self._num_slots(line), num_coming)
+        num_slots = self._num_slots(line)
+        if not line.pace.is_full:
+            num_slots = max(num_slots, self._max_slots_of(line.model))
+        return line.wait_s(key, num_slots, num_coming)
 
     def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.

@@ -57,7 +57,7 @@ class Decoder:
         self._table = table
         self._routes = routes
         self._quarantine = quarantine or Quarantine()
-        admission = admission or Admission(routes.num_slots)
+        admission = admission or Admission(routes.num_slots, routes.max_slots)
         self._caller = Caller(table, models, routes, admission, self._quarantine)
         self._retry_pause_s = retry_pause_s
 

@@ -9,6 +9,9 @@ NEWEST = 0.1  # its weight in the mean of all calls
 # the more it runs at once, the slower each.
 GUESS = 3.0
 MIN_ENDED = 5
+# A model whose slots have been taken for so long is full. Before that its replicas may only not have taken
+# what is on its way to them.
+SETTLED_S = 0.5
 MEMORY = 4  # times as many calls as there are slots: what was longer ago counts ever less
 
 
@@ -30,6 +33,10 @@ class Pace:
     def emptied(self) -> None:
         """Somebody came and need not wait."""
         self._full_since_s = None
+
+    @property
+    def is_full(self) -> bool:
+        return self._full_since_s is not None and now_s() - self._full_since_s >= SETTLED_S
 
     def ended(self, held_s: float, num_slots: int) -> None:
         mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s

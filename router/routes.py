@@ -42,3 +42,7 @@ class Routes(Protocol):
         """How many calls this router may have at the model: those that its replicas took, and a few more, for
         Serve's autoscaler counts calls that wait for a replica and not those that wait in the router."""
         ...
+
+    def max_slots(self, name: str) -> int:
+        """How many that will be when the replicas took as many as they can, if no other router calls them."""
+        ...

@@ -58,6 +58,9 @@ class FakeRoutes:
     def num_slots(self, name: str) -> int:
         return 64
 
+    def max_slots(self, name: str) -> int:
+        return 64
+
     async def _start(self, name: str) -> None:
         start = self.returns.get(name) or self.starts[name]
         try:

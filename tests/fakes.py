@@ -166,6 +166,9 @@ class FakeGateway:
     def num_slots(self, name: str) -> int:
         return self.slots
 
+    def max_slots(self, name: str) -> int:
+        return self.slots
+
     @cached_property
     def admission(self) -> Admission:
         return Admission(self.num_slots)

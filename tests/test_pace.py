@@ -9,7 +9,7 @@ import pytest
 
 from router.admission import Admission
 from router.errors import Overloaded
-from router.pace import GUESS, Pace
+from router.pace import GUESS, SETTLED_S, Pace
 from tests.fakes import in_virtual_time
 
 SLOTS = 20
@@ -143,5 +143,29 @@ def test_the_first_to_wait_at_a_model_that_was_never_full_is_not_sent_away_for_a
     async def main() -> None:
         await call_once(QUEUE_S / GUESS)
         await asyncio.gather(*(call_once(QUEUE_S / GUESS) for _ in range(SLOTS + 1)))
+
+    in_virtual_time(main())
+
+
+def test_a_burst_on_idle_replicas_waits_until_they_take_it_and_is_not_refused():
+    """A few calls are on their way to replicas at a time; who came behind those was told of a busy model."""
+    num_taken = 0
+    admission = Admission(lambda _: min(num_taken + 1, SLOTS), lambda _: SLOTS)
+
+    async def call_once(hold_s: float) -> None:
+        nonlocal num_taken
+        async with admission.slot("m", "", begun=False, queue_s=QUEUE_S, max_waiting=100):
+            await asyncio.sleep(0.01)
+            num_taken += 1
+            await asyncio.sleep(hold_s)
+            num_taken -= 1
+
+    async def main() -> None:
+        await call_once(2 * QUEUE_S)
+        burst = [asyncio.create_task(call_once(2 * QUEUE_S)) for _ in range(SLOTS)]
+        await asyncio.sleep(SETTLED_S + 0.1)
+        with pytest.raises(Overloaded):  # now they are busy
+            await call_once(0.0)
+        await asyncio.gather(*burst)
 
     in_virtual_time(main())
