@@ -15,7 +15,8 @@ from router.pace import now_s
 LOOK_PERIOD_S = 0.02  # how soon it is noticed that capacity grew, where no slot falls free meanwhile
 MAX_RETRY_AFTER_S = 60
 # Whoever is let in to wait can be overtaken by fairer keys, and answers may get slower: to be refused at once
-# is better than at the end. Who was let in by one model already is not refused by the next for that.
+# is better than at the end. Who was let in by one model already is not refused by the next for that, nor is a
+# key while another has more waiting: it is the one that overtakes.
 MARGIN = 0.5
 
 
@@ -135,7 +136,7 @@ class Admission:
             line.pace.filled()
         if came_from is not None:
             self._line(came_from).onward.went_to(line.model)
-        margin = MARGIN if came_from is None else 1.0
+        margin = 1.0 if came_from is not None or self._waiting.is_overtaking(key) else MARGIN
         estimate_s = self._estimate_s(line, key) + self._later_s(line, key, may_go_to, queue_s)
         if estimate_s > margin * queue_s:
             raise _refusal(line.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")

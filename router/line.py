@@ -34,6 +34,10 @@ class Turns:
     def num_of(self, key: str) -> int:
         return len(self._by_key.get(key, ()))
 
+    def is_overtaking(self, key: str) -> bool:
+        """Whether another key has more waiting."""
+        return any(len(waiters) > self.num_of(key) for waiters in self._by_key.values())
+
     def newest_of_greediest(self) -> Waiter:
         return next(reversed(self._by_key[max(self._by_key, key=self.num_of)]))
 

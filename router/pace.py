@@ -7,7 +7,7 @@ import asyncio
 NEWEST = 0.1  # its weight in the mean of all calls
 # How much slower than on average so far a model is taken to be while it is full and nothing else is known:
 # the more it runs at once, the slower each.
-GUESS = 3.0
+GUESS = 5.0
 MIN_ENDED = 5
 # A model whose slots have been taken for so long is full. Before that its replicas may only not have taken
 # what is on its way to them.

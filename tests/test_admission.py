@@ -472,3 +472,21 @@ def test_whatever_happens_everybody_ends_and_nothing_stays_counted(
             assert task.cancelled() or (f"{name}" in crowd.entered) != (f"{name}" in crowd.refused)
 
     run(main())
+
+
+def test_a_key_with_fewer_waiting_is_let_wait_where_a_greedy_one_is_refused():
+    """Both were refused alike, so whatever fell free went to those of the greedy key that waited already."""
+
+    async def main() -> None:
+        crowd = Crowd(queue_s=10.0)
+        await crowd.measured(2.0)
+        await crowd.fill(hold_s=2.0)
+        for n in range(6):
+            await crowd.come(f"greedy {n}", "greedy", hold_s=2.0)
+        assert set(crowd.refused) == {"greedy 5"}  # the sixth would wait 6 s, which is more than half
+        for n in range(3):
+            await crowd.come(f"modest {n}", "modest", hold_s=2.0)
+        assert set(crowd.refused) == {"greedy 5"}
+        await crowd.all_gone()
+
+    run(main())
