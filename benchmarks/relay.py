@@ -1,0 +1,173 @@
+"""What our layer costs a stream: a model that thinks no time, behind the router and behind bare Serve.
+
+One replica each of the model, of the router, and of the least application that can relay a handle's stream
+over HTTP; asked in turn. Messages: every token alone, as fast as they go. Tokens: each stream makes one every
+few milliseconds, and what was made while a message was under way goes into the next. Delay: from the making
+of a message until a client has it, one stream at an easy pace. Does not show a model's own time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.relaying.client import Received, receive
+from cluster.config import load_config
+from cluster.local import start_head, stop_head
+from cluster.ports import free_ports
+from cluster.serve_config import build_serve_config
+from cluster.session import until
+from cluster.target import connect_to
+
+NAME = "relayed"
+WORDS = "measure how long this takes"
+START_TIMEOUT_S = 120.0
+NUM_TOKENS = 2000
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to the model: how it is asked for so many tokens."""
+
+    name: str
+    path: str
+
+    def body(self, num_tokens: int) -> dict[str, Any]:
+        text: dict[str, Any] = {"model": NAME, "prompt": WORDS, "max_tokens": num_tokens, "stream": True}
+        return text if self.path.startswith("/bare") else {**text, "routing": {}}
+
+
+WAYS = (Way("bare Serve", "/bare"), Way("router", "/v1/completions"))
+
+
+@dataclass(frozen=True)
+class Round:
+    per_s: float  # messages or tokens, whatever the round counts
+    delay_ms: float  # median
+
+
+def main() -> None:
+    arguments = _arguments()
+    found: dict[str, dict[str, list[Round]]] = {}
+    for kind, step_s, num_streams in (
+        ("messages", 0.0, arguments.num_streams),
+        ("tokens", arguments.step_ms / 1000, arguments.num_streams),
+        ("delay", 0.01, 1),
+    ):
+        with served(step_s) as url:
+            found[kind] = asyncio.run(_rounds(url, num_streams, arguments.num_rounds))
+    _report(found, arguments)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--num-streams", type=int, default=32)
+    parser.add_argument("--num-rounds", type=int, default=5)
+    parser.add_argument("--step-ms", type=float, default=2.0, help="per token of each stream")
+    return parser.parse_args()
+
+
+@contextmanager
+def served(step_s: float) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
+        folder = Path(scratch)
+        head = start_head(folder / "state", num_cpus=4)
+        try:
+            with connect_to(head) as client:
+                (port,) = free_ports(1)
+                client.put(_deploy_config(folder, port, step_s))
+                if not until(lambda: _is_up(client.details()), START_TIMEOUT_S, 0.5):
+                    raise TimeoutError(f"not up within {START_TIMEOUT_S:g} s: {client.details()}")
+                yield f"http://127.0.0.1:{port}"
+        finally:
+            stop_head(folder / "state")
+
+
+def _deploy_config(folder: Path, port: int, step_s: float) -> dict[str, Any]:
+    """As for a cluster with a meta alone, but for who it is."""
+    text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": port}}
+    (folder / "config.json").write_text("{}", encoding="utf-8")  # all that is looked at before a model loads
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(text), encoding="utf-8")
+    deploy = build_serve_config(load_config(path))
+    meta = next(app for app in deploy["applications"] if app["name"] == "meta")
+    meta |= {"import_path": "benchmarks.relaying.instant:build_instant", "args": {"step_s": step_s}}
+    meta["deployments"][0]["max_ongoing_requests"] = 256
+    bare = {
+        "name": "bare",
+        "route_prefix": "/bare",
+        "import_path": "benchmarks.relaying.instant:build_bare",
+        "args": {},
+    }
+    deploy["applications"].append(bare)
+    return deploy
+
+
+def _is_up(details: dict[str, Any]) -> bool:
+    apps = details.get("applications", {})
+    return len(apps) == 3 and all(app["status"] == "RUNNING" for app in apps.values())
+
+
+async def _rounds(url: str, num_streams: int, num_rounds: int) -> dict[str, list[Round]]:
+    """By way; the first round of each is left out."""
+    rounds: dict[str, list[Round]] = {way.name: [] for way in WAYS}
+    for _ in range(num_rounds + 1):
+        for way in WAYS:
+            asked = (receive(url, way.path, way.body(NUM_TOKENS)) for _ in range(num_streams))
+            rounds[way.name].append(_round(await asyncio.gather(*asked)))
+    return {name: some[1:] for name, some in rounds.items()}
+
+
+def _round(streams: list[Received]) -> Round:
+    took_s = max(one.ended_s for one in streams) - min(one.began_s for one in streams)
+    delays_ms = [delay for one in streams for delay in one.delays_ms]
+    return Round(sum(one.num_tokens for one in streams) / took_s, statistics.median(delays_ms))
+
+
+def _report(found: dict[str, dict[str, list[Round]]], arguments: argparse.Namespace) -> None:
+    bare, routed = (
+        {
+            "messages_per_s": _median(found["messages"][way.name], "per_s"),
+            "tokens_per_s": _median(found["tokens"][way.name], "per_s"),
+            "delay_ms": _median(found["delay"][way.name], "delay_ms"),
+        }
+        for way in WAYS
+    )
+    table = Table("", *(way.name for way in WAYS), "ratio", title=f"{arguments.num_streams} streams")
+    for key in bare:
+        table.add_row(key, f"{bare[key]:,.2f}", f"{routed[key]:,.2f}", f"{routed[key] / bare[key]:.2f}")
+    Console().print(table)
+    print(
+        json.dumps(
+            {
+                "benchmark": "relay",
+                "num_streams": arguments.num_streams,
+                "num_rounds": arguments.num_rounds,
+                "bare": bare,
+                "router": routed,
+                "added_delay_ms": routed["delay_ms"] - bare["delay_ms"],
+            }
+        )
+    )
+
+
+def _median(rounds: list[Round], what: str) -> float:
+    return float(statistics.median(getattr(one, what) for one in rounds))
+
+
+if __name__ == "__main__":
+    main()

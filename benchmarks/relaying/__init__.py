@@ -1,0 +1,1 @@
+"""What `benchmarks.relay` serves and asks."""
