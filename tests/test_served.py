@@ -96,7 +96,8 @@ async def test_answers_are_token_for_token_those_of_the_papers_loop(served, ques
 
 
 async def test_held_out_questions_reach_their_expert_and_come_back_right(served, questions):
-    scores = await survey(served.url, served.config.name, questions)
+    # Every other one: each is put to all models, and that is most of what this file takes.
+    scores = await survey(served.url, served.config.name, questions[::2])
     assert scores.oracle_accuracy >= 0.90
     assert scores.routed_accuracy >= 0.97 * scores.oracle_accuracy
     assert scores.meta_accuracy <= 0.5 * scores.oracle_accuracy
