@@ -19,8 +19,8 @@ WANTED_GROWTH = 1.1
 class FuzzingReport:
     """`growth`: RSS afterwards as a multiple of RSS before, the worst replica of each application.
 
-    The first round meets the largest batch and fills what is filled once; what the very same requests add
-    when they come `again` is what is never given back.
+    The first round fills what is filled once, and is reported only. What the very same requests add when
+    they come `again` is judged.
     """
 
     sent: FuzzReport
