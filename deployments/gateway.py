@@ -16,6 +16,7 @@ from router.load import ModelLoad
 from router.quarantine import Quarantine
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
+from router.timing import Meter, NoMeter
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,11 @@ LOOK_PERIOD_S = 1.0
 class Gateway:
     """Keeps the ways to models open under changing tables; `router.http.Gateway` on a real cluster."""
 
-    def __init__(self, connect: Connect, max_body_bytes: int, replicas: Replicas) -> None:
+    def __init__(
+        self, connect: Connect, max_body_bytes: int, replicas: Replicas, meter: Meter | None = None
+    ) -> None:
         self.max_body_bytes = max_body_bytes
+        self.meter = meter or NoMeter()
         self.models = Connections(self.lost)
         self.admission = Admission(self.num_slots, self.max_slots)
         self.quarantine = Quarantine(self._tell_routers)

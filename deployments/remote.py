@@ -137,6 +137,8 @@ def to_piece(chunk: Chunk) -> Piece:
         expert=chunk.expert,
         probability=chunk.probability,
         distribution=chunk.distribution,
+        queue_s=chunk.queue_s,
+        prefill_s=chunk.prefill_s,
     )
 
 

@@ -12,6 +12,7 @@ from ray.serve.exceptions import RayServeException
 
 from deployments.gateway import Gateway
 from deployments.load import ServeReplicas
+from deployments.meter import ServedMeter
 from deployments.remote import RemoteModel
 from router.errors import ModelUnavailable
 from router.http import build_app
@@ -23,7 +24,7 @@ SETTLE_S = 10.0
 
 class Router:
     def __init__(self, max_body_bytes: int) -> None:
-        self._gateway = Gateway(connect, max_body_bytes, ServeReplicas())
+        self._gateway = Gateway(connect, max_body_bytes, ServeReplicas(), ServedMeter())
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:

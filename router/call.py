@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 
 from router.admission import Admission
 from router.errors import DeadlineExceeded, ModelFailed, ModelStalled, ModelUnavailable, WakeFailed
 from router.job import Answering, Job, ModelUsage
 from router.model import Ask, Finish, Models, Piece
 from router.pace import now_s
-from router.quarantine import Quarantine, poison
+from router.quarantine import Quarantine, Turn, poison
 from router.routes import Routes, State
 from router.table import META, RouteTable
+from router.timing import CallTiming
 
 
 class Caller:
@@ -43,7 +44,19 @@ class Caller:
             PoisonRequest: the prompt took replicas down meanwhile.
             DeadlineExceeded: the answer's total time is up.
         """
-        await self._awake(job, state)
+        with state.timing.call(state.writer) as timing:
+            await self._awake(job, state)
+            async with self._slot(job, state) as turn:
+                timing.let_in()
+                async with aclosing(self._stream(ask(), state, timing)) as pieces:
+                    async for piece in pieces:
+                        if piece.num_tokens:
+                            turn.pass_on()
+                        yield piece
+
+    @asynccontextmanager
+    async def _slot(self, job: Job, state: Answering) -> AsyncIterator[Turn]:
+        """The writer lets the answer in while the block runs."""
         writer, left_s = state.writer, _left_s(state)
         let_in = set() if job.let_in is None else job.let_in
         async with self._admission.slot(
@@ -61,11 +74,7 @@ class Caller:
                 state.is_alone = turn.is_alone
                 if self._quarantine.barred([writer], job.prompt):  # found while this one waited
                     raise poison(writer)
-                async with aclosing(self._stream(ask(), state)) as pieces:
-                    async for piece in pieces:
-                        if piece.num_tokens:
-                            turn.pass_on()
-                        yield piece
+                yield turn
 
     def _may_go_to(self, job: Job) -> Collection[str]:
         if not job.target.routed:
@@ -73,7 +82,7 @@ class Caller:
         wanted = self._table.experts if job.routing.experts is None else job.routing.experts
         return set(wanted) - set(job.routing.exclude)
 
-    async def _stream(self, ask: Ask, state: Answering) -> AsyncGenerator[Piece, None]:
+    async def _stream(self, ask: Ask, state: Answering, timing: CallTiming) -> AsyncGenerator[Piece, None]:
         """The writer's pieces until it finishes, under all three deadlines."""
         entry, deadlines = self._table.entry(state.writer), self._table.deadlines
         usage = state.usage.setdefault(state.writer, ModelUsage())
@@ -83,12 +92,14 @@ class Caller:
             finish = None
             while finish is None:
                 piece = await _within(stream, limit_s, state)
+                timing.received(piece)
                 usage.num_prompt_tokens += piece.num_prompt_tokens or 0
                 usage.num_completion_tokens += piece.num_tokens
                 finish = piece.finish
                 if piece.num_tokens:
                     limit_s = entry.gap_s or deadlines.gap_s
                 yield piece
+                timing.handed_on()
                 if finish is Finish.CANCELLED:
                     raise ModelUnavailable(f"the replica of {state.writer} gave the request up")
                 # Not `_allowed` again: routes may have changed since the model was asked.

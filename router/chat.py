@@ -15,6 +15,7 @@ from router.openai import AnswerRequest
 from router.policy import Routing, resolve
 from router.stream import event, event_around, to_json
 from router.table import RouteTable
+from router.timing import Timing
 
 PLACE = "\n"  # no field but the text can be this
 # What the jobs of one request write, merged: the index of the choice, and its next item.
@@ -89,7 +90,7 @@ class Answer(ABC):
     def _whole(self, index: int, text: str, done: Done) -> dict[str, Any]:
         content = self.whole_content(text)
         choice = {"index": index, **content, "logprobs": None, "finish_reason": done.finish.value}
-        return {**choice, "routing": _spans(done)} if self._request.trace else choice
+        return {**choice, "routing": _trace(done)} if self._request.trace else choice
 
     def _part(self, index: int, item: Delta | Done, *, first: bool) -> dict[str, Any]:
         """One chunk's own fields: a delta's text, or the finish reason at the end."""
@@ -98,7 +99,7 @@ class Answer(ABC):
         part = {"choices": [{"index": index, **content, "logprobs": None, "finish_reason": finish}]}
         if not self._request.trace:
             return part
-        routing = {"model": item.model} if isinstance(item, Delta) else _spans(item)
+        routing = {"model": item.model} if isinstance(item, Delta) else _trace(item)
         return {**part, "routing": routing}
 
     def _usage(self, done: Mapping[int, Done]) -> dict[str, Any]:
@@ -181,13 +182,27 @@ def jobs(request: AnswerRequest, table: RouteTable, answer_id: str, key: str = "
     ]
 
 
-def _spans(done: Done) -> dict[str, Any]:
+def _trace(done: Done) -> dict[str, Any]:
     return {
         "spans": [
             {"model": s.model, "text": s.text, "num_tokens": s.num_tokens, "probability": s.probability}
             for s in done.spans
-        ]
+        ],
+        "timing": _timing(done.timing),
     }
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    calls = [
+        {"model": call.model, **{f"{phase}_ms": _ms(time_s) for phase, time_s in call.phases()}}
+        for call in timing.calls
+    ]
+    first_text_ms = None if timing.first_text_s is None else _ms(timing.first_text_s)
+    return {"first_text_ms": first_text_ms, "total_ms": _ms(timing.total_s), "calls": calls}
+
+
+def _ms(time_s: float) -> float:
+    return round(1000 * time_s, 3)
 
 
 def _by_model(usages: list[dict[str, ModelUsage]]) -> dict[str, dict[str, int]]:

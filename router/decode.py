@@ -31,6 +31,7 @@ from router.policy import Recovery, after_failure, allowed_experts
 from router.quarantine import Quarantine, poison
 from router.routes import Routes, State
 from router.table import META, RouteTable
+from router.timing import Meter, NoMeter
 from router.transcript import Transcript
 
 # So many replicas that died of a prompt, with no token in between, are no coincidence.
@@ -41,7 +42,7 @@ class Decoder:
     """Decodes answers against one route table; cheap to make, one per request.
 
     `routes` is asked at every decision, so an expert that opens or closes meanwhile is seen at once.
-    `admission` and `quarantine` are shared by all decoders of a router.
+    `admission`, `quarantine` and `meter` are shared by all decoders of a router.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Decoder:
         *,
         admission: Admission | None = None,
         quarantine: Quarantine | None = None,
+        meter: Meter | None = None,
         retry_pause_s: float = 0.05,
     ) -> None:
         self._table = table
@@ -59,6 +61,7 @@ class Decoder:
         self._quarantine = quarantine or Quarantine()
         admission = admission or Admission(routes.num_slots, routes.max_slots)
         self._caller = Caller(table, models, routes, admission, self._quarantine)
+        self._meter = meter or NoMeter()
         self._retry_pause_s = retry_pause_s
 
     async def decode(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
@@ -69,24 +72,29 @@ class Decoder:
             ServiceError: nobody could go on writing; everything yielded so far stands.
         """
         state = self._begin(job, Transcript(job.stop))
-        finish = state.limit(job)
-        while finish is None:
-            last = Piece()
-            try:
-                async with aclosing(self._call(job, state)) as pieces:
-                    async for last in pieces:
-                        for model, text in state.receive(last):
-                            yield Delta(text, model)
-                        if state.transcript.stopped:
-                            break
-            except RouterError as error:
-                # Whoever fails after the last token takes nothing along.
-                finish = state.limit(job) or await self._recover(job, state, error)
-            else:
-                finish = self._after(job, state, last) or state.limit(job)
-        for model, text in state.transcript.close():
-            yield Delta(text, model)
-        yield state.done(finish)
+        try:
+            finish = state.limit(job)
+            while finish is None:
+                last = Piece()
+                try:
+                    async with aclosing(self._call(job, state)) as pieces:
+                        async for last in pieces:
+                            for model, text in state.receive(last):
+                                state.timing.shown()
+                                yield Delta(text, model)
+                            if state.transcript.stopped:
+                                break
+                except RouterError as error:
+                    # Whoever fails after the last token takes nothing along.
+                    finish = state.limit(job) or await self._recover(job, state, error)
+                else:
+                    finish = self._after(job, state, last) or state.limit(job)
+            for model, text in state.transcript.close():
+                yield Delta(text, model)
+            yield state.done(finish)
+        finally:
+            state.timing.over()
+            self._meter.ended(state.timing)
 
     async def distribution(self, job: Job) -> Piece:
         """Where the conversation would go next: a piece with the distribution over experts, nothing written.

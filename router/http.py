@@ -34,6 +34,7 @@ from router.quarantine import Quarantine
 from router.routes import Routes, State
 from router.stream import EventStream, envelope, interleave, while_connected
 from router.table import META, RouteTable
+from router.timing import Meter
 
 MAX_QUOTED = 256  # characters of what a client sent, in a message to it
 
@@ -51,6 +52,8 @@ class Gateway(Routes, Protocol):
     def admission(self) -> Admission: ...
     @property
     def quarantine(self) -> Quarantine: ...
+    @property
+    def meter(self) -> Meter: ...
     @property
     def max_body_bytes(self) -> int: ...
     async def load(self) -> Mapping[str, ModelLoad | None]:
@@ -122,7 +125,12 @@ class _Endpoints:
     def _decoder(self, table: RouteTable) -> Decoder:
         gateway = self._gateway
         return Decoder(
-            table, gateway.models, gateway, admission=gateway.admission, quarantine=gateway.quarantine
+            table,
+            gateway.models,
+            gateway,
+            admission=gateway.admission,
+            quarantine=gateway.quarantine,
+            meter=gateway.meter,
         )
 
     async def models(self, request: Request) -> Response:

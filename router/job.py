@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from router.errors import ModelDied, RouterError
 from router.model import Finish, Piece, Prompt, Sampling
 from router.policy import Routing, Target
+from router.timing import Timing
 from router.transcript import Span, Transcript
 
 
@@ -53,6 +54,7 @@ class Done:
     num_completion_tokens: int
     spans: list[Span]
     usage_by_model: dict[str, ModelUsage]
+    timing: Timing
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class Answering:
     deaths: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # likewise: replicas
     is_alone: bool = False  # of those who were on a replica that died, it alone was at the writer
     usage: dict[str, ModelUsage] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def begun(self) -> bool:
@@ -106,10 +109,12 @@ class Answering:
             deaths.add(error.replica)
 
     def done(self, finish: Finish) -> Done:
+        self.timing.over()
         return Done(
             finish=finish,
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.transcript.num_tokens,
             spans=self.transcript.spans(),
             usage_by_model=self.usage,
+            timing=self.timing,
         )

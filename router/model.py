@@ -83,6 +83,8 @@ class Piece:
     `text` is whole characters, and `num_tokens` counts the tokens that made them: a token whose character is
     not complete belongs to a later piece, or a resumed answer would count it twice. `ids` are those tokens,
     for models that know them, and `tokenizer` tells whose (on the first piece; None: nobody can use them).
+    On the first piece, `queue_s` is how long the call waited in the engine, and `prefill_s` how long it took
+    from there to the first token.
     """
 
     text: str = ""
@@ -94,6 +96,8 @@ class Piece:
     expert: str | None = None
     probability: float | None = None
     distribution: Mapping[str, float] | None = None
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
 
 
 class Model(Protocol):

@@ -56,8 +56,29 @@ class Span(Shape):
     probability: float | None
 
 
+class CallTiming(Shape):
+    """One call of a model: waiting in the router, on the way, waiting in the engine, and so on, in order."""
+
+    model: str
+    queue_ms: float
+    hop_ms: float
+    engine_queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    decision_ms: float
+    relay_ms: float
+    lost_ms: float
+
+
+class Timing(Shape):
+    first_text_ms: float | None
+    total_ms: float
+    calls: list[CallTiming]
+
+
 class Trace(Shape):
     spans: list[Span]
+    timing: Timing
 
 
 class Choice(Shape):

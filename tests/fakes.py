@@ -24,6 +24,7 @@ from router.policy import Target
 from router.quarantine import Quarantine
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
+from router.timing import Meter, NoMeter
 
 T = TypeVar("T")
 EXPERTS = ("chem", "law", "weather")
@@ -139,6 +140,7 @@ class FakeGateway:
     slots: int = 64
     stalls: list[tuple[str, str]] = field(default_factory=list)
     quarantine: Quarantine = field(default_factory=Quarantine)
+    meter: Meter = field(default_factory=NoMeter)
     table: RouteTable = RouteTable(
         epoch=7,
         name="generalist",

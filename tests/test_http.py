@@ -87,6 +87,15 @@ async def test_the_trace_says_who_wrote_what_and_joins_to_the_content(client: ht
     assert "".join(span["text"] for span in spans) == choice["message"]["content"]
 
 
+async def test_the_trace_says_where_the_time_went(client: httpx.AsyncClient):
+    [choice] = (await client.post(CHAT, json=chat(routing={"trace": True}))).json()["choices"]
+    timing = choice["routing"]["timing"]
+    assert [call["model"] for call in timing["calls"]] == ["meta", "roman"]
+    spent_ms = sum(value for call in timing["calls"] for key, value in call.items() if key != "model")
+    assert 0 < timing["first_text_ms"] <= timing["total_ms"]
+    assert 0 < spent_ms <= timing["total_ms"] + 0.1  # each part is rounded
+
+
 async def test_all_choices_come_back_in_order_with_seeds_and_ids_of_their_own(
     client: httpx.AsyncClient, gateway: FakeGateway
 ):

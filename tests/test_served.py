@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from cluster.apply import apply
+from cluster.local import Head
 from cluster.session import until
 from cluster.status import status
 from cluster.target import connect_to
@@ -162,6 +163,32 @@ async def _a_long_text(client: httpx.AsyncClient, model: str) -> dict[str, Any]:
 
 def _is_idle(stats, app: str) -> bool:
     return stats.of(app)["num_running"] == 0
+
+
+async def test_where_time_went_is_told_to_whoever_asks_and_to_prometheus(served):
+    async with httpx.AsyncClient(base_url=served.url, timeout=120) as client:
+        question = body("What is 14 in Roman numerals?", routing={"trace": True})
+        answer = (await client.post("/v1/chat/completions", json=question)).raise_for_status().json()
+    calls = answer["choices"][0]["routing"]["timing"]["calls"]
+    assert [call["model"] for call in calls] == ["meta", "roman"]
+    assert all(call["prefill_ms"] > 0 and call["hop_ms"] > 0 for call in calls)
+    wanted = {(call["model"], phase) for call in calls for phase in ("queue", "hop", "prefill", "decode")}
+    found = await asyncio.to_thread(until, lambda: wanted <= _metered(served.head), 60.0)
+    assert found, _metered(served.head)
+
+
+def _metered(head: Head) -> set[tuple[str, str]]:
+    """Models and phases that the nodes' metrics ports show."""
+    address = f"{head.dashboard_url}/api/prometheus/sd"
+    headers = {"Authorization": f"Bearer {head.auth_token}"}
+    targets = [one for group in httpx.get(address, headers=headers).json() for one in group["targets"]]
+    lines = [line for target in targets for line in httpx.get(f"http://{target}/metrics").text.splitlines()]
+    counts = [line for line in lines if line.startswith("ray_etr_call_seconds_count")]
+    return {(_label(line, "model"), _label(line, "phase")) for line in counts}
+
+
+def _label(line: str, name: str) -> str:
+    return line.partition(f'{name}="')[2].partition('"')[0]
 
 
 def test_applying_the_same_file_again_restarts_nothing(served):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -68,6 +68,7 @@ class Chunk:
     """What was generated since the last chunk; whole characters only. The last one has a finish reason.
 
     The first has a `tokenizer`: a fingerprint by which `token_ids` can be told from another tokenizer's.
+    It also has the time that the call waited (`queue_s`), and from there to its first token (`prefill_s`).
     `num_unnamed_tokens` are those of an engine that learns how many there were, and not which.
     """
 
@@ -80,6 +81,13 @@ class Chunk:
     expert: str | None = None
     probability: float | None = None
     distribution: Mapping[str, float] | None = None
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+
+    def timed(self, since_call_s: float, since_scheduled_s: float) -> Chunk:
+        """The same as a first chunk that was made so long after the engine was called, and after it had
+        begun with the prompt."""
+        return replace(self, queue_s=max(0.0, since_call_s - since_scheduled_s), prefill_s=since_scheduled_s)
 
 
 @dataclass(frozen=True, slots=True)

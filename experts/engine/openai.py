@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -54,15 +55,20 @@ class OpenAIEngine:
         if call.allowed or call.probe:
             raise InvalidCall("unsupported_call", None, f"{self._name} is no meta: it cannot hand over")
         self._num_open += 1
+        called_s = time.monotonic()
         try:
             path, body = await self._request(call)
             async with self._slots:
                 self._num_running += 1
+                sent_s = time.monotonic()
+                is_first = True
                 try:
                     async with aclosing(self._within_window(path, body)) as chunks:
                         async for chunk in chunks:
                             self._num_tokens += chunk.num_unnamed_tokens
-                            yield chunk
+                            now_s = time.monotonic()
+                            yield chunk.timed(now_s - called_s, now_s - sent_s) if is_first else chunk
+                            is_first = False
                 finally:
                     self._num_running -= 1
         except RemoteUnavailable:

@@ -7,6 +7,7 @@ import itertools
 import math
 import queue
 import secrets
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ class TransformersEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         if call.adapter is not None:
             raise UnknownAdapter(call.adapter)
+        called_s = time.perf_counter()
         prompt = await asyncio.to_thread(self._text.encode, call)
         max_tokens = self._text.budget(len(prompt), call)
         seed = call.seed if call.seed is not None else secrets.randbits(48)
@@ -77,8 +79,12 @@ class TransformersEngine:
             while not finished:
                 output = await self._newest(outputs)
                 finished = output.is_finished()
-                yield self._chunk(output, row, text, num_prompt_tokens)
-                num_prompt_tokens = None
+                chunk = self._chunk(output, row, text, num_prompt_tokens)
+                if num_prompt_tokens is not None:
+                    now_s = time.perf_counter()  # as the manager's own times
+                    chunk = chunk.timed(now_s - called_s, now_s - output.lifespan[0])
+                    num_prompt_tokens = None
+                yield chunk
         finally:
             self._sampler.close(request_id)
             if not finished:

@@ -58,17 +58,19 @@ class VllmEngine:
             raise
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        called_s = time.monotonic()
         prompt = await asyncio.to_thread(self._text.encode, call)
         max_tokens = self._text.budget(len(prompt), call)
         await self._opened()
-        answer = Answer(call, str(next(self._numbers)), prompt, max_tokens, self._text, self._mailbox)
+        key = str(next(self._numbers))
+        answer = Answer(call, key, prompt, max_tokens, self._text, self._mailbox, called_s)
         with self._adapters.using(call.adapter) as adapter, self._under_way(answer) as request_id:
             asked = tokens_input(prompt)
             outputs = self._llm.generate(asked, answer.params(), request_id, lora_request=adapter)
             try:
                 async with aclosing(outputs):  # closing it aborts the request
                     async for output in outputs:
-                        chunk = answer.chunk(output.outputs[0])
+                        chunk = answer.chunk(output)
                         self._num_tokens += len(chunk.token_ids)
                         self._last_sign_of_life = time.monotonic()
                         yield chunk

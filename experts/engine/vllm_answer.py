@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from vllm import SamplingParams
-from vllm.outputs import CompletionOutput
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.metrics.stats import RequestStateStats
 
 from experts.engine.base import Call, Chunk, FinishReason
 from experts.engine.draws import MIN_TEMPERATURE
@@ -19,7 +21,7 @@ from experts.errors import EngineFailed
 
 @dataclass(slots=True)
 class Answer:
-    """`key` names it in the mailbox; `max_tokens`: at most to be written."""
+    """`key` names it in the mailbox; `max_tokens`: at most to be written; `called_s` by `time.monotonic`."""
 
     call: Call
     key: str
@@ -27,6 +29,7 @@ class Answer:
     max_tokens: int
     model: ModelText
     mailbox: Mailbox
+    called_s: float
     ids: list[int] = field(default_factory=list)
     _text: TextStream = field(init=False)
     _is_first: bool = True
@@ -55,8 +58,9 @@ class Answer:
             skip_clone=True,
         )
 
-    def chunk(self, output: CompletionOutput) -> Chunk:
+    def chunk(self, request: RequestOutput) -> Chunk:
         """What is new. Raises EngineFailed."""
+        output = request.outputs[0]
         if output.finish_reason == "abort":
             return Chunk(finish=FinishReason.CANCELLED)
         if output.finish_reason == "error":
@@ -68,7 +72,7 @@ class Answer:
         expert = decided.expert if decided else None
         text, ids = self._new_text(len(self.ids) - stopped, ends)
         is_first, self._is_first = self._is_first, False
-        return Chunk(
+        chunk = Chunk(
             text=text,
             token_ids=ids,
             tokenizer=self.model.tokenizer_fingerprint if is_first else None,
@@ -78,6 +82,12 @@ class Answer:
             probability=decided.probability if decided else None,
             distribution=((decided and decided.distribution) or {}) if self.call.probe else None,
         )
+        return self._timed(chunk, request.metrics) if is_first else chunk
+
+    def _timed(self, chunk: Chunk, stats: RequestStateStats | None) -> Chunk:
+        now_s = time.monotonic()  # as the scheduler's own times, in its process
+        scheduled_s = stats.scheduled_ts if stats and stats.scheduled_ts else self.called_s
+        return chunk.timed(now_s - self.called_s, now_s - scheduled_s)
 
     def _decided(self, stopped: bool) -> Decided | None:
         """At the last step: one of an earlier step, which vLLM took back, does not count."""

@@ -1,0 +1,99 @@
+"""Where the time of an answer went: every part is told, and together they are all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from router.decode import Decoder
+from router.errors import ModelFailed, RouterError
+from router.job import Delta, Done
+from router.model import Piece
+from router.table import ModelEntry
+from router.timing import CallTiming, Timing
+from tests.answering import answer
+from tests.fake_routes import FakeRoutes
+from tests.fakes import GONE, JOB, STOP, Pause, expert_table, in_virtual_time, playing, to, word
+
+
+def first(text: str, *, queue_s: float = 0.0, prefill_s: float = 0.0) -> Piece:
+    return replace(word(text), queue_s=queue_s, prefill_s=prefill_s)
+
+
+def parts(call: CallTiming) -> dict[str, float]:
+    return {phase: round(time_s, 6) for phase, time_s in call.phases() if time_s}
+
+
+def test_each_call_says_how_long_it_was_on_the_way_read_and_wrote():
+    meta = [[Pause(1.0), first("It is ", queue_s=0.25, prefill_s=0.5), Pause(2.0), to("chem")]]
+    chem = [[Pause(0.5), first("H2", prefill_s=0.375), Pause(3.0), word("O"), Pause(4.0), STOP]]
+    _, done = answer(playing(meta=meta, chem=chem))
+    timing = done.timing
+    assert [(call.model, parts(call)) for call in timing.calls] == [
+        ("meta", {"hop": 0.25, "engine_queue": 0.25, "prefill": 0.5, "decision": 2.0}),
+        ("chem", {"hop": 0.125, "prefill": 0.375, "decode": 7.0}),
+    ]
+    assert timing.first_text_s == 1.0
+    assert timing.total_s == 10.5
+
+
+def test_the_start_of_a_model_that_slept_is_queueing():
+    routes = FakeRoutes(ready=("law",), starts={"chem": Pause(20.0)})
+    models = playing(meta=[[to("chem")]], chem=[[word("a"), STOP]])
+    _, done = answer(models, routes=routes, experts={"chem": ModelEntry(app="chem", wakes=True)})
+    assert [parts(call) for call in done.timing.calls] == [{}, {"queue": 20.0}]
+
+
+def test_a_call_that_fails_says_how_much_it_cost():
+    meta = [[word("a"), Pause(1.0), word("b"), Pause(2.0), GONE], [Pause(0.5), word("c"), STOP]]
+    _, done = answer(playing(meta=meta))
+    lost, resumed = done.timing.calls
+    assert parts(lost) == {"decode": 1.0, "lost": 2.0}
+    assert parts(resumed) == {"hop": 0.5}
+
+
+@dataclass
+class Kept:
+    """A meter that keeps everything."""
+
+    timings: list[Timing] = field(default_factory=list)
+
+    def ended(self, timing: Timing) -> None:
+        self.timings.append(timing)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_the_client_takes_is_relaying_and_counts_even_if_it_leaves(leaves: bool):
+    meter = Kept()
+    models = playing(meta=[[word("a"), word("b"), word("c"), STOP]])
+
+    async def read_slowly() -> None:
+        stream = Decoder(expert_table(), models, FakeRoutes(), meter=meter).decode(JOB)
+        try:
+            async for item in stream:
+                await asyncio.sleep(1.0)
+                if leaves and isinstance(item, Delta) and item.text == "b":
+                    return
+        finally:
+            await stream.aclose()
+
+    in_virtual_time(read_slowly())
+    [timing] = meter.timings
+    assert parts(timing.calls[0]) == {"relay": 1.0 if leaves else 3.0}
+    assert timing.first_text_s == 0.0
+
+
+def test_an_answer_that_fails_is_metered_once():
+    meter = Kept()
+    models = playing(meta=[[Pause(1.0), ModelFailed("broken")]])
+
+    async def ask() -> list[Delta | Done]:
+        return [item async for item in Decoder(expert_table(), models, FakeRoutes(), meter=meter).decode(JOB)]
+
+    with pytest.raises(RouterError, match="broken"):
+        in_virtual_time(ask())
+    [timing] = meter.timings
+    assert parts(timing.calls[0]) == {"lost": 1.0}
+    assert timing.first_text_s is None
