@@ -27,9 +27,11 @@ def parts(call: CallTiming) -> dict[str, float]:
 
 
 def test_each_call_says_how_long_it_was_on_the_way_read_and_wrote():
-    meta = [[Pause(1.0), first("It is ", queue_s=0.25, prefill_s=0.5), Pause(2.0), to("chem")]]
-    chem = [[Pause(0.5), first("H2", prefill_s=0.375), Pause(3.0), word("O"), Pause(4.0), STOP]]
-    _, done = answer(playing(meta=meta, chem=chem))
+    models = playing(
+        meta=[[Pause(1.0), first("It is ", queue_s=0.25, prefill_s=0.5), Pause(2.0), to("chem")]],
+        chem=[[Pause(0.5), first("H2", prefill_s=0.375), Pause(3.0), word("O"), Pause(4.0), STOP]],
+    )
+    _, done = answer(models)
     timing = done.timing
     assert [(call.model, parts(call)) for call in timing.calls] == [
         ("meta", {"hop": 0.25, "engine_queue": 0.25, "prefill": 0.5, "decision": 2.0}),
@@ -47,8 +49,10 @@ def test_the_start_of_a_model_that_slept_is_queueing():
 
 
 def test_a_call_that_fails_says_how_much_it_cost():
-    meta = [[word("a"), Pause(1.0), word("b"), Pause(2.0), GONE], [Pause(0.5), word("c"), STOP]]
-    _, done = answer(playing(meta=meta))
+    models = playing(
+        meta=[[word("a"), Pause(1.0), word("b"), Pause(2.0), GONE], [Pause(0.5), word("c"), STOP]]
+    )
+    _, done = answer(models)
     lost, resumed = done.timing.calls
     assert parts(lost) == {"decode": 1.0, "lost": 2.0}
     assert parts(resumed) == {"hop": 0.5}
