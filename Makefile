@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 DEMO := .cache/demo
 
-.PHONY: help install demo test test-vllm check format lock lock-vllm bench clean
+.PHONY: help install demo test test-vllm check format lock lock-vllm bench bench-vllm clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,10 +21,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install  ## build the demo models, serve them, ask them questions
 	$(BIN)/python -m examples.demo.run $(DEMO)
 
-test: check  ## everything CI runs: linters, types, tests
+test: check  ## everything CI runs: linters, types, tests, and vLLM's in an environment of its own
 	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory test-vllm
 
-test-vllm:  ## the vLLM engine, in an environment of its own
+test-vllm:  ## the tests of the vLLM engine only
 	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
 	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/test_engine_conformance.py tests/test_vllm_engine.py tests/test_vllm_served.py; \
 	else \
@@ -53,6 +54,12 @@ bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	$(BIN)/python -m benchmarks.hot_change
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.chaos
+
+# ray.serve.llm, beside which we are measured, imports pyarrow; nothing of ours does.
+bench-vllm: $(VLLM)/.installed  ## the benchmarks that need vLLM
+	$(VLLM)/bin/pip install --quiet pyarrow
+	$(VLLM)/bin/python -m benchmarks.overhead
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m benchmarks.engines
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock

@@ -1,9 +1,10 @@
 """What our layer costs a stream: a model that thinks no time, behind the router and behind bare Serve.
 
 One replica each of the model, of the router, and of the least application that can relay a handle's stream
-over HTTP; asked in turn. Messages: every token alone, as fast as they go. Tokens: each stream makes one every
-few milliseconds, and what was made while a message was under way goes into the next. Delay: from the making
-of a message until a client has it, one stream at an easy pace. Does not show a model's own time.
+over HTTP; asked in turn, behind Serve's proxy and, in a cluster of its own, behind HAProxy. Messages: every
+token alone, as fast as they go. Tokens: each stream makes one every few milliseconds, and what was made while
+a message was under way goes into the next. Delay: from the making of a message until a client has it, one
+stream at an easy pace. First: until a short answer's first text is there. Does not show a model's own time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,9 @@ NAME = "relayed"
 WORDS = "measure how long this takes"
 START_TIMEOUT_S = 120.0
 NUM_TOKENS = 2000
+WANTED_TOKENS_PER_S = 10_000
+WANTED_ADDED_MS = 0.3
+PROXY, HAPROXY = "Serve's proxy", "HAProxy"
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,23 @@ WAYS = (Way("bare Serve", "/bare"), Way("router", "/v1/completions"))
 @dataclass(frozen=True)
 class Round:
     per_s: float  # messages or tokens, whatever the round counts
-    delay_ms: float  # median
+    delay_ms: float  # medians
+    first_ms: float
+
+
+Figures = dict[str, float]
 
 
 def main() -> None:
     arguments = _arguments()
-    found: dict[str, dict[str, list[Round]]] = {}
-    for kind, step_s, num_streams in (
-        ("messages", 0.0, arguments.num_streams),
-        ("tokens", arguments.step_ms / 1000, arguments.num_streams),
-        ("delay", 0.01, 1),
-    ):
-        with served(step_s) as url:
-            found[kind] = asyncio.run(_rounds(url, num_streams, arguments.num_rounds))
-    _report(found, arguments)
+    found = {
+        (ingress, way): figures
+        for ingress in arguments.ingress
+        for way, figures in _measure(ingress, arguments).items()
+    }
+    missed = _missed(found)
+    _report(found, missed, arguments)
+    sys.exit(bool(missed))
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,14 +86,37 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num-streams", type=int, default=32)
     parser.add_argument("--num-rounds", type=int, default=5)
     parser.add_argument("--step-ms", type=float, default=2.0, help="per token of each stream")
+    parser.add_argument("--ingress", nargs="+", choices=[PROXY, HAPROXY], default=[PROXY, HAPROXY])
     return parser.parse_args()
 
 
+def _measure(ingress: str, arguments: argparse.Namespace) -> dict[str, Figures]:
+    """By way, the medians of everything."""
+    found: dict[str, dict[str, list[Round]]] = {}
+    for kind, step_s, num_streams in (
+        ("messages", 0.0, arguments.num_streams),
+        ("tokens", arguments.step_ms / 1000, arguments.num_streams),
+        ("delay", 0.01, 1),
+    ):
+        with served(step_s, ingress) as url:
+            found[kind] = asyncio.run(_rounds(url, num_streams, arguments.num_rounds))
+    return {
+        way.name: {
+            "messages_per_s": _median(found["messages"][way.name], "per_s"),
+            "tokens_per_s": _median(found["tokens"][way.name], "per_s"),
+            "delay_ms": _median(found["delay"][way.name], "delay_ms"),
+            "first_ms": _median(found["delay"][way.name], "first_ms"),
+        }
+        for way in WAYS
+    }
+
+
 @contextmanager
-def served(step_s: float) -> Iterator[str]:
+def served(step_s: float, ingress: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
         folder = Path(scratch)
-        head = start_head(folder / "state", num_cpus=4)
+        env = _haproxy_env(folder) if ingress == HAPROXY else {}
+        head = start_head(folder / "state", num_cpus=4, env=env)
         try:
             with connect_to(head) as client:
                 (port,) = free_ports(1)
@@ -95,6 +126,23 @@ def served(step_s: float) -> Iterator[str]:
                 yield f"http://127.0.0.1:{port}"
         finally:
             stop_head(folder / "state")
+
+
+def _haproxy_env(folder: Path) -> Mapping[str, str]:
+    """Its files and ports are the machine's, unless they are named."""
+    metrics, stats = free_ports(2)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    }
 
 
 def _deploy_config(folder: Path, port: int, step_s: float) -> dict[str, Any]:
@@ -135,34 +183,39 @@ async def _rounds(url: str, num_streams: int, num_rounds: int) -> dict[str, list
 def _round(streams: list[Received]) -> Round:
     took_s = max(one.ended_s for one in streams) - min(one.began_s for one in streams)
     delays_ms = [delay for one in streams for delay in one.delays_ms]
-    return Round(sum(one.num_tokens for one in streams) / took_s, statistics.median(delays_ms))
+    firsts_ms = [1000 * (one.first_s - one.began_s) for one in streams]
+    num_tokens = sum(one.num_tokens for one in streams)
+    return Round(num_tokens / took_s, statistics.median(delays_ms), statistics.median(firsts_ms))
 
 
-def _report(found: dict[str, dict[str, list[Round]]], arguments: argparse.Namespace) -> None:
-    bare, routed = (
-        {
-            "messages_per_s": _median(found["messages"][way.name], "per_s"),
-            "tokens_per_s": _median(found["tokens"][way.name], "per_s"),
-            "delay_ms": _median(found["delay"][way.name], "delay_ms"),
-        }
-        for way in WAYS
+def _missed(found: dict[tuple[str, str], Figures]) -> list[str]:
+    """Which of the wanted bounds do not hold."""
+    missed = []
+    for ingress in {ingress: None for ingress, _ in found}:
+        bare, routed = (found[ingress, way.name] for way in WAYS)
+        if routed["tokens_per_s"] < WANTED_TOKENS_PER_S:
+            missed.append(f"fewer than {WANTED_TOKENS_PER_S} tokens a second behind {ingress}")
+        if routed["delay_ms"] - bare["delay_ms"] > WANTED_ADDED_MS:
+            missed.append(f"more than {WANTED_ADDED_MS} ms added to a message behind {ingress}")
+    return missed
+
+
+def _report(found: dict[tuple[str, str], Figures], missed: list[str], arguments: argparse.Namespace) -> None:
+    table = Table(
+        "behind", "", *(way.name for way in WAYS), "ratio", title=f"{arguments.num_streams} streams"
     )
-    table = Table("", *(way.name for way in WAYS), "ratio", title=f"{arguments.num_streams} streams")
-    for key in bare:
-        table.add_row(key, f"{bare[key]:,.2f}", f"{routed[key]:,.2f}", f"{routed[key] / bare[key]:.2f}")
-    Console().print(table)
-    print(
-        json.dumps(
-            {
-                "benchmark": "relay",
-                "num_streams": arguments.num_streams,
-                "num_rounds": arguments.num_rounds,
-                "bare": bare,
-                "router": routed,
-                "added_delay_ms": routed["delay_ms"] - bare["delay_ms"],
-            }
-        )
-    )
+    for ingress in {ingress: None for ingress, _ in found}:
+        bare, routed = (found[ingress, way.name] for way in WAYS)
+        for key in bare:
+            figures = f"{bare[key]:,.2f}", f"{routed[key]:,.2f}", f"{routed[key] / bare[key]:.2f}"
+            table.add_row(ingress, key, *figures)
+    console = Console()
+    console.print(table)
+    for text in missed:
+        console.print(f"missed: {text}")
+    results = [{"ingress": ingress, "way": way, **figures} for (ingress, way), figures in found.items()]
+    settings = {"num_streams": arguments.num_streams, "num_rounds": arguments.num_rounds}
+    print(json.dumps({"benchmark": "relay", **settings, "results": results}))
 
 
 def _median(rounds: list[Round], what: str) -> float:
