@@ -1,0 +1,1 @@
+"""The same model, served by everybody whom `benchmarks.overhead` compares."""

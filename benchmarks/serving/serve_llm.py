@@ -1,0 +1,62 @@
+"""`ray.serve.llm` on a Ray head of its own, with Serve's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.model import ENGINE_ENV, NAME, Model
+from cluster.local import start_head, stop_head
+from cluster.ports import free_ports
+from cluster.session import until
+from cluster.target import connect_to
+
+START_TIMEOUT_S = 300.0
+# What `start_head` sets for our own clusters, as it is where nobody sets it.
+UNSET = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "",
+    "RAY_worker_niceness": "15",
+}
+
+
+@contextmanager
+def serve_llm(model: Model, folder: Path) -> Iterator[str]:
+    """Yields its address."""
+    (port,) = free_ports(1)
+    head = start_head(folder / "state", num_cpus=8, env={**ENGINE_ENV, **UNSET})
+    try:
+        with connect_to(head) as client:
+            client.put(_deploy_config(model, port))
+            if not until(lambda: _is_up(client.details()), START_TIMEOUT_S, 1.0):
+                raise TimeoutError(f"ray.serve.llm is not up: {client.details()}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop_head(folder / "state")
+
+
+def _deploy_config(model: Model, port: int) -> dict[str, Any]:
+    one = {"min_replicas": 1, "max_replicas": 1}
+    llm = {
+        "model_loading_config": {"model_id": NAME, "model_source": str(model.folder)},
+        "engine_kwargs": model.engine_args,
+        "placement_group_config": {"bundles": [{"CPU": 1}]},
+        "deployment_config": {"autoscaling_config": one, "max_ongoing_requests": 2 * model.max_streams},
+    }
+    app = {
+        "name": "llm",
+        "route_prefix": "/",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {"llm_configs": [llm]},
+    }
+    return {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [app]}
+
+
+def _is_up(details: dict[str, Any]) -> bool:
+    apps = details.get("applications", {}).values()
+    failed = [app["message"] for app in apps if app["status"] == "DEPLOY_FAILED"]
+    if failed:
+        raise RuntimeError(failed[0])
+    return bool(apps) and all(app["status"] == "RUNNING" for app in apps)
