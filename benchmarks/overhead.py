@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import save_random_model
-from benchmarks.serving.bare import bare
-from benchmarks.serving.client import Answer, ask
-from benchmarks.serving.model import ENGINE_ENV, NAME, Model
-from benchmarks.serving.ours import EXPERT, ours
-from benchmarks.serving.ours import NAME as OURS
-from benchmarks.serving.serve_llm import serve_llm
-from benchmarks.serving.vllm_server import vllm_server
+from benchmarks.peers.bare import bare
+from benchmarks.peers.client import Answer, ask
+from benchmarks.peers.model import ENGINE_ENV, NAME, Model
+from benchmarks.peers.ours import EXPERT, ours
+from benchmarks.peers.ours import NAME as OURS
+from benchmarks.peers.serve_llm import serve_llm
+from benchmarks.peers.vllm_server import vllm_server
 
 BARE, SERVER, SERVE_LLM, DIRECT, ROUTED = (
     "bare engine",

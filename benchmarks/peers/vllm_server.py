@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.serving.model import ENGINE_ENV, NAME, Model
+from benchmarks.peers.model import ENGINE_ENV, NAME, Model
 from cluster.ports import free_ports
 from cluster.session import Session, until
 

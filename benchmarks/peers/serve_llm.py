@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.model import ENGINE_ENV, NAME, Model
+from benchmarks.peers.model import ENGINE_ENV, NAME, Model
 from cluster.local import start_head, stop_head
 from cluster.ports import free_ports
 from cluster.session import until

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from benchmarks.serving.model import ENGINE_ENV, Model
+from benchmarks.peers.model import ENGINE_ENV, Model
 from cluster.apply import apply
 from cluster.config import load_config
 from cluster.local import start_head, stop_head

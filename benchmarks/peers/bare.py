@@ -16,8 +16,8 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from benchmarks.serving.client import Answer
-from benchmarks.serving.model import Model
+from benchmarks.peers.client import Answer
+from benchmarks.peers.model import Model
 
 
 @dataclass
