@@ -6,8 +6,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,35 +47,43 @@ async def receive(url: str, path: str, body: dict[str, Any]) -> Received:
     return received
 
 
+async def whole(url: str, path: str, body: dict[str, Any]) -> Any:
+    """Post, and return the answer. Raises RuntimeError: it was an error."""
+    async with _posted(url, path, body) as reader:
+        return json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+
+
 async def events(url: str, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
     """Post, and yield the stream's events as they come, without the closing [DONE].
 
     Raises:
         RuntimeError: the answer was an error, or the stream not whole.
     """
+    num_events, last = 0, b""
+    async with _posted(url, path, body) as reader:
+        while line := await reader.readline():
+            if not line.startswith(b"data: "):
+                continue
+            if line.startswith(END):
+                return
+            num_events, last = num_events + 1, line
+            yield line[len(b"data: ") :]
+    raise RuntimeError(f"the stream broke off after {num_events} events: {last!r}")
+
+
+@asynccontextmanager
+async def _posted(url: str, path: str, body: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
+    """What comes after the status line. A connection of its own, so that nothing tells where a body ends."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nConnection: close\r\n"
     try:
         writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        async for line in _lines(reader):
-            yield line
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise RuntimeError((status + await reader.read()).decode())
+        yield reader
     finally:
         writer.close()
         await writer.wait_closed()
-
-
-async def _lines(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
-    status = await reader.readline()
-    if b" 200 " not in status:
-        raise RuntimeError((status + await reader.read()).decode())
-    num_events, last = 0, b""
-    while line := await reader.readline():
-        if not line.startswith(b"data: "):
-            continue
-        if line.startswith(END):
-            return
-        num_events, last = num_events + 1, line
-        yield line[len(b"data: ") :]
-    raise RuntimeError(f"the stream broke off after {num_events} events: {last!r}")
