@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experts.checkpoint import Checkpoint
+from experts.learn import Query, compute_states, fit_tokens
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -14,9 +18,11 @@ TEMPLATE = (
 )
 
 
-def save_random_model(folder: Path, *, hidden_size: int, num_layers: int, max_model_len: int = 512) -> None:
+def save_random_model(
+    folder: Path, *, hidden_size: int, num_layers: int, max_model_len: int = 512, seed: int = 0
+) -> None:
     tokenizer = _byte_tokenizer()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -37,6 +43,14 @@ def save_random_model(folder: Path, *, hidden_size: int, num_layers: int, max_mo
     model.lm_head.weight.data[silent] = 0.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def teach(folder: Path, queries: Sequence[Query], tokens: Path) -> None:
+    """Learn a token for every expert of the queries from this meta's states, into the folder `tokens`."""
+    model, renderer = Checkpoint(str(folder)).load()
+    tokens.mkdir()
+    for token in fit_tokens(compute_states(model, renderer, queries)).tokens:
+        token.save(tokens / f"{token.name}.safetensors")
 
 
 def _byte_tokenizer() -> PreTrainedTokenizerFast:

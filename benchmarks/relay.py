@@ -14,10 +14,9 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.relaying.client import Received, receive
+from benchmarks.serving import served
 from cluster.config import load_config
-from cluster.local import start_head, stop_head
 from cluster.ports import free_ports
 from cluster.serve_config import build_serve_config
-from cluster.session import until
-from cluster.target import connect_to
 
 NAME = "relayed"
 WORDS = "measure how long this takes"
-START_TIMEOUT_S = 120.0
 NUM_TOKENS = 2000
 WANTED_TOKENS_PER_S = 10_000
 WANTED_ADDED_MS = 0.3
@@ -92,14 +88,15 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(ingress: str, arguments: argparse.Namespace) -> dict[str, Figures]:
     """By way, the medians of everything."""
+    env = _haproxy_env if ingress == HAPROXY else None
     found: dict[str, dict[str, list[Round]]] = {}
     for kind, step_s, num_streams in (
         ("messages", 0.0, arguments.num_streams),
         ("tokens", arguments.step_ms / 1000, arguments.num_streams),
         ("delay", 0.01, 1),
     ):
-        with served(step_s, ingress) as url:
-            found[kind] = asyncio.run(_rounds(url, num_streams, arguments.num_rounds))
+        with served(partial(_deploy_config, step_s=step_s), env=env) as cluster:
+            found[kind] = asyncio.run(_rounds(cluster.url, num_streams, arguments.num_rounds))
     return {
         way.name: {
             "messages_per_s": _median(found["messages"][way.name], "per_s"),
@@ -109,23 +106,6 @@ def _measure(ingress: str, arguments: argparse.Namespace) -> dict[str, Figures]:
         }
         for way in WAYS
     }
-
-
-@contextmanager
-def served(step_s: float, ingress: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
-        folder = Path(scratch)
-        env = _haproxy_env(folder) if ingress == HAPROXY else {}
-        head = start_head(folder / "state", num_cpus=4, env=env)
-        try:
-            with connect_to(head) as client:
-                (port,) = free_ports(1)
-                client.put(_deploy_config(folder, port, step_s))
-                if not until(lambda: _is_up(client.details()), START_TIMEOUT_S, 0.5):
-                    raise TimeoutError(f"not up within {START_TIMEOUT_S:g} s: {client.details()}")
-                yield f"http://127.0.0.1:{port}"
-        finally:
-            stop_head(folder / "state")
 
 
 def _haproxy_env(folder: Path) -> Mapping[str, str]:
@@ -145,9 +125,9 @@ def _haproxy_env(folder: Path) -> Mapping[str, str]:
     }
 
 
-def _deploy_config(folder: Path, port: int, step_s: float) -> dict[str, Any]:
+def _deploy_config(folder: Path, step_s: float) -> dict[str, Any]:
     """As for a cluster with a meta alone, but for who it is."""
-    text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": port}}
+    text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": free_ports(1)[0]}}
     (folder / "config.json").write_text("{}", encoding="utf-8")  # all that is looked at before a model loads
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(text), encoding="utf-8")
@@ -163,11 +143,6 @@ def _deploy_config(folder: Path, port: int, step_s: float) -> dict[str, Any]:
     }
     deploy["applications"].append(bare)
     return deploy
-
-
-def _is_up(details: dict[str, Any]) -> bool:
-    apps = details.get("applications", {})
-    return len(apps) == 3 and all(app["status"] == "RUNNING" for app in apps.values())
 
 
 async def _rounds(url: str, num_streams: int, num_rounds: int) -> dict[str, list[Round]]:

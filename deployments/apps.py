@@ -12,6 +12,7 @@ from ray.serve import Application
 
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
+from deployments.route import Connect
 from deployments.router import Router
 from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
 from experts.engine.make import make_engine
@@ -86,9 +87,9 @@ class RemoteModelServer(ModelServer):
 
 
 class ServedRouter(Router):
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, open_way: Connect | None = None) -> None:
         set_up_logs()
-        super().__init__(max_body_bytes)
+        super().__init__(max_body_bytes, open_way)
 
     async def __del__(self) -> None:
         await self.close()

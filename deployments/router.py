@@ -14,6 +14,7 @@ from deployments.gateway import Gateway
 from deployments.load import ServeReplicas
 from deployments.meter import ServedMeter
 from deployments.remote import RemoteModel
+from deployments.route import Connect
 from router.errors import ModelUnavailable
 from router.http import build_app
 from router.table import RouteTable
@@ -23,8 +24,10 @@ SETTLE_S = 10.0
 
 
 class Router:
-    def __init__(self, max_body_bytes: int) -> None:
-        self._gateway = Gateway(connect, max_body_bytes, ServeReplicas(), ServedMeter())
+    """`open_way` leads to an application's model; None: `connect`."""
+
+    def __init__(self, max_body_bytes: int, open_way: Connect | None = None) -> None:
+        self._gateway = Gateway(open_way or connect, max_body_bytes, ServeReplicas(), ServedMeter())
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -16,11 +16,11 @@ from router.pace import now_s
 class CallTiming:
     """One call of a model, in seconds; the parts add up to the whole.
 
-    `queue_s`: in this router, until the model was there and let the call in. Then, until the first piece is
-    there, `engine_queue_s` before the engine began with the prompt, `prefill_s` until it had a token, and
-    `hop_s` on the way, there and back. `decode_s`: waiting for later pieces, but `decision_s` for one that
-    hands over. `relay_s`: handing pieces on, as fast as the client takes them. `lost_s`: waiting for what
-    never came, in a call that failed.
+    `queue_s`: in this router, since the last piece of the call before, or the beginning of the answer: until
+    the model was there and let this call in. Then, until the first piece is there, `engine_queue_s` before
+    the engine began with the prompt, `prefill_s` until it had a token, and `hop_s` on the way, there and
+    back. `decode_s`: waiting for later pieces, but `decision_s` for one that hands over. `relay_s`: handing
+    pieces on, as fast as the client takes them. `lost_s`: waiting for what never came, in a call that failed.
     """
 
     model: str
@@ -34,6 +34,11 @@ class CallTiming:
     lost_s: float = 0.0
     _is_first: bool = True
     _last_s: float = field(default_factory=now_s)
+
+    @property
+    def until_s(self) -> float:
+        """The time up to which all is told."""
+        return self._last_s
 
     def let_in(self) -> None:
         self.queue_s = self._lap_s()
@@ -83,7 +88,7 @@ class Timing:
     @contextmanager
     def call(self, model: str) -> Iterator[CallTiming]:
         """A call of this model, while the block runs."""
-        timing = CallTiming(model)
+        timing = CallTiming(model, _last_s=self.calls[-1].until_s if self.calls else self._began_s)
         self.calls.append(timing)
         try:
             yield timing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -10,12 +12,24 @@ import pytest
 from router.decode import Decoder
 from router.errors import ModelFailed, RouterError
 from router.job import Delta, Done
-from router.model import Piece
+from router.model import Ask, Piece
 from router.table import ModelEntry
 from router.timing import CallTiming, Timing
 from tests.answering import answer
 from tests.fake_routes import FakeRoutes
-from tests.fakes import GONE, JOB, STOP, Pause, expert_table, in_virtual_time, playing, to, word
+from tests.fakes import (
+    GONE,
+    JOB,
+    STOP,
+    FakeModel,
+    Item,
+    Pause,
+    expert_table,
+    in_virtual_time,
+    playing,
+    to,
+    word,
+)
 
 
 def first(text: str, *, queue_s: float = 0.0, prefill_s: float = 0.0) -> Piece:
@@ -27,11 +41,13 @@ def parts(call: CallTiming) -> dict[str, float]:
 
 
 def test_each_call_says_how_long_it_was_on_the_way_read_and_wrote():
-    models = playing(
-        meta=[[Pause(1.0), first("It is ", queue_s=0.25, prefill_s=0.5), Pause(2.0), to("chem")]],
-        chem=[[Pause(0.5), first("H2", prefill_s=0.375), Pause(3.0), word("O"), Pause(4.0), STOP]],
-    )
-    _, done = answer(models)
+    meta: list[list[Item]] = [
+        [Pause(1.0), first("It is ", queue_s=0.25, prefill_s=0.5), Pause(2.0), to("chem")]
+    ]
+    chem: list[list[Item]] = [
+        [Pause(0.5), first("H2", prefill_s=0.375), Pause(3.0), word("O"), Pause(4.0), STOP]
+    ]
+    _, done = answer(playing(meta=meta, chem=chem))
     timing = done.timing
     assert [(call.model, parts(call)) for call in timing.calls] == [
         ("meta", {"hop": 0.25, "engine_queue": 0.25, "prefill": 0.5, "decision": 2.0}),
@@ -48,14 +64,33 @@ def test_the_start_of_a_model_that_slept_is_queueing():
     assert [parts(call) for call in done.timing.calls] == [{}, {"queue": 20.0}]
 
 
+class SlowToClose(FakeModel):
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
+        try:
+            async with aclosing(super().stream(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await asyncio.sleep(0.5)
+
+
+def test_between_two_calls_no_time_is_lost():
+    """What the router does after one model's last piece and before the next call is that call's queueing."""
+    meta = SlowToClose(lambda ask: [Pause(1.0), word("a"), to("chem")])
+    _, done = answer({**playing(chem=[[word("b"), STOP]]), "meta": meta})
+    assert [parts(call) for call in done.timing.calls] == [{"hop": 1.0}, {"queue": 0.5}]
+    assert done.timing.total_s == 1.5
+
+
 def test_a_call_that_fails_says_how_much_it_cost():
-    models = playing(
-        meta=[[word("a"), Pause(1.0), word("b"), Pause(2.0), GONE], [Pause(0.5), word("c"), STOP]]
-    )
-    _, done = answer(models)
+    meta: list[list[Item]] = [
+        [word("a"), Pause(1.0), word("b"), Pause(2.0), GONE],
+        [Pause(0.5), word("c"), STOP],
+    ]
+    _, done = answer(playing(meta=meta))
     lost, resumed = done.timing.calls
     assert parts(lost) == {"decode": 1.0, "lost": 2.0}
-    assert parts(resumed) == {"hop": 0.5}
+    assert (resumed.hop_s, 0.0 < resumed.queue_s < 0.1) == (0.5, True)  # the pause before trying again
 
 
 @dataclass

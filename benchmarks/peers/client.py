@@ -1,13 +1,14 @@
-"""A client that costs next to nothing: it shares the processors with those whom it measures."""
+"""One chat, as a client sees it."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+
+from benchmarks.relaying.client import events
 
 
 @dataclass(frozen=True)
@@ -30,40 +31,18 @@ async def ask(url: str, path: str, body: dict[str, Any]) -> Answer:
     Raises:
         RuntimeError: the answer was an error, or the stream not whole.
     """
-    address = urlsplit(url)
     began_s = time.perf_counter()
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    try:
-        writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        came = await _events(reader)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    return _answer(began_s, came)
+    async with aclosing(events(url, path, body)) as lines:
+        came = [(time.perf_counter(), line) async for line in lines]
+    return _answer(began_s, time.perf_counter(), came)
 
 
-async def _events(reader: asyncio.StreamReader) -> list[tuple[float, bytes]]:
-    """Each event with the time at which it was here."""
-    status = await reader.readline()
-    if b" 200 " not in status:
-        raise RuntimeError((status + await reader.read()).decode())
-    came = []
-    while line := await reader.readline():
-        if line.startswith(b"data: "):
-            came.append((time.perf_counter(), line[len(b"data: ") :].strip()))
-    if not came or came[-1][1] != b"[DONE]":
-        raise RuntimeError(f"the stream broke off after {len(came)} events")
-    return came
-
-
-def _answer(began_s: float, came: list[tuple[float, bytes]]) -> Answer:
-    parts = [(at_s, _text(event)) for at_s, event in came[:-1]]
+def _answer(began_s: float, ended_s: float, came: list[tuple[float, bytes]]) -> Answer:
+    parts = [(at_s, _text(event)) for at_s, event in came]
     firsts_s = [at_s for at_s, text in parts if text]
     if not firsts_s:
         raise RuntimeError("the stream held no text")
-    return Answer(began_s, firsts_s[0], came[-1][0], "".join(text for _, text in parts))
+    return Answer(began_s, firsts_s[0], ended_s, "".join(text for _, text in parts))
 
 
 def _text(event: bytes) -> str:

@@ -6,11 +6,14 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 MADE = re.compile(rb" (\d{12,})")  # the time at which an instant model made the message's first token
+END = b"data: [DONE]"
 
 
 @dataclass
@@ -31,34 +34,56 @@ async def receive(url: str, path: str, body: dict[str, Any]) -> Received:
     Raises:
         RuntimeError: the answer was an error, or the stream not whole.
     """
+    received = Received()
+    async with aclosing(events(url, path, body)) as lines:
+        async for line in lines:
+            if made := MADE.search(line):
+                now_ns = time.monotonic_ns()
+                received.first_s = received.first_s or time.monotonic()
+                received.num_messages += 1
+                received.num_tokens += 1 + line.count(b" word")
+                received.delays_ms.append((now_ns - int(made[1])) / 1e6)
+    received.ended_s = time.monotonic()
+    return received
+
+
+async def whole(url: str, path: str, body: dict[str, Any]) -> Any:
+    """Post, and return the answer. Raises RuntimeError: it was an error."""
+    async with _posted(url, path, body) as reader:
+        return json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+
+
+async def events(url: str, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+    """Post, and yield the stream's events as they come, without the closing [DONE].
+
+    Raises:
+        RuntimeError: the answer was an error, or the stream not whole.
+    """
+    num_events, last = 0, b""
+    async with _posted(url, path, body) as reader:
+        while line := await reader.readline():
+            if not line.startswith(b"data: "):
+                continue
+            if line.startswith(END):
+                return
+            num_events, last = num_events + 1, line
+            yield line[len(b"data: ") :]
+    raise RuntimeError(f"the stream broke off after {num_events} events: {last!r}")
+
+
+@asynccontextmanager
+async def _posted(url: str, path: str, body: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
+    """What comes after the status line. A connection of its own, so that nothing tells where a body ends."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nConnection: close\r\n"
     try:
         writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        return await _read(reader)
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise RuntimeError((status + await reader.read()).decode())
+        yield reader
     finally:
         writer.close()
         await writer.wait_closed()
-
-
-async def _read(reader: asyncio.StreamReader) -> Received:
-    received, last = Received(), b""
-    status = await reader.readline()
-    if b" 200 " not in status:
-        raise RuntimeError((status + await reader.read()).decode())
-    while line := await reader.readline():
-        if not line.startswith(b"data: "):
-            continue
-        last = line
-        if made := MADE.search(line):
-            now_ns = time.monotonic_ns()
-            received.first_s = received.first_s or time.monotonic()
-            received.num_messages += 1
-            received.num_tokens += 1 + line.count(b" word")
-            received.delays_ms.append((now_ns - int(made[1])) / 1e6)
-    received.ended_s = time.monotonic()
-    if last != b"data: [DONE]\n":
-        raise RuntimeError(f"the stream broke off after {received.num_messages} messages: {last!r}")
-    return received

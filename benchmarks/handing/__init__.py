@@ -1,0 +1,1 @@
+"""What `benchmarks.handoff` serves and reads."""

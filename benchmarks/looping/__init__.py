@@ -1,0 +1,1 @@
+"""What `benchmarks.reference_loop` compares, and with which models."""
