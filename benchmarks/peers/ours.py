@@ -21,6 +21,7 @@ from experts.token import ExpertToken
 NAME = "ours"
 EXPERT = "expert"
 ALWAYS = 1e4  # a bias that beats every word
+PATIENCE_S = 60.0  # the others refuse nobody
 
 
 @contextmanager
@@ -55,6 +56,7 @@ def _write_config(model: Model, folder: Path) -> Path:
         "name": NAME,
         "meta": loaded,
         "experts": {EXPERT: {**loaded, "token": str(folder / "expert.safetensors")}},
+        "routing": {"deadlines": {"queue_s": PATIENCE_S}},
         "http": {"port": free_ports(1)[0]},
     }
     path = folder / "cluster.yaml"
