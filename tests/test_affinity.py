@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deployments.affinity import (
+    KEEPS_PREFIXES,
     MAX_CHARACTERS,
     MAX_IDS,
     MAX_MESSAGES,
@@ -19,7 +20,9 @@ from deployments.affinity import (
     not_too_busy,
     ranked,
 )
+from deployments.model import ModelServer
 from experts.engine.base import Call, Resumed
+from tests.grpc_replica import ScriptedEngine
 
 names = st.lists(st.text("abcdef0123456789", min_size=1), min_size=1, max_size=12, unique=True)
 keys = st.binary(min_size=16, max_size=16)
@@ -141,3 +144,9 @@ def test_of_a_long_prompt_only_the_beginning_counts():
 
 def test_text_that_is_no_text_has_a_home_too():
     assert conversation(chat(("user", "\ud800"))) != conversation(chat(("user", "\udfff")))
+
+
+async def test_a_replica_says_whether_its_engine_keeps_prefixes():
+    for keeps in (True, False):
+        server = ModelServer(ScriptedEngine([], keeps_prefixes=keeps))
+        assert await server.record_replica_metadata() == {KEEPS_PREFIXES: keeps}
