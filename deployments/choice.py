@@ -1,4 +1,5 @@
-"""Which replica gets a call: Serve's power of two choices, among the replicas that are not suspect.
+"""Which replica gets a call: one that most likely has read its beginning, where replicas keep such things;
+else Serve's power of two choices. Never one that is suspect, while another is not.
 
 Serve pickles this module by value into every process that calls a model. Whatever such a process shares must
 therefore live in another module: a global of this one would be a copy.
@@ -15,7 +16,9 @@ from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequ
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from deployments.replicas import probed_replica, replicas_of
+from deployments.affinity import KEEPS_PREFIXES, conversation, not_too_busy, ranked
+from deployments.replicas import is_probe, probed_replica, replicas_of
+from experts.engine.base import Call
 
 CHOICE = "deployments.choice:AvoidingRouter"
 
@@ -26,6 +29,7 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._known = replicas_of(self.app_name)
+        self._keeping: dict[str, RunningReplica] = {}  # of those that keep prefixes
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
@@ -63,7 +67,8 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
             replica = self._find(wanted, is_retry)
         else:
             self._known.place(request_id, None)
-            replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+            home = None if is_retry or is_probe(request_id) else await self._home(pending_request)
+            replica = home or await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         self._known.place(request_id, replica.replica_id.unique_id)
         return replica
 
@@ -74,11 +79,38 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
                 return replica
         raise DeploymentUnavailableError(self._deployment_id)
 
+    async def _home(self, pending_request: PendingRequest) -> RunningReplica | None:
+        """Where the call's conversation is at home, if that is not too busy; None leaves the choice to Serve.
+
+        Like a probe, such a call does not queue; so it must not pass those that do.
+        """
+        call, queue_len = _call(pending_request), self.replica_queue_len_cache.get
+        keeping = [name for name in self._keeping if name not in self._known.suspects]
+        if call is None or len(keeping) < 2 or self.num_pending_requests:
+            return None
+        order = ranked(conversation(call), keeping)
+        first = self._keeping[order[0]]
+        if queue_len(first.replica_id) is None:  # it was sent nothing for a while
+            await self._probe_queue_lens([first], 0)
+        lengths = {name: queue_len(one.replica_id) for name, one in self._keeping.items()}
+        num_calls = {name: length for name, length in lengths.items() if length is not None}
+        home = not_too_busy(order, num_calls, first.max_ongoing_requests)
+        return None if home is None else self._keeping[home]
+
     def _tell_running(self) -> None:
         self._known.now_running(replica.unique_id for replica in self.curr_replicas)
+        running = {one.replica_id.unique_id: one for one in self.curr_replicas.values()}
+        self._keeping = {
+            name: one for name, one in running.items() if one.replica_metadata.get(KEEPS_PREFIXES)
+        }
 
 
 def _request_id(pending_request: PendingRequest) -> str:
     """Our own, not Serve's; empty for whatever is no call to a model's `generate`."""
-    call = pending_request.args[0] if pending_request.args else None
-    return str(getattr(call, "request_id", ""))
+    call = _call(pending_request)
+    return "" if call is None else call.request_id
+
+
+def _call(pending_request: PendingRequest) -> Call | None:
+    first = pending_request.args[0] if pending_request.args else None
+    return first if isinstance(first, Call) else None

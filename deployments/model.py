@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
+from deployments.affinity import KEEPS_PREFIXES
 from deployments.logs import brief
 from deployments.scaling import TOKEN_LOAD
 from experts.engine.base import Call, Chunk, Engine, Stats
@@ -79,6 +80,10 @@ class ModelServer:
         target = self._settings.target_tokens_in_flight
         # Without a target a load of 0, not none: Serve would go by the last one it was told.
         return {TOKEN_LOAD: self._engine.stats().num_tokens_in_flight / target if target else 0.0}
+
+    async def record_replica_metadata(self) -> dict[str, bool]:
+        """Serve asks for this once, when the replica is ready, and tells whoever calls it."""
+        return {KEEPS_PREFIXES: self._engine.keeps_prefixes}
 
     async def check_health(self) -> None:
         await self._engine.check()

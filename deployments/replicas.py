@@ -129,6 +129,10 @@ def probe_id(replica: str | None = None) -> str:
     return _PROBE if replica is None else f"{_PROBE} {replica}"
 
 
+def is_probe(request_id: str) -> bool:
+    return request_id.partition(" ")[0] == _PROBE
+
+
 def probed_replica(request_id: str) -> str | None:
     """The replica that a question must go to, if it must."""
     kind, _, replica = request_id.partition(" ")

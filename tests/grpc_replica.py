@@ -43,6 +43,7 @@ class ScriptedEngine:
     tokens: dict[int, list[str]] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
+    keeps_prefixes: bool = False
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         try:

@@ -22,6 +22,7 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from deployments.affinity import KEEPS_PREFIXES, conversation, ranked
 from deployments.choice import CHOICE
 from deployments.replicas import Placement, ReplicaSet, probe_id, replicas_of
 from experts.engine.base import Call
@@ -34,6 +35,7 @@ class Answer:
     """What a replica says to a call: that it takes it or is full, after an error or never."""
 
     says: Exception | bool | None
+    num_ongoing: int
     done: list[Callable[[Any], None]] = field(default_factory=list)
     is_cancelled: bool = False
 
@@ -42,7 +44,7 @@ class Answer:
             await asyncio.Event().wait()
         if isinstance(self.says, Exception):
             raise self.says
-        return ReplicaQueueLengthInfo(accepted=bool(self.says), num_ongoing_requests=1)
+        return ReplicaQueueLengthInfo(accepted=bool(self.says), num_ongoing_requests=self.num_ongoing)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self.done.append(callback)
@@ -50,22 +52,29 @@ class Answer:
     def cancel(self) -> None:
         self.is_cancelled = True
 
+    def end(self) -> None:
+        for callback in self.done:
+            callback(self)
+
 
 @dataclass
 class FakeReplica:
-    """A replica as Serve's router sees one; `says` is what it answers to every call."""
+    """A replica as Serve's router sees one; `says` is what it answers to every call. `queue_len` is what it
+    says when it is asked for that; when it takes a call, it tells how many it has taken here."""
 
     name: str
     says: Exception | bool | None = True
     queue_len: int | Exception = 0
     max_ongoing_requests: int = 4
     calls: list[str] = field(default_factory=list)
+    open: list[Answer] = field(default_factory=list)
     num_asked: int = 0
     node_id: str = "node"
     availability_zone: str | None = None
     is_cross_language: bool = False
     actor_id: ActorID = field(default_factory=ActorID.nil)
     multiplexed_model_ids: set[str] = field(default_factory=set)
+    replica_metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def replica_id(self) -> ReplicaID:
@@ -80,7 +89,10 @@ class FakeReplica:
     def try_send_request(self, pr: Any, with_rejection: bool) -> Answer:
         assert with_rejection, "Serve asks before it counts a call as accepted"
         self.calls.append(pr.args[0].request_id)
-        return Answer(self.says)
+        answer = Answer(self.says, len(self.open) + 1)
+        if self.says is True:
+            self.open.append(answer)
+        return answer
 
 
 @dataclass
@@ -91,12 +103,36 @@ class Serve:
     known: ReplicaSet
 
     def runs(self, *replicas: FakeReplica) -> None:
-        chooser: Any = self.router.request_router
-        chooser.update_replicas(list(replicas))
+        self.chooser.update_replicas(list(replicas))
 
-    async def call(self, request_id: str) -> Any:
+    @property
+    def chooser(self) -> Any:
+        return self.router.request_router
+
+    def forgets(self) -> None:
+        """What it was told of queues is too old."""
+        for replica in self.chooser.curr_replicas:
+            self.chooser.replica_queue_len_cache.invalidate_key(replica)
+
+    async def ends_calls(self) -> None:
+        for replica in self.chooser.curr_replicas.values():
+            while replica.open:
+                replica.open.pop().end()
+        await asyncio.sleep(0)  # the callbacks come from another thread, as a rule
+
+    async def knows(self, *replicas: FakeReplica) -> None:
+        """They run, and have said how many calls they have."""
+        self.runs(*replicas)
+        cache = self.chooser.replica_queue_len_cache
+        await until(lambda: all(cache.get(one.replica_id) is not None for one in replicas))
+
+    async def call(self, request_id: str, text: str | None = None) -> Any:
         metadata = RequestMetadata("r", "shared by all calls of a request", call_method="generate")
-        return await asyncio.wait_for(self.router.assign_request(metadata, Call(request_id)), 5)
+        return await asyncio.wait_for(self.router.assign_request(metadata, Call(request_id, text=text)), 5)
+
+    async def where(self, request_id: str, text: str) -> str | None:
+        await self.call(request_id, text)
+        return self.known.placement(request_id).replica
 
 
 @pytest.fixture
@@ -121,7 +157,9 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     chosen = RequestRouterConfig.model_validate({"request_router_class": CHOICE})
     router.update_deployment_config(DeploymentConfig(request_router_config=chosen))
     assert type(router.request_router).__name__ == "AvoidingRouter"
-    return Serve(router, replicas_of(DEPLOYMENT.app_name))
+    known = replicas_of(DEPLOYMENT.app_name)
+    known.now_running(())  # an earlier test's may still be held
+    return Serve(router, known)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -259,3 +297,130 @@ async def test_what_leaves_is_forgotten(serve: Serve):
     serve.known.suspect("a", "test")
     serve.runs(FakeReplica("b"))
     assert (serve.known.running, serve.known.suspects) == (frozenset({"b"}), frozenset())
+
+
+def keeping(*names: str, max_ongoing_requests: int = 16) -> list[FakeReplica]:
+    """Replicas whose engines keep what they have read."""
+    said = {KEEPS_PREFIXES: True}
+    return [
+        FakeReplica(one, replica_metadata=said, max_ongoing_requests=max_ongoing_requests) for one in names
+    ]
+
+
+def homes(text: str, *replicas: FakeReplica) -> list[FakeReplica]:
+    """Home first, and then who would take its place."""
+    order = ranked(conversation(Call("", text=text)), [one.name for one in replicas])
+    return sorted(replicas, key=lambda one: order.index(one.name))
+
+
+async def test_a_conversation_stays_on_one_replica_while_others_are_on_others(serve: Serve):
+    replicas = keeping("a", "b", "c")
+    serve.runs(*replicas)
+    for text in map(str, range(12)):
+        home, *_ = homes(text, *replicas)
+        for turn in range(3):
+            assert await serve.where(f"{text}-{turn}", text) == home.name
+            await serve.ends_calls()
+    assert all(len(one.calls) % 3 == 0 and one.calls for one in replicas)
+
+
+async def test_it_stays_there_however_long_nobody_asked(serve: Serve):
+    replicas = keeping("a", "b")
+    serve.runs(*replicas)
+    home, _ = homes("chat", *replicas)
+    for turn in range(8):
+        assert await serve.where(f"r{turn}", "chat") == home.name
+        await serve.ends_calls()
+        serve.forgets()
+
+
+async def test_replicas_that_keep_nothing_are_chosen_as_ever(serve: Serve):
+    replicas = [FakeReplica("a", max_ongoing_requests=64), FakeReplica("b", max_ongoing_requests=64)]
+    await serve.knows(*replicas)
+    for i in range(30):
+        await serve.call(f"r{i}", "chat")
+    assert [len(one.calls) for one in replicas] == [15, 15]
+
+
+async def test_only_those_that_keep_prefixes_are_homes(serve: Serve):
+    """While a rollout switches the cache on."""
+    old, (one, other) = FakeReplica("old", max_ongoing_requests=16), keeping("one", "other")
+    serve.runs(old, one, other)
+    home, _ = homes("chat", one, other)
+    assert {await serve.where(f"r{i}", "chat") for i in range(3)} == {home.name}
+
+
+async def test_a_home_that_is_clearly_busier_is_left_for_the_next_until_it_is_not(serve: Serve):
+    home, second, third = replicas = homes("chat", *keeping("a", "b", "c"))
+    home.queue_len = 9
+    await serve.knows(*replicas)
+    assert await serve.where("r1", "chat") == second.name
+    home.queue_len = 0
+    serve.forgets()
+    assert await serve.where("r2", "chat") == home.name
+    assert third.calls == []
+
+
+async def test_a_burst_of_one_conversation_is_spread(serve: Serve):
+    replicas = keeping("a", "b", max_ongoing_requests=32)
+    await serve.knows(*replicas)
+    await asyncio.gather(*[serve.call(f"r{i}", "chat") for i in range(24)])
+    home, other = homes("chat", *replicas)
+    assert len(home.calls) - len(other.calls) in (4, 5)
+
+
+async def test_a_suspect_home_is_left_until_it_is_cleared(serve: Serve):
+    home, second = replicas = homes("chat", *keeping("a", "b"))
+    serve.runs(*replicas)
+    serve.known.suspect(home.name, "test")
+    assert {await serve.where(f"r{i}", "chat") for i in range(3)} == {second.name}
+    serve.known.answered(home.name)
+    assert await serve.where("s", "chat") == home.name
+
+
+async def test_a_call_whose_home_is_lost_goes_on_elsewhere(serve: Serve):
+    home, second = replicas = homes("chat", *keeping("a", "b"))
+    home.says = ActorUnavailableError("gone", None)
+    serve.runs(*replicas)
+    assert await serve.where("r", "chat") == second.name
+    assert await serve.where("r", "chat") == second.name
+    assert len(home.calls) == 1
+
+
+async def test_a_home_that_does_not_tell_its_load_is_passed_over(serve: Serve):
+    home, second = replicas = homes("chat", *keeping("a", "b"))
+    home.queue_len = ActorUnavailableError("gone", None)
+    serve.runs(*replicas)
+    assert await serve.where("r", "chat") == second.name
+
+
+async def test_a_home_that_is_full_after_all_sends_the_call_on(serve: Serve):
+    home, second = replicas = homes("chat", *keeping("a", "b"))
+    home.says = False
+    await serve.knows(*replicas)
+    assert await serve.where("r", "chat") == second.name
+    assert home.calls
+
+
+async def test_nobody_passes_those_who_wait(serve: Serve):
+    replicas = keeping("a", "b", max_ongoing_requests=1)
+    for one in replicas:
+        one.queue_len = 1
+    serve.runs(*replicas)
+    first = asyncio.create_task(serve.call("first", "chat"))
+    await until(lambda: sum(one.num_asked for one in replicas) >= 4)
+    replicas[0].queue_len = 0
+    second = asyncio.create_task(serve.call("second", "chat"))
+    await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+    await first
+    replicas[1].queue_len = 0
+    await second
+    assert [call for one in replicas for call in one.calls] == ["first", "second"]
+
+
+async def test_a_question_to_whichever_replica_has_no_home(serve: Serve):
+    replicas = keeping("a", "b", max_ongoing_requests=64)
+    await serve.knows(*replicas)
+    for _ in range(30):
+        await serve.call(probe_id(), "ping")
+    assert [len(one.calls) for one in replicas] == [15, 15]

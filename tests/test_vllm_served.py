@@ -15,6 +15,7 @@ from cluster.apply import apply
 from cluster.config import load_config
 from cluster.local import start_head, stop_head
 from cluster.ports import free_ports
+from cluster.session import until
 from cluster.target import connect_to, num_logical_cpus
 from experts.token import ExpertToken
 from tests.engine_world import question, token, wins_after
@@ -29,6 +30,7 @@ pytestmark = [
 ]
 
 VLLM = {"kind": "vllm", "dtype": "float32", "cache_bytes": 2**24, "enforce_eager": True, "max_streams": 8}
+NUM_TURNS = 12
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,26 @@ def test_an_answer_begun_in_vllm_is_finished_by_its_expert(url: str, folder: Pat
     assert _ask(url, "generalist/meta", 3)["choices"][0]["message"]["content"] == meta.text(alone)
 
 
+def test_a_conversation_stays_on_the_replica_that_has_read_it(url: str):
+    before = _written(url)
+    for _ in range(NUM_TURNS):
+        _ask(url, "generalist/meta", 3)
+
+    def all_counted() -> bool:
+        return sum(_written(url).values()) - sum(before.values()) == 3 * NUM_TURNS
+
+    assert until(all_counted, 30.0), "the load of replicas is remembered for a moment, and not for long"
+    after = _written(url)
+    assert len(after) == 2
+    assert sorted(after[name] - before[name] for name in after) == [0, 3 * NUM_TURNS]
+
+
+def _written(url: str) -> dict[str, int]:
+    """Tokens that each replica of the meta has written."""
+    stats = httpx.get(f"{url}/stats", timeout=60, trust_env=False).raise_for_status().json()
+    return {one["replica"]: one["num_tokens"] for one in stats["models"]["meta"]["replicas"]}
+
+
 def _ask(url: str, model: str, max_tokens: int = 16) -> dict[str, Any]:
     body = {
         "model": model,
@@ -86,7 +108,11 @@ def _ask(url: str, model: str, max_tokens: int = 16) -> dict[str, Any]:
 
 def _write_config(folder: Path) -> Path:
     config = {
-        "meta": {"model": {"path": "models/meta"}, "engine": VLLM},
+        "meta": {
+            "model": {"path": "models/meta"},
+            "engine": VLLM,
+            "autoscaling": {"min_replicas": 2, "max_replicas": 2},
+        },
         "experts": {
             "law": {
                 "model": {"path": "models/law"},

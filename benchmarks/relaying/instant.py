@@ -43,6 +43,10 @@ class InstantEngine:
         self._step_s = step_s
         self._num_running = self._num_tokens = 0
 
+    @property
+    def keeps_prefixes(self) -> bool:
+        return False
+
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         num_left = call.max_tokens or 1
         self._num_running += 1

@@ -105,6 +105,11 @@ class Stats:
 
 
 class Engine(Protocol):
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether a prompt is read sooner that begins like one before it."""
+        ...
+
     def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Generate; closing the generator cancels and frees the cache.
 

@@ -46,6 +46,10 @@ class OpenAIEngine:
         self._num_running = 0
         self._num_tokens = 0
 
+    @property
+    def keeps_prefixes(self) -> bool:
+        return False
+
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """As the contract says.
 

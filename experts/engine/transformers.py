@@ -59,6 +59,10 @@ class TransformersEngine:
         self._closing = False
         self._manager.start()
 
+    @property
+    def keeps_prefixes(self) -> bool:
+        return False
+
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         if call.adapter is not None:
             raise UnknownAdapter(call.adapter)

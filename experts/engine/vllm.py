@@ -57,6 +57,10 @@ class VllmEngine:
             self._mailbox.remove()
             raise
 
+    @property
+    def keeps_prefixes(self) -> bool:
+        return self._config.prefix_caching
+
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         called_s = time.monotonic()
         prompt = await asyncio.to_thread(self._text.encode, call)
