@@ -51,7 +51,8 @@ class Gateway:
         return self._table
 
     def state(self, name: str) -> State:
-        return self._routes[name].state if name in self._routes else State.MASKED
+        route = self._routes.get(name)  # of every expert, at every decision
+        return State.MASKED if route is None else route.state
 
     def wake(self, name: str) -> None:
         if name in self._routes:

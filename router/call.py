@@ -80,7 +80,8 @@ class Caller:
         if not job.target.routed:
             return ()
         wanted = self._table.experts if job.routing.experts is None else job.routing.experts
-        return set(wanted) - set(job.routing.exclude)
+        excluded = job.routing.exclude
+        return set(wanted).difference(excluded) if excluded else wanted
 
     async def _stream(self, ask: Ask, state: Answering, timing: CallTiming) -> AsyncGenerator[Piece, None]:
         """The writer's pieces until it finishes, under all three deadlines."""

@@ -16,6 +16,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import chain
 
 from router.admission import Admission
 from router.call import Caller
@@ -116,7 +117,7 @@ class Decoder:
     def _begin(self, job: Job, transcript: Transcript) -> Answering:
         writer = job.target.writer
         deadline = asyncio.get_running_loop().time() + self._table.deadlines.total_s
-        barred = self._quarantine.barred([META, *self._table.experts], job.prompt)
+        barred = self._quarantine.barred(chain((META,), self._table.experts), job.prompt)
         if writer in barred:
             raise poison(writer)
         state = Answering(writer, transcript, deadline, masked=barred - {META})
@@ -156,6 +157,8 @@ class Decoder:
 
     def _bias(self, job: Job, allowed: tuple[str, ...]) -> dict[str, float]:
         call_bias = self._table.call_bias + job.routing.call_bias
+        if not (call_bias or job.routing.bias):
+            return {}
         biases = {name: call_bias + job.routing.bias.get(name, 0.0) for name in allowed}
         return {name: bias for name, bias in biases.items() if bias}
 

@@ -34,9 +34,12 @@ def find_key(keys: tuple[ApiKey, ...], authorization: str | None) -> ApiKey | No
 def permitted(table: RouteTable, key: ApiKey | None) -> RouteTable:
     """The table as it is for this key: with its experts alone, so that no other one exists for what is
     decoded, listed or named against it. The generalist and the meta are everybody's."""
-    if key is None or key.experts is None or table.experts.keys() <= set(key.experts):
+    if key is None or key.experts is None:
         return table
-    experts = {name: entry for name, entry in table.experts.items() if name in key.experts}
+    reached = frozenset(key.experts)
+    if table.experts.keys() <= reached:
+        return table
+    experts = {name: entry for name, entry in table.experts.items() if name in reached}
     return table.model_copy(update={"experts": experts})
 
 

@@ -62,14 +62,15 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
         if routing.force is not None and routing != Routing(force=routing.force):
             raise InvalidRequest("routing.force leaves no choice; drop the other routing options", "routing")
         return Target(routing.force or META, routed=routing.force is None)
-    if name not in table.model_ids:
+    writer = table.addressed(name)
+    if writer is None:
         known = ", ".join(table.model_ids)
         raise UnknownModel(f"model '{name}' does not exist; available: {known}", "model")
     if routing != Routing():
         raise InvalidRequest(
             f"routing options take effect only with model '{table.name}', not with '{name}'", "routing"
         )
-    return Target(name.removeprefix(f"{table.name}/"), routed=False)
+    return Target(writer, routed=False)
 
 
 def allowed_experts(
@@ -83,7 +84,7 @@ def allowed_experts(
     """The one place that says which experts the meta may hand over to at this position."""
     if num_handoffs >= table.max_handoffs:
         return ()
-    wanted = table.experts if routing.experts is None else routing.experts
+    wanted = table.experts if routing.experts is None else frozenset(routing.experts)
     barred = {*routing.exclude, *masked}
     return tuple(
         name
@@ -114,7 +115,7 @@ def _may_be_called(entry: ModelEntry, state: State) -> bool:
 
 
 def _check_names(table: RouteTable, field_name: str, names: Collection[str]) -> None:
-    unknown = sorted(set(names) - set(table.experts))
+    unknown = sorted(name for name in names if name not in table.experts)
     if unknown:
         known = ", ".join(table.experts) or "none"
         raise InvalidRequest(f"{field_name}: no expert named '{unknown[0]}'; experts: {known}", field_name)

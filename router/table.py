@@ -105,6 +105,11 @@ class RouteTable(RoutingRules):
     def entry(self, name: str) -> ModelEntry:
         return self.meta if name == META else self.experts[name]
 
+    def addressed(self, model_id: str) -> str | None:
+        """Which model `{name}/…` is; None: none. Looked up, for there may be a thousand."""
+        name = model_id.removeprefix(f"{self.name}/")
+        return name if name != model_id and (name == META or name in self.experts) else None
+
     @property
     def model_ids(self) -> list[str]:
         """Every model a client may name: the generalist, the meta, each expert."""

@@ -19,6 +19,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
+from experts.engine import attention
 from experts.engine.base import Call, Chunk, FinishReason, Stats
 from experts.engine.config import TransformersConfig
 from experts.engine.load import LoadedModel, load
@@ -215,6 +216,8 @@ def _manager(
     # On a CPU the default cache takes most of the memory there is, and every step pays for its size.
     num_tokens = config.cache_tokens or (config.max_streams * loaded.text.max_model_len if on_cpu else None)
     page_size = CPU_PAGE_TOKENS if on_cpu else GPU_PAGE_TOKENS
+    if on_cpu:
+        attention.use()
     model: Any = loaded.model  # the decorator of this method hides its type
     manager: ContinuousBatchingManager = model.init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),

@@ -1,0 +1,114 @@
+"""Attention over a paged batch on a CPU: every sequence sees itself alone.
+
+The library computes one product over all rows of a batch, with a mask that leaves every sequence its own
+block: nearly all of that is thrown away, and it grows with the square of the number of streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.generation.continuous_batching import PagedAttentionCache
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+NAME = "sdpa"
+MAX_PADDING = 2.0  # so many times what is there; beyond, a long sequence among short ones is dear
+
+
+def use() -> None:
+    """From now on, in this process; what is no paged batch on a CPU is computed as ever."""
+    AttentionInterface.register(NAME, attend)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    cache: PagedAttentionCache | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The library's contract: [1, H, Q, D] and [1, G, K, D] → [1, Q, H, D]; the rows of all sequences stand
+    one behind the other, and `cu_seq_lens_q` and `cu_seq_lens_k` say where each begins."""
+    if cache is None or query.device.type != "cpu" or kwargs.get("position_bias") is not None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, cache=cache, **kwargs
+        )
+        return found
+    layer = int(module.layer_idx)  # type: ignore[arg-type]  # every attention of the library's has one
+    of_layer = cache.layer_to_allocator[layer]
+    starts, index = kwargs["cu_seq_lens_k"][of_layer.layer_type], kwargs["read_index"][of_layer.index]
+    slides = getattr(module, "sliding_window", None) is not None
+    if _are_single_rows(query, kwargs) and len(index) and not slides and not _are_uneven(starts):
+        padded, is_there = _padded(index, starts)
+        kwargs["read_index"] = {of_layer.index: padded}
+        key, value = cache.update(key, value, layer, kwargs)
+        return _decoded(query, key, value, is_there, scaling), None
+    key, value = cache.update(key, value, layer, kwargs)
+    bounds = zip(*(pairwise(ends.tolist()) for ends in (kwargs["cu_seq_lens_q"], starts)), strict=True)
+    return _one_by_one(query, key, value, attention_mask, bounds, scaling), None
+
+
+def _are_single_rows(query: Tensor, kwargs: dict[str, Any]) -> bool:
+    """Whether every sequence goes on by one token: then all of its past is in the cache, and is seen."""
+    return query.shape[2] == len(kwargs["cu_seq_lens_q"]) - 1 and kwargs["max_length_q"] == 1
+
+
+def _are_uneven(starts: Tensor) -> bool:
+    num_sequences, num_tokens = len(starts) - 1, int(starts[-1])
+    return num_sequences * int(starts.diff().max()) > MAX_PADDING * num_tokens
+
+
+def _padded(index: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Places in the cache [K], one sequence after the other → [B · W], each as long as the longest; and which
+    of them are its own, bool [B, W]."""
+    lengths = starts.diff()
+    column = torch.arange(int(lengths.max()))
+    is_there = column < lengths[:, None]
+    chosen = (starts[:-1, None] + column).where(is_there, starts[:-1, None])
+    return index[chosen.flatten()], is_there
+
+
+def _decoded(query: Tensor, key: Tensor, value: Tensor, is_there: Tensor, scaling: float | None) -> Tensor:
+    """Heads that share a key are like rows of one head that see the same: no key is repeated."""
+    num_sequences, width = is_there.shape
+    num_groups, dim = key.shape[1], key.shape[3]
+    shape = (num_sequences, width, num_groups, dim)
+    output = scaled_dot_product_attention(
+        query[0].transpose(0, 1).reshape(num_sequences, num_groups, -1, dim),
+        key[0].transpose(0, 1).view(shape).transpose(1, 2),
+        value[0].transpose(0, 1).view(shape).transpose(1, 2),
+        attn_mask=None if bool(is_there.all()) else is_there[:, None, None],
+        scale=scaling,
+    )
+    return output.reshape(1, num_sequences, -1, dim)
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bounds: Iterable[tuple[tuple[int, int], tuple[int, int]]],
+    scaling: float | None,
+) -> Tensor:
+    num_heads = query.shape[1] // key.shape[1]
+    outputs = [
+        scaled_dot_product_attention(
+            query[:, :, first_row:end_row],
+            repeat_kv(key[:, :, first:end], num_heads),
+            repeat_kv(value[:, :, first:end], num_heads),
+            attn_mask=None if mask is None else mask[..., first_row:end_row, first:end],
+            scale=scaling,
+        )
+        for (first_row, end_row), (first, end) in bounds
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
