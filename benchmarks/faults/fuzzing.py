@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from benchmarks.faults.census import Holding, grown, leaks
 from benchmarks.faults.fuzz import FuzzReport, fuzz
 from benchmarks.faults.idle import freed_s
 from benchmarks.faults.replicas import growth, pids, sizes
@@ -17,7 +18,8 @@ WANTED_GROWTH = 1.1
 
 @dataclass(frozen=True)
 class FuzzingReport:
-    """`growth`: RSS afterwards as a multiple of RSS before, the worst replica of each application.
+    """`growth`: RSS afterwards as a multiple of RSS before, the worst replica of each application. `kept`:
+    what replicas hold more than before, likewise.
 
     The first round fills what is filled once, and is reported only. What the very same requests add when
     they come `again` is judged.
@@ -28,11 +30,13 @@ class FuzzingReport:
     pids_kept: bool
     growth: dict[str, float]
     growth_again: dict[str, float]
+    kept_again: dict[str, Holding]
     freed_s: float
 
     def broken(self) -> list[str]:
         grown = {app: by for app, by in self.growth_again.items() if by > WANTED_GROWTH}
         told = [f"{app} holds {by:.2f} × its memory after the same again" for app, by in grown.items()]
+        told += leaks(self.kept_again, self.sent_again.num_requests)
         told += [] if self.pids_kept else ["a replica was restarted"]
         return [*self.sent.broken(), *self.sent_again.broken(), *told]
 
@@ -42,7 +46,7 @@ async def fuzzing(world: World, *, num_requests: int, seed: int) -> FuzzingRepor
     replicas = world.running()
     before = sizes(replicas)
     report = await asyncio.to_thread(fuzz, world.url, num_requests, seed)
-    between = sizes(replicas)
+    between, held = sizes(replicas), await world.census()
     again = await asyncio.to_thread(fuzz, world.url, num_requests, seed)
     async with client(world.url) as http:
         free_s = await freed_s(http, time.monotonic())
@@ -52,5 +56,6 @@ async def fuzzing(world: World, *, num_requests: int, seed: int) -> FuzzingRepor
         pids_kept=pids(replicas) == pids(world.running()),
         growth=growth(before, between),
         growth_again=growth(between, sizes(replicas)),
+        kept_again=grown(held, await world.census(), replicas),
         freed_s=free_s,
     )

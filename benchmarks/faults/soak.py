@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
+from benchmarks.faults.census import Holding, grown, leaks
 from benchmarks.faults.idle import freed_s
 from benchmarks.faults.replicas import Replica, Size, sizes
 from benchmarks.faults.replies import DEADLINE_S, client
@@ -35,7 +36,8 @@ MIN_JUDGED = 5000
 @dataclass(frozen=True)
 class SoakReport:
     """`slopes`: MB of RSS for each 1,000 requests in the second half, by application the steepest replica.
-    `grown_fds`: open files and sockets more than before, likewise."""
+    `kept`: what replicas hold more after the second half than after the first, likewise; `grown_fds`: open
+    files and sockets more than before both."""
 
     num_requests: dict[str, int]
     num_failed: int
@@ -43,6 +45,7 @@ class SoakReport:
     slopes: dict[str, float]
     rss_mb: dict[str, float]
     grown_fds: dict[str, int]
+    kept: dict[str, Holding]
     freed_s: float
     pids_kept: bool
     examples: list[str]
@@ -56,13 +59,17 @@ class SoakReport:
         if sum(self.num_requests.values()) >= MIN_JUDGED:
             steep = {app: slope for app, slope in self.slopes.items() if slope > WANTED_SLOPE_MB}
             told += [f"{app} grows by {slope:.2f} MB per 1,000 requests" for app, slope in steep.items()]
+            told += leaks(self.kept, sum(self.num_requests.values()) // 2)
         return told if self.pids_kept else [*told, "a replica was restarted"]
 
 
 @dataclass
 class _Run:
-    """`samples`: RSS in MB of each replica, with how many requests there had been."""
+    """`samples`: RSS in MB of each of the `replicas`, `every` so many requests, with how many there had
+    been."""
 
+    replicas: Sequence[Replica]
+    every: int
     num: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     samples: dict[Replica, list[tuple[int, float]]] = field(default_factory=dict)
@@ -72,14 +79,20 @@ async def soak(world: World, *, num_requests: int, num_at_once: int, seed: int) 
     chance = random.Random(seed)
     await world.settled()
     replicas = world.running()
-    run = _Run()
+    run = _Run(replicas, every=max(1, num_requests // NUM_SAMPLES))
     async with client(world.url) as http:
-        await _ask_many(http, world.questions, num_requests // 20, num_at_once, chance, _Run(), [])
-        await freed_s(http, time.monotonic())
+
+        async def ask(num: int, run: _Run) -> float:
+            await _ask_many(http, world.questions, num, num_at_once, chance, run)
+            return await freed_s(http, time.monotonic())
+
+        await ask(num_requests // 20, _Run([], num_requests))
         before, began_s = sizes(replicas), time.monotonic()
-        await _ask_many(http, world.questions, num_requests, num_at_once, chance, run, replicas)
-        took_s = time.monotonic() - began_s
-        free_s = await freed_s(http, time.monotonic())
+        await ask(num_requests // 2, run)
+        took_s, held = time.monotonic() - began_s, await world.census()
+        began_s = time.monotonic()
+        free_s = await ask(num_requests - num_requests // 2, run)
+        took_s += time.monotonic() - began_s
         after = sizes(replicas)
     return SoakReport(
         num_requests=dict(run.num),
@@ -88,6 +101,7 @@ async def soak(world: World, *, num_requests: int, num_at_once: int, seed: int) 
         slopes=slopes(run.samples, num_requests),
         rss_mb={one.app: round(size.rss_mb) for one, size in after.items()},
         grown_fds=_grown_fds(before, after),
+        kept=grown(held, await world.census(), replicas),
         freed_s=free_s,
         pids_kept={one.pid for one in replicas} == {one.pid for one in world.running()},
         examples=run.failed[:8],
@@ -118,20 +132,18 @@ async def _ask_many(
     num_at_once: int,
     chance: random.Random,
     run: _Run,
-    replicas: Sequence[Replica],
 ) -> None:
     waiting = iter(range(num_requests))
-    every = max(1, num_requests // NUM_SAMPLES)
 
     async def ask() -> None:
-        for i in waiting:
+        for _ in waiting:
             kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
             run.num[kind] += 1
+            if (num := sum(run.num.values())) % run.every == 0:
+                for replica, size in sizes(run.replicas).items():
+                    run.samples.setdefault(replica, []).append((num, size.rss_mb))
             if told := await _one(http, chance.choice(questions), kind, chance):
                 run.failed.append(told)
-            if i % every == 0:
-                for replica, size in sizes(replicas).items():
-                    run.samples.setdefault(replica, []).append((i, size.rss_mb))
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(num_at_once):

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.faults.census import Census, census
 from benchmarks.faults.replicas import Replica, is_settled, running
 from benchmarks.faults.replies import Known, ask_all, client, not_whole
 from benchmarks.hot.answers import Question
@@ -66,6 +67,9 @@ class World:
 
     def running(self, app: str | None = None) -> list[Replica]:
         return running(self.client, app)
+
+    async def census(self) -> Census:
+        return await asyncio.to_thread(census, self.gcs_address, self.nodes.head.auth_token)
 
     def of(self, topic: str | None, max_tokens: int | None = None) -> list[Question]:
         """The questions that the meta hands to this expert; None: those that it answers itself.

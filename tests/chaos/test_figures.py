@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.faults.census import Holding, grown, leaks
 from benchmarks.faults.drain import DRAIN_S, DrainReport, Step
-from benchmarks.faults.idle import is_idle
+from benchmarks.faults.idle import is_all_idle, is_idle
 from benchmarks.faults.kills import Kills, report_of
 from benchmarks.faults.leavers import LeaversReport
 from benchmarks.faults.replicas import Replica, Size, growth
@@ -82,8 +83,42 @@ def test_a_node_that_was_to_be_killed_and_was_not_breaks_the_promise():
     assert kill_report(Kills([("meta", 0.5, 0.5)], num_nodes_to_kill=1, num_nodes=0)) != []
 
 
-def soaked(num: int, slope: float) -> SoakReport:
-    return SoakReport({"whole": num}, 0, 20.0, {"router": 0.1, "expert-roman": slope}, {}, {}, 0.1, True, [])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [({"num_running": 0, "num_waiting": 0}, True), ({"num_running": 1, "num_waiting": 0}, False)],
+)
+def test_a_router_that_holds_a_slot_is_not_idle(line, expected):
+    model = {"num_running": 0, "num_queued": 0}
+    assert is_all_idle({"models": {"meta": model}, "admission": {"meta": line}}) is expected
+
+
+SMALL = Holding(in_use_mb=0.1, num_objects=300, num_tasks=1, num_threads=0, num_fds=2)
+
+
+def test_what_replicas_hold_more_is_that_of_the_one_with_the_most():
+    before = {1: Holding(60, 1000, 10, 5, 20), 2: Holding(60, 1000, 10, 5, 20)}
+    after = {1: Holding(61, 900, 10, 5, 27), 2: Holding(60, 1500, 10, 5, 20), 3: Holding(99, 9, 9, 9, 9)}
+    assert grown(before, after, [ROUTER, OTHER]) == {"router": Holding(1, 500, 0, 0, 7)}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, []),
+        ({"in_use_mb": 2.5}, ["router keeps 0.25 MB in use per 1,000 requests"]),
+        ({"num_objects": 20_000}, ["router keeps 2.0 objects per request"]),
+        ({"num_tasks": 100}, ["router keeps 100 tasks"]),
+        ({"num_threads": 100}, ["router keeps 100 threads"]),
+        ({"num_fds": 100}, ["router keeps 100 files"]),
+    ],
+)
+def test_whatever_stays_of_one_request_in_a_hundred_is_a_leak(more, expected):
+    assert leaks({"router": replace(SMALL, **more)}, 10_000) == expected
+
+
+def soaked(num: int, slope: float, kept: Holding = SMALL) -> SoakReport:
+    slopes = {"router": 0.1, "expert-roman": slope}
+    return SoakReport({"whole": num}, 0, 20.0, slopes, {}, {}, {"router": kept}, 0.1, True, [])
 
 
 def slope_of(leaked_bytes: int, num_requests: int, part: float) -> float:
@@ -97,6 +132,11 @@ def test_five_kilobytes_of_each_request_are_a_leak_even_where_only_a_sixth_of_th
         "expert-roman grows by 0.79 MB per 1,000 requests"
     ]
     assert soaked(20_000, slope_of(500, 20_000, 1 / 2)).broken() == []
+
+
+def test_a_soak_tells_what_stays_in_use_although_rss_does_not_show_it():
+    kept = replace(SMALL, in_use_mb=2.5)
+    assert soaked(20_000, 0.1, kept).broken() == ["router keeps 0.25 MB in use per 1,000 requests"]
 
 
 def test_the_slope_of_a_short_soak_is_told_but_not_judged():
