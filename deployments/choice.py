@@ -42,7 +42,7 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
     def apply_locality_routing(self, pending_request: PendingRequest | None = None) -> set[ReplicaID]:
         """Serve draws its two candidates from these. An empty set makes it look farther than this node."""
         candidates = super().apply_locality_routing(pending_request)
-        suspects = self._known.suspects
+        suspects = self._known.for_calls_of(_adapter(pending_request)).suspects
         if all(replica.unique_id in suspects for replica in self.curr_replicas):
             return candidates
         return {replica for replica in candidates if replica.unique_id not in suspects}
@@ -76,6 +76,11 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
 
     def _tell_running(self) -> None:
         self._known.now_running(replica.unique_id for replica in self.curr_replicas)
+
+
+def _adapter(pending_request: PendingRequest | None) -> str | None:
+    call = pending_request.args[0] if pending_request and pending_request.args else None
+    return getattr(call, "adapter", None)
 
 
 def _request_id(pending_request: PendingRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict
@@ -13,19 +14,24 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from deployments.adapter_replicas import AdapterReplicas
 from deployments.replicas import Placement, ReplicaSet, replicas_of
 from experts.engine.base import Call, Chunk
 from experts.engine.base import Resumed as ResumedCall
-from experts.errors import ContextLengthExceeded as PromptTooLong
 from experts.errors import (
+    AdapterFailed,
     EngineDead,
     ExpertsError,
     InvalidCall,
     RemoteBusy,
     RemoteUnavailable,
     TurnNotContinued,
+    UnknownAdapter,
 )
+from experts.errors import ContextLengthExceeded as PromptTooLong
 from router.errors import (
+    AdapterBroken,
+    AdapterMissing,
     ContextLengthExceeded,
     InvalidRequest,
     ModelDied,
@@ -47,7 +53,8 @@ class Deployed(Model, Protocol):
     """A model whose replicas are known. To look at them starts nothing and sends nothing.
 
     A call with a `probe_id` goes to that replica; any other prefers those that are not suspect. A replica
-    that fails or is leaving is made suspect, and whatever it produces clears it.
+    that fails or is leaving is made suspect, and whatever it produces clears it. One that lacks an adapter is
+    avoided for calls of that adapter alone.
     """
 
     @property
@@ -74,7 +81,7 @@ class RemoteModel:
             response = cast("DeploymentResponseGenerator[Chunk]", self._generate.remote(to_call(ask)))
             async for chunk in response:
                 piece = to_piece(chunk)
-                self._heard(piece, self._replicas.placement(ask.request_id))
+                self._heard(piece, ask)
                 yield piece
         except asyncio.CancelledError as error:
             if _is_own_cancellation():
@@ -82,7 +89,7 @@ class RemoteModel:
             # No suspect: Serve ends calls like this too, on this side, when the client left.
             raise ModelUnavailable(f"{self._app} gave the request up") from error
         except FOREIGN as error:
-            raise self._failed(error, self._replicas.placement(ask.request_id)) from error
+            raise self._failed(error, ask) from error
         finally:
             # Leaving the loop alone would let the replica write on; after a normal end this does nothing.
             # Where no replica took the call, Serve raises the reason a second time.
@@ -91,15 +98,20 @@ class RemoteModel:
                     response.cancel()
             self._replicas.ended(ask.request_id)
 
-    def _heard(self, piece: Piece, placement: Placement) -> None:
+    def _heard(self, piece: Piece, ask: Ask) -> None:
+        replica = self._replicas.placement(ask.request_id).replica
         if piece.finish is Finish.CANCELLED:
-            self._replicas.suspect(placement.replica, "it gives its calls up")
+            self._replicas.suspect(replica, "it gives its calls up")
         else:
-            self._replicas.answered(placement.replica)
+            self._replicas.for_calls_of(ask.adapter).answered(replica)
 
-    def _failed(self, error: Exception, placement: Placement) -> RouterError:
+    def _failed(self, error: Exception, ask: Ask) -> RouterError:
+        placement = self._replicas.placement(ask.request_id)
         failure = translate(self._app, error, placement)
-        if isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
+        known = self._replicas.for_calls_of(ask.adapter)
+        if isinstance(failure, AdapterMissing) and isinstance(known, AdapterReplicas):
+            known.lacks(placement.replica, is_broken=isinstance(failure, AdapterBroken))
+        elif isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
             self._replicas.suspect(placement.replica, type(error).__name__)
         return failure
 
@@ -123,6 +135,7 @@ def to_call(ask: Ask) -> Call:
         bias=ask.bias,
         only_at_start=ask.only_at_start,
         probe=ask.probe,
+        adapter=ask.adapter,
     )
 
 
@@ -147,6 +160,10 @@ def translate(app: str, error: Exception, placement: Placement) -> RouterError:
     raises engine errors as subclasses of both `RayTaskError` and the original."""
     if isinstance(error, PromptTooLong):
         return ContextLengthExceeded(error.message, error.param)
+    if isinstance(error, UnknownAdapter):  # it may be on its way there, or be on another replica
+        return AdapterMissing(f"a replica of {app} does not serve '{error.name}' yet")
+    if isinstance(error, AdapterFailed):
+        return AdapterBroken(f"{app} cannot load the adapter of one of its experts; see `etr status`")
     if isinstance(error, InvalidCall):
         return InvalidRequest(error.message, error.param, error.code)
     if isinstance(error, BackPressureError):
@@ -180,8 +197,13 @@ class Connections(Mapping[str, Deployed]):
 
     @property
     def open_calls(self) -> dict[str, int]:
-        """How many calls are under way, by application."""
-        return {app: model.num_open for app, model in self._models.items() if model.num_open}
+        """How many calls are under way, by `place`."""
+        return {
+            place(app, adapter): num_open
+            for app, model in self._models.items()
+            for adapter, num_open in model.num_open.items()
+            if num_open
+        }
 
     def __getitem__(self, app: str) -> Deployed:
         if app not in self._models:
@@ -202,7 +224,7 @@ class _Watched:
     """A model that tells when a call finds it away; one that is merely busy is not. Counts its calls."""
 
     def __init__(self, app: str, model: Deployed, lost: Callable[[str], None]) -> None:
-        self.num_open = 0
+        self.num_open: Counter[str | None] = Counter()  # by adapter
         self._app = app
         self._model = model
         self._lost = lost
@@ -212,7 +234,7 @@ class _Watched:
         return self._model.replicas
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        self.num_open += 1
+        self.num_open[ask.adapter] += 1
         try:
             async with aclosing(self._model.stream(ask)) as pieces:
                 async for piece in pieces:
@@ -223,7 +245,12 @@ class _Watched:
             self._lost(self._app)
             raise
         finally:
-            self.num_open -= 1
+            self.num_open[ask.adapter] -= 1
+
+
+def place(app: str, adapter: str | None) -> str:
+    """One word for what a call goes to; no application's name has the sign."""
+    return app if adapter is None else f"{app}#{adapter}"
 
 
 def _is_own_cancellation() -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+from deployments.adapter_replicas import AdapterReplicas
+
 logger = logging.getLogger(__name__)
 
 MAX_ENDED = 1024  # whoever ended a call for its silence asks a moment later where it was
@@ -32,6 +34,8 @@ class ReplicaSet:
     runs, what comes up later must answer first: only then is the set proven, and its model ready again.
     """
 
+    is_broken = False  # of an adapter alone
+
     def __init__(self, app: str) -> None:
         self.running: frozenset[str] = frozenset()
         self.suspects: frozenset[str] = frozenset()
@@ -40,6 +44,16 @@ class ReplicaSet:
         self._open: dict[str, Placement] = {}
         self._ended: OrderedDict[str, Placement] = OrderedDict()
         self._taken: set[str] = set()
+        self._adapters: WeakValueDictionary[str, AdapterReplicas] = WeakValueDictionary()
+
+    def for_calls_of(self, adapter: str | None) -> ReplicaSet | AdapterReplicas:
+        """The set as it is for calls of this adapter, the same as long as somebody holds it; None: itself."""
+        if adapter is None:
+            return self
+        found = self._adapters.get(adapter)
+        if found is None:
+            found = self._adapters[adapter] = AdapterReplicas(self, adapter)
+        return found
 
     @property
     def healthy(self) -> frozenset[str]:
@@ -52,7 +66,7 @@ class ReplicaSet:
 
     def suspect(self, replica: str | None, why: str) -> None:
         """Avoid the replica from now on; None is a call that no replica was chosen for."""
-        if replica not in self.healthy:
+        if replica is None or replica not in self.healthy:
             return
         self._update(self.running, self.suspects | {replica})
         counts = len(self.healthy), len(self.running)
@@ -111,6 +125,8 @@ class ReplicaSet:
     def _update(self, running: frozenset[str], suspects: frozenset[str]) -> None:
         self.running, self.suspects = running, suspects & running
         self.is_proven = self.is_proven and bool(self.healthy)
+        for adapter in self._adapters.values():
+            adapter.look()
 
 
 def replicas_of(app: str) -> ReplicaSet:

@@ -53,9 +53,11 @@ class ModelEntry(Frozen):
     answers it while the model starts (`meta`). Whoever addresses the model by name is held either way.
     `when_away` says the same of a model all of whose replicas died or hang: `wait` writes what an undisturbed
     cluster would have written, `meta` keeps no client waiting. The two deadlines are the model's own.
+    Several entries may have one application, and with it its replicas: each then names its `adapter` there.
     """
 
     app: str
+    adapter: str | None = None
     wakes: bool = False
     cold_start: Literal["wait", "meta"] = "wait"
     when_away: Literal["wait", "meta"] = "meta"
@@ -104,6 +106,10 @@ class RouteTable(RoutingRules):
 
     def entry(self, name: str) -> ModelEntry:
         return self.meta if name == META else self.experts[name]
+
+    def app(self, name: str) -> str:
+        """Where the model is served; models with one application share its slots, and the line before it."""
+        return self.entry(name).app
 
     @property
     def model_ids(self) -> list[str]:
