@@ -226,9 +226,12 @@ def test_incumbents_of_another_meta_are_refused(config: Path, data: Path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ((), "give exactly one of --model and --hub"),
-        (("--model", "x", "--hub", "a/b"), "give exactly one of --model and --hub"),
-        (("--model", "x", "--revision", "main"), "--revision has no effect with --model"),
+        ((), "give exactly one of --model, --hub and --adapter"),
+        (("--model", "x", "--hub", "a/b"), "give exactly one of --model, --hub and --adapter"),
+        (("--model", "x", "--revision", "main"), "--revision has no effect without --hub"),
+        (("--adapter", "x"), "--adapter and --pool need each other"),
+        (("--model", "x", "--pool", "base"), "--adapter and --pool need each other"),
+        (("--adapter", "x", "--pool", "base", "--num-cpus", "1"), "an adapter has the replicas of its pool"),
     ],
 )
 def test_a_model_comes_from_one_place(config, data, options, complaint):
