@@ -22,6 +22,10 @@ class LocalAdapter(PooledAdapter):
 
     path: Annotated[Path, Field(strict=False)]
 
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
     @field_validator("path")
     @classmethod
     def _is_adapter(cls, path: Path, info: ValidationInfo) -> Path:
@@ -38,6 +42,10 @@ class LocalAdapter(PooledAdapter):
 
 class UriAdapter(Uri, PooledAdapter):
     """A folder of a remote file system, which every node that serves it fetches once."""
+
+    @property
+    def source(self) -> str:
+        return self.uri
 
 
 AnyAdapter = Annotated[

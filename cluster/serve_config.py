@@ -79,10 +79,8 @@ def _pool_app(config: ClusterConfig, name: str) -> dict[str, Any]:
 
 def _adapter(config: ClusterConfig, name: str, block: AdapterExpert) -> dict[str, Any]:
     """Other weights in the same folder are another adapter; of what lies elsewhere nobody here can tell."""
-    if not isinstance(block.adapter, LocalAdapter):
-        return {"source": block.adapter.uri}
-    source = {"source": str(block.adapter.path)}
-    if not config.models_are_here:
+    source = {"source": block.adapter.source}
+    if not isinstance(block.adapter, LocalAdapter) or not config.models_are_here:
         return source
     try:
         return {**source, "digest": adapter_digest(block.adapter.path)}

@@ -146,7 +146,9 @@ class Adapters:
             if wanted is None:
                 await self._engine.unload_adapter(name)
             else:
-                folder = await asyncio.to_thread(adapter_folder, wanted.source)
+                folder = Path(wanted.source)
+                if "://" in wanted.source:
+                    folder = await asyncio.to_thread(adapter_folder, wanted.source)
                 await self._engine.load_adapter(name, str(folder))
             adapter.version = wanted.version if wanted else None
         except Exception as error:  # whatever it is, all other adapters are to be served

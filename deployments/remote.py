@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict
 from typing import Any, Protocol, cast
+from weakref import WeakValueDictionary
 
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
@@ -59,6 +60,9 @@ class Deployed(Model, Protocol):
 
     @property
     def replicas(self) -> ReplicaSet: ...
+
+
+Connect = Callable[[str], Awaitable[Deployed]]
 
 
 class RemoteModel:
@@ -186,7 +190,14 @@ class Connections(Mapping[str, Deployed]):
 
     def __init__(self, lost: Callable[[str], None]) -> None:
         self._models: dict[str, _Watched] = {}
+        self._connecting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lost = lost
+
+    async def connect(self, app: str, connect: Connect) -> None:
+        """Once, however many models of the application ask for it at the same time."""
+        async with self._connecting.setdefault(app, asyncio.Lock()):
+            if app not in self._models:
+                self.add(app, await connect(app))
 
     def add(self, app: str, model: Deployed) -> None:
         self._models[app] = _Watched(app, model, self._lost)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deployments.adapter_replicas import AdapterReplicas
 from deployments.probe import Clearing, ask, start
-from deployments.remote import Connections, Deployed
+from deployments.remote import Connect, Connections, Deployed
 from deployments.replicas import ReplicaSet
 from router.errors import AdapterBroken, ModelStalled, ModelUnavailable, RouterError, WakeFailed
 from router.routes import State
 from router.table import Deadlines, ModelEntry
 
 logger = logging.getLogger(__name__)
-
-Connect = Callable[[str], Awaitable[Deployed]]
 
 # Of what the replicas take at once: so many more may be on their way. What waits there waits in nobody's turn
 # and longer than anybody knows, so it is only enough to keep replicas busy and to be seen by the autoscaler.
@@ -191,7 +188,7 @@ class Route:
     async def _try_to_open(self, began: float) -> None:
         app = self.entry.app
         if app not in self._models:  # a handle outlives the replicas behind it, and is not free
-            self._models.add(app, await self._connect(app))
+            await self._models.connect(app, self._connect)
         self._model = self._models[app]
         self._replicas = self._model.replicas.for_calls_of(self.entry.adapter)
         limit_s = began + self.deadlines.wake_s - _now() if self.entry.wakes else self._first_token_s

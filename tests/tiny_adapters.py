@@ -33,3 +33,16 @@ def save_tiny_adapter(base: Path, folder: Path, seed: int, *, target: str = "q_p
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": [target], "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return reference
+
+
+def write_adapter(folder: Path, *, width: int = 8, rank: int = RANK, seed: int = 0) -> Path:
+    """The files alone, for a model whose hidden states have this width."""
+    tensors = {
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.full((rank, width), seed),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.full((width, rank), seed),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
