@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RETRY_S = 30.0  # what cannot be loaded may be put right on this node
 # A call may be here before the news of its adapter, or before that is loaded. Longer than a router waits for
 # a first token it must not be: whoever says nothing until then is taken for hung.
-PATIENCE_S = 5.0
+PATIENCE_S = 2.0
 START_S = 60.0  # an adapter whose files do not come is not to keep the others from being served
 
 

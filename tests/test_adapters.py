@@ -142,7 +142,7 @@ def test_a_new_version_that_cannot_be_loaded_leaves_the_old_one_serving():
 
 def test_a_call_may_be_there_before_its_adapter_is():
     async def main() -> None:
-        adapters = Adapters(FakeEngine(load_s={"law": 3.0, "chem": 60.0}))
+        adapters = Adapters(FakeEngine(load_s={"law": 0.5, "chem": 60.0}))
         early = asyncio.create_task(text(adapters, "law"))
         await asyncio.sleep(1)
         adapters.want({"law": source("/law"), "chem": source("/chem")})
@@ -173,14 +173,14 @@ def test_a_replica_that_starts_waits_for_its_adapters_and_later_for_none(tmp_pat
     """Serve takes a replica that is long about new settings for one that does not run."""
 
     async def main() -> None:
-        server = ModelServer(engine := FakeEngine(load_s={"law": 4.0, "chem": 4.0}))
+        server = ModelServer(engine := FakeEngine(load_s={"law": 1.5, "chem": 1.5}))
         clock = asyncio.get_running_loop().time
         await server.reconfigure({"adapters": {"law": {"source": "/law"}}})
-        assert (clock(), set(engine.loaded)) == (4.0, {"law"})
+        assert (clock(), set(engine.loaded)) == (1.5, {"law"})
         await server.reconfigure({"adapters": {"law": {"source": "/law"}, "chem": {"source": "/chem"}}})
-        assert clock() == 4.0
+        assert clock() == 1.5
         chunks = [chunk async for chunk in server.generate(Call("r", text="q", adapter="chem"))]
-        assert (chunks[0].text, clock()) == ("/chem", 8.0)
+        assert (chunks[0].text, clock()) == ("/chem", 3.0)
         await server.close()
         assert len(asyncio.all_tasks()) == 1
 

@@ -153,7 +153,7 @@ def test_who_waits_for_one_expert_of_a_pool_waits_behind_those_of_the_others():
         order: list[str] = []
 
         async def use(model: str, key: str) -> None:
-            limits = {"begun": False, "queue_s": 60, "max_waiting": 10}
+            limits: dict[str, Any] = {"begun": False, "queue_s": 60, "max_waiting": 10}
             async with admission.slot(model, key, line="pool", **limits):
                 order.append(model + key)
                 await asyncio.sleep(1)
@@ -169,7 +169,7 @@ def test_who_waits_for_one_expert_of_a_pool_waits_behind_those_of_the_others():
 def test_a_refusal_names_the_expert_and_not_the_line():
     async def main() -> None:
         admission = Admission(lambda _: 1)
-        slot = {"line": "pool-base", "begun": False, "max_waiting": 10}
+        slot: dict[str, Any] = {"line": "pool-base", "begun": False, "max_waiting": 10}
         async with admission.slot("a", "", queue_s=60, **slot):
             with pytest.raises(Overloaded, match="^b is busy"):
                 async with admission.slot("b", "", queue_s=1, **slot):
