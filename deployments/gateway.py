@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections import Counter
 
+from deployments.connections import Connect, Connections, place
 from deployments.load import Loads, Replicas
 from deployments.probe import start
-from deployments.remote import Connect, Connections, place
 from deployments.route import Route
 from router.admission import Admission
 from router.errors import ModelUnavailable

@@ -14,7 +14,8 @@ from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
-from deployments.remote import FOREIGN, place
+from deployments.connections import place
+from deployments.remote import FOREIGN
 from router.errors import ModelUnavailable, RouterError
 from router.load import ModelLoad, ReplicaLoad
 from router.table import ModelEntry

@@ -7,8 +7,9 @@ import logging
 from typing import Any
 
 from deployments.adapter_replicas import AdapterReplicas
+from deployments.connections import Connect, Connections
 from deployments.probe import Clearing, ask, start
-from deployments.remote import Connect, Connections, Deployed
+from deployments.remote import Deployed
 from deployments.replicas import ReplicaSet
 from router.errors import AdapterBroken, ModelStalled, ModelUnavailable, RouterError, WakeFailed
 from router.routes import State

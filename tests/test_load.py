@@ -8,8 +8,8 @@ from contextlib import aclosing
 import httpx
 import pytest
 
+from deployments.connections import Connections
 from deployments.load import KEEP_S, LIMIT_S, Loads
-from deployments.remote import Connections
 from router.http import build_app
 from router.load import ModelLoad
 from router.model import Model, Piece

@@ -48,13 +48,13 @@ def test_its_weights_are_scaled_as_its_configuration_says(
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | settings))
     model, _ = Checkpoint(str(base), dtype="float32").load()
-    before = model.get_submodule("model.layers.0.self_attn.q_proj").weight.detach().clone()
+    before = model.state_dict()["model.layers.0.self_attn.q_proj.weight"].clone()
     merge_adapter(model, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     a, b = (
         tensors[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{which}.weight"] for which in "AB"
     )
-    after = model.get_submodule("model.layers.0.self_attn.q_proj").weight
+    after = model.state_dict()["model.layers.0.self_attn.q_proj.weight"]
     torch.testing.assert_close(after, before + scale * (b @ a))
 
 
