@@ -42,7 +42,7 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
     def apply_locality_routing(self, pending_request: PendingRequest | None = None) -> set[ReplicaID]:
         """Serve draws its two candidates from these. An empty set makes it look farther than this node."""
         candidates = super().apply_locality_routing(pending_request)
-        suspects = self._known.for_calls_of(_adapter(pending_request)).suspects
+        suspects = self._known.suspects_for(_adapter(pending_request))
         if all(replica.unique_id in suspects for replica in self.curr_replicas):
             return candidates
         return {replica for replica in candidates if replica.unique_id not in suspects}

@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from deployments.adapter_replicas import AdapterReplicas
 
@@ -44,16 +44,24 @@ class ReplicaSet:
         self._open: dict[str, Placement] = {}
         self._ended: OrderedDict[str, Placement] = OrderedDict()
         self._taken: set[str] = set()
-        self._adapters: WeakValueDictionary[str, AdapterReplicas] = WeakValueDictionary()
+        # Replaced whole, for Serve may choose replicas in a thread of its own.
+        self._adapters: dict[str, ref[AdapterReplicas]] = {}
 
     def for_calls_of(self, adapter: str | None) -> ReplicaSet | AdapterReplicas:
         """The set as it is for calls of this adapter, the same as long as somebody holds it; None: itself."""
         if adapter is None:
             return self
-        found = self._adapters.get(adapter)
+        found = self._known(adapter)
         if found is None:
-            found = self._adapters[adapter] = AdapterReplicas(self, adapter)
+            found = AdapterReplicas(self, adapter)
+            held = {name: one for name, one in self._adapters.items() if one() is not None}
+            self._adapters = {**held, adapter: ref(found)}
         return found
+
+    def suspects_for(self, adapter: str | None) -> frozenset[str]:
+        """Whom calls of this adapter avoid."""
+        known = None if adapter is None else self._known(adapter)
+        return self.suspects if known is None else known.suspects
 
     @property
     def healthy(self) -> frozenset[str]:
@@ -125,8 +133,13 @@ class ReplicaSet:
     def _update(self, running: frozenset[str], suspects: frozenset[str]) -> None:
         self.running, self.suspects = running, suspects & running
         self.is_proven = self.is_proven and bool(self.healthy)
-        for adapter in self._adapters.values():
-            adapter.look()
+        for adapter in self._adapters:
+            if known := self._known(adapter):
+                known.look()
+
+    def _known(self, adapter: str) -> AdapterReplicas | None:
+        found = self._adapters.get(adapter)
+        return None if found is None else found()
 
 
 def replicas_of(app: str) -> ReplicaSet:

@@ -22,6 +22,7 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from deployments.adapter_replicas import AdapterReplicas
 from deployments.choice import CHOICE
 from deployments.replicas import Placement, ReplicaSet, probe_id, replicas_of
 from experts.engine.base import Call
@@ -94,9 +95,11 @@ class Serve:
         chooser: Any = self.router.request_router
         chooser.update_replicas(list(replicas))
 
-    async def call(self, request_id: str) -> Any:
+    async def call(self, request_id: str, adapter: str | None = None) -> Any:
         metadata = RequestMetadata("r", "shared by all calls of a request", call_method="generate")
-        return await asyncio.wait_for(self.router.assign_request(metadata, Call(request_id)), 5)
+        return await asyncio.wait_for(
+            self.router.assign_request(metadata, Call(request_id, adapter=adapter)), 5
+        )
 
 
 @pytest.fixture
@@ -259,3 +262,16 @@ async def test_what_leaves_is_forgotten(serve: Serve):
     serve.known.suspect("a", "test")
     serve.runs(FakeReplica("b"))
     assert (serve.known.running, serve.known.suspects) == (frozenset({"b"}), frozenset())
+
+
+async def test_a_replica_that_lacks_an_adapter_gets_calls_of_all_others(serve: Serve):
+    lacking, other = FakeReplica("r1"), FakeReplica("r2")
+    serve.runs(lacking, other)
+    law = serve.known.for_calls_of("law")
+    assert isinstance(law, AdapterReplicas)
+    law.lacks("r1", is_broken=False)
+    for number in range(20):
+        await serve.call(f"law-{number}", "law")
+        await serve.call(f"chem-{number}", "chem")
+    assert not any(call.startswith("law") for call in lacking.calls)
+    assert any(call.startswith("chem") for call in lacking.calls)

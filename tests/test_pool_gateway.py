@@ -241,6 +241,7 @@ def test_what_lacks_one_adapter_is_avoided_for_that_one_alone(events: list[tuple
                 other.answered(what)
         proven = proven and bool(known.healthy)
         assert replicas.suspects <= known.suspects <= known.running
+        assert replicas.suspects_for("a") == known.suspects
         assert known.healthy == known.running - known.suspects
         assert known.is_proven is proven
         assert not (known.is_broken and known.healthy)

@@ -138,7 +138,7 @@ def test_an_adapter_that_cannot_be_loaded_is_named_and_keeps_nobody_from_answeri
     pids, broken = pool.pids(), pool.folder / "adapters" / "chem"
     shutil.rmtree(broken)
     save_tiny_adapter(pool.folder / "models" / "base", broken, 2, target="nonsense")
-    with pytest.raises(DeployFailed, match=r"pool-base/chem: adapter 'chem'.* cannot be loaded.*nonsense"):
+    with pytest.raises(DeployFailed, match=r"pool-base/chem: .*nonsense"):
         pool.serve("law", "chem", "roman")
     _each_writes_with_its_own(pool, "law", "roman")
     refused = _ask(pool.url, "generalist/chem")

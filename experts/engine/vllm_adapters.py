@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from experts.errors import ModelLoadError, UnknownAdapter
+
+_PASSED_ON = re.compile(r"Worker failed with error '(.*)', please check the stack trace")
 
 
 @dataclass(eq=False, slots=True)
@@ -95,8 +98,7 @@ class Adapters:
             raise
         except Exception as error:  # a bare Exception is what vLLM's client raises for any failure over there
             await llm.remove_lora(number)  # it may have got as far as to take up room
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelLoadError(f"{folder}: adapter '{name}' cannot be loaded: {reason}") from error
+            raise ModelLoadError(f"{folder}: adapter '{name}' cannot be loaded: {_reason(error)}") from error
         return adapter
 
     def _see_off(self, llm: Any, adapter: Adapter) -> None:
@@ -109,3 +111,10 @@ class Adapters:
         with suppress(EngineDeadError):  # then there is nothing left to free
             await llm.remove_lora(adapter.request.lora_int_id)
         self._slots.release()
+
+
+def _reason(error: Exception) -> str:
+    """The worker's own words, without those of whoever passed them on."""
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    passed_on = _PASSED_ON.search(first_line)
+    return passed_on[1] if passed_on else first_line
