@@ -95,7 +95,11 @@ def _place(config: ClusterConfig, name: str) -> tuple[str, ...]:
     if name in config.adapter_experts:
         pool = config.adapter_experts[name].adapter.pool
         raise typer.BadParameter(f"'{name}' has the replicas of its pool; use: etr scale {pool}")
-    places = {where.split(".", 1)[-1]: tuple(where.split(".", 1)) for where in (*config.models, ROUTER)}
+    places: dict[str, tuple[str, ...]] = {fixed: (fixed,) for fixed in (META, ROUTER)}
+    places |= {
+        expert: ("experts", expert) for expert in config.experts if expert in config.replicated_experts
+    }
+    places |= {pool: ("pools", pool) for pool in config.pools}
     if name not in places:
         raise typer.BadParameter(f"there is no '{name}'; use one of: {', '.join(places)}")
     return places[name]

@@ -74,7 +74,7 @@ class Uri(Strict):
         return uri
 
 
-class UriModel(Source, Uri):
+class UriModel(Uri, Source):
     """A folder of a remote file system, which every node that serves it fetches once."""
 
     @field_validator("trust_remote_code")
