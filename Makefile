@@ -27,7 +27,7 @@ test: check  ## everything CI runs: linters, types, tests, and vLLM's in an envi
 
 test-vllm:  ## the tests of the vLLM engine only
 	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
-	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/test_engine_conformance.py tests/test_vllm_engine.py tests/test_vllm_served.py; \
+	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/test_engine_conformance.py tests/test_vllm_engine.py tests/test_vllm_served.py tests/test_vllm_pools.py; \
 	else \
 	  echo "!!! SKIPPED: vLLM's CPU build cannot be installed here; its engine is NOT tested !!!"; \
 	fi

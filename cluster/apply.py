@@ -40,7 +40,8 @@ def apply(
         ConfigError: before anything is touched.
         ApplyBusy: another process of this machine is changing the same cluster; nothing was touched.
         ApplySuperseded: another machine changed it meanwhile.
-        DeployFailed: applications failed; all others serve, if the meta and the router are among them.
+        DeployFailed: applications, or adapters of a pool, failed; all others serve, if the meta and the
+            router are among them.
         ApplyTimeout: not there yet.
         ServeUnreachable, ServeRefused.
     """
@@ -77,6 +78,7 @@ class _Change:
         self._progress = progress
         self._on_event = on_event
         self._wait = wait
+        self._failed_adapters: dict[str, str] = {}
 
     def make_way(self) -> None:
         """The new table reaches every router before anything leaves, so that nobody is sent there."""
@@ -103,6 +105,7 @@ class _Change:
             raise ApplyTimeout(
                 f"{self._url} does not answer for all after {self._wait.timeout_s:g} s: {opening.last_seen}"
             )
+        self._failed_adapters = opening.failed_adapters
 
     def see_off(self) -> None:
         """Wait for what leaves: it ends when the last answer that it writes does."""
@@ -114,8 +117,8 @@ class _Change:
             )
 
     def require_all(self) -> None:
-        if self._progress.failed:
-            raise DeployFailed.of(self._progress.failed)
+        if failed := {**self._progress.failed, **self._failed_adapters}:
+            raise DeployFailed.of(failed)
 
     def _late(self, pending: str) -> ApplyTimeout:
         return ApplyTimeout(f"not running after {self._wait.timeout_s:g} s: {pending}; see `etr status`")
@@ -127,7 +130,7 @@ def _of_changed(plan: Plan, on_event: OnEvent) -> OnEvent:
     kept = {change.app for change in plan.changes if change.change is Change.KEEP}
 
     def told(event: AppEvent) -> None:
-        if event.app not in kept or event.status not in (DEPLOYING, RUNNING, ANSWERS):
+        if event.app.partition("/")[0] not in kept or event.status not in (DEPLOYING, RUNNING, ANSWERS):
             on_event(event)
 
     return told

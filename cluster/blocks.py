@@ -201,6 +201,7 @@ class ServedModel(Replicated):
     """A model that replicas of this cluster load."""
 
     streams_field = "engine.max_streams"
+    has_adapters: ClassVar[bool] = False
 
     model: ModelSource
     engine: AnyEngine = Field(default_factory=TransformersEngine)
@@ -220,6 +221,12 @@ class ServedModel(Replicated):
                 f"autoscaling.target_tokens_in_flight {target} is above engine.max_streams × max_model_len = "
                 f"{limit}, so a full replica would not count as busy; lower it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_in_pools(self) -> Self:
+        if not self.has_adapters and isinstance(self.engine, VllmEngine) and self.engine.max_adapters:
+            raise ValueError("engine.max_adapters has no effect outside of pools; remove it")
         return self
 
     @model_validator(mode="after")

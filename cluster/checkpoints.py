@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from cluster.blocks import ServedModel, TransformersEngine, VllmEngine
@@ -31,9 +33,13 @@ def checkpoint_of(block: ServedModel) -> Checkpoint:
 
 
 def checkpoints(config: ClusterConfig) -> dict[str, Checkpoint]:
-    """The meta's, under "meta", and every expert's."""
+    """The meta's, under "meta", and every expert's that is loaded here."""
     blocks: dict[str, ServedModel] = {META: config.meta, **config.local_experts}
-    return {name: checkpoint_of(block) for name, block in blocks.items()}
+    adapters = {
+        name: replace(checkpoint_of(config.pools[expert.adapter.pool]), adapter=expert.adapter.source)
+        for name, expert in config.adapter_experts.items()
+    }
+    return {**{name: checkpoint_of(block) for name, block in blocks.items()}, **adapters}
 
 
 def _source(model: LocalModel | HubModel | UriModel) -> str:

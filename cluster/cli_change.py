@@ -12,7 +12,7 @@ import typer
 from cluster import cli_options as option
 from cluster import show
 from cluster.cli_command import DEFAULT_CONFIG, ConfigPath, command_of, err, out, say, warn
-from cluster.config import ClusterConfig, load_config
+from cluster.config import ROUTER, ClusterConfig, load_config
 from cluster.errors import HeadNotFound
 from cluster.hosts import is_loopback
 from cluster.local import find_head, state_root
@@ -20,8 +20,6 @@ from cluster.serve_client import ServeClient
 from cluster.target import connect
 from cluster.yaml_edit import set_values
 from router.table import META
-
-ROUTER = "router"
 
 app = typer.Typer()
 command = command_of(app)
@@ -74,7 +72,7 @@ def apply(
 
 @command
 def scale(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"An expert, '{META}' or '{ROUTER}'.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"An expert, a pool, '{META}' or '{ROUTER}'.")],
     low: Annotated[int | None, typer.Option("--min", min=0, help="Replicas at the least.")] = None,
     high: Annotated[int | None, typer.Option("--max", min=1, help="Replicas at the most.")] = None,
     config: option.ConfigOption = DEFAULT_CONFIG,
@@ -86,13 +84,25 @@ def scale(
     chosen = {key: limit for key, limit in limits.items() if limit is not None}
     if not chosen:
         raise typer.BadParameter("give --min, --max or both")
-    known = (META, ROUTER, *load_config(config).experts)
-    if name not in known:
-        raise typer.BadParameter(f"there is no '{name}'; use one of: {', '.join(known)}")
-    where = (name,) if name in (META, ROUTER) else ("experts", name)
+    where = _place(load_config(config), name)
     set_values(config, {(*where, "autoscaling", key): limit for key, limit in chosen.items()})
     say(f"{name}: {', '.join(f'{key} {limit}' for key, limit in chosen.items())} in {config}")
     serve_change(config, address, no_apply=no_apply)
+
+
+def _place(config: ClusterConfig, name: str) -> tuple[str, ...]:
+    """Where the block stands in the file that says how many there are."""
+    if name in config.adapter_experts:
+        pool = config.adapter_experts[name].adapter.pool
+        raise typer.BadParameter(f"'{name}' has the replicas of its pool; use: etr scale {pool}")
+    places: dict[str, tuple[str, ...]] = {fixed: (fixed,) for fixed in (META, ROUTER)}
+    places |= {
+        expert: ("experts", expert) for expert in config.experts if expert in config.replicated_experts
+    }
+    places |= {pool: ("pools", pool) for pool in config.pools}
+    if name not in places:
+        raise typer.BadParameter(f"there is no '{name}'; use one of: {', '.join(places)}")
+    return places[name]
 
 
 def serve_change(config: Path, address: str | None, *, no_apply: bool) -> None:

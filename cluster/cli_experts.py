@@ -25,6 +25,8 @@ def add(
     model: option.Model = None,
     hub: option.Hub = None,
     revision: option.Revision = None,
+    adapter: option.Adapter = None,
+    pool: option.Pool = None,
     config: option.ConfigOption = DEFAULT_CONFIG,
     token: option.TokenFile = None,
     num_gpus: option.Amount = None,
@@ -43,7 +45,10 @@ def add(
     """Learn a new expert's token beside those that are there, which stay as they are, and add it."""
     reserved = {"num_gpus": num_gpus, "num_cpus": num_cpus}
     resources = {key: amount for key, amount in reserved.items() if amount is not None}
-    new = NewExpert.described(config, name, _source(model, hub, revision), token=token, resources=resources)
+    kind, where = _kind(model, hub, revision, adapter, pool)
+    if resources and kind == "adapter":
+        raise typer.BadParameter("an adapter has the replicas of its pool; remove --num-gpus and --num-cpus")
+    new = NewExpert.described(config, name, kind, where, token=token, resources=resources)
     from cluster import show_learning
     from cluster.experts import try_expert, write_expert
 
@@ -78,11 +83,18 @@ def remove(
     serve_change(config, address, no_apply=no_apply)
 
 
-def _source(model: Path | None, hub: str | None, revision: str | None) -> dict[str, str]:
-    if (model is None) == (hub is None):
-        raise typer.BadParameter("give exactly one of --model and --hub")
+def _kind(
+    model: Path | None, hub: str | None, revision: str | None, adapter: Path | None, pool: str | None
+) -> tuple[str, dict[str, str]]:
+    """The key of cluster.yaml by which the expert is one of its kind, and what stands below it."""
+    if [model, hub, adapter].count(None) != 2:
+        raise typer.BadParameter("give exactly one of --model, --hub and --adapter")
+    if revision is not None and hub is None:
+        raise typer.BadParameter("--revision has no effect without --hub; remove it")
+    if (adapter is None) != (pool is None):
+        raise typer.BadParameter("--adapter and --pool need each other; add the other one")
+    if adapter is not None and pool is not None:
+        return "adapter", {"path": str(adapter), "pool": pool}
     if hub is None:
-        if revision is not None:
-            raise typer.BadParameter("--revision has no effect with --model; remove it")
-        return {"path": str(model)}
-    return {"hub": hub} | ({"revision": revision} if revision else {})
+        return "model", {"path": str(model)}
+    return "model", {"hub": hub} | ({"revision": revision} if revision else {})

@@ -61,6 +61,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The expert's name.")]
 Model = Annotated[Path | None, typer.Option(help="Folder of its checkpoint.")]
 Hub = Annotated[str | None, typer.Option(help="Or its id on the Hugging Face hub.")]
 Revision = Annotated[str | None, typer.Option(help="Of the hub's model.")]
+Adapter = Annotated[Path | None, typer.Option(help="Or the folder of its LoRA adapter.")]
+Pool = Annotated[str | None, typer.Option(help="The pool whose model that adapter is for.")]
 ConfigOption = Annotated[Path, typer.Option(help="The cluster's one file.")]
 TokenFile = Annotated[
     Path | None,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     Field,
     PrivateAttr,
-    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -17,12 +16,12 @@ from pydantic import (
 
 from cluster.blocks import Autoscaling, Replicated, ServedModel
 from cluster.errors import ConfigError
+from cluster.expert_block import AdapterExpert, AnyExpert, ModelExpert, ReplicatedExpert
 from cluster.http_block import DEFAULT_HOST as DEFAULT_HOST  # as others know them
 from cluster.http_block import DEFAULT_PORT as DEFAULT_PORT
 from cluster.http_block import HttpBlock
 from cluster.k8s_block import KubernetesBlock
-from cluster.model_source import one_of
-from cluster.remote_block import RemoteResources, RemoteSource
+from cluster.pool_block import PoolBlock, pool_problems
 from cluster.router_block import AlwaysThere
 from cluster.router_block import RouterBlock as RouterBlock
 from cluster.routing_block import RoutingBlock as RoutingBlock
@@ -31,92 +30,13 @@ from cluster.yaml_file import read_yaml
 from experts.names import EXPERT_NAME
 from router.table import META
 
+ROUTER = "router"
+
 
 class MetaBlock(ServedModel):
     """The model that writes, and hands over."""
 
     autoscaling: AlwaysThere = Autoscaling()
-
-
-class Expert(Strict):
-    """Every kind of expert has a token: the vector by which the meta calls it. A path or a URI."""
-
-    token: str
-
-    @field_validator("token")
-    @classmethod
-    def _is_there(cls, token: str, info: ValidationInfo) -> str:
-        if "://" in token:
-            return token
-        context = LoadContext.of(info)
-        path = (context.folder / Path(token).expanduser()).resolve()
-        if context.tokens_required and not path.is_file():
-            raise ValueError(f"no such file '{path}'; make it with `etr learn` or correct the path")
-        return str(path)
-
-
-class ReplicatedExpert(Replicated, Expert):
-    """An expert with replicas of its own.
-
-    What becomes of a call while the model starts (`cold_start`), and while all its replicas are dead or hang
-    (`when_away`): it waits, or the meta answers it.
-    """
-
-    cold_start: Literal["wait", "meta"] = "wait"
-    when_away: Literal["wait", "meta"] = "meta"
-
-    @model_validator(mode="after")
-    def _cold_start_takes_effect(self) -> Self:
-        if self.cold_start == "meta" and self.autoscaling.min_replicas > 0:
-            raise ValueError("cold_start: meta has no effect; set autoscaling.min_replicas: 0 or remove it")
-        return self
-
-
-class ModelExpert(ServedModel, ReplicatedExpert):
-    """An expert with a model of its own."""
-
-
-class AdapterSource(Strict):
-    path: Annotated[Path, Field(strict=False)]
-    pool: str
-
-
-class AdapterExpert(Expert):
-    adapter: AdapterSource
-
-    @model_validator(mode="after")
-    def _refuse(self) -> Self:
-        raise ValueError("adapter experts are not built yet; use model: {path: …}")
-
-
-class RemoteExpert(ReplicatedExpert):
-    """An expert that others serve; its replicas only pass calls on."""
-
-    streams_field = "remote.max_streams"
-
-    remote: RemoteSource
-    resources: RemoteResources = RemoteResources()
-
-    @property
-    def max_streams(self) -> int:
-        return self.remote.max_streams
-
-    @model_validator(mode="after")
-    def _scales_by_requests(self) -> Self:
-        if self.autoscaling.target_tokens_in_flight is not None:
-            raise ValueError(
-                "autoscaling.target_tokens_in_flight has no effect on a remote expert, whose prompts its "
-                "server alone can count; use target_ongoing_requests"
-            )
-        return self
-
-
-AnyExpert = Annotated[
-    Annotated[ModelExpert, Tag("<model>")]
-    | Annotated[AdapterExpert, Tag("<adapter>")]
-    | Annotated[RemoteExpert, Tag("<remote>")],
-    one_of("model", "adapter", "remote"),
-]
 
 
 class ClusterConfig(Strict):
@@ -125,13 +45,14 @@ class ClusterConfig(Strict):
     name: str = Field("generalist", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     meta: MetaBlock
     experts: dict[str, AnyExpert] = {}
-    pools: dict[str, ServedModel] = {}
+    pools: dict[str, PoolBlock] = {}
     routing: RoutingBlock = RoutingBlock()
     http: HttpBlock = HttpBlock()
     router: RouterBlock = RouterBlock()
     kubernetes: KubernetesBlock | None = None
 
     _source: Path = PrivateAttr(Path("cluster.yaml"))
+    _models_are_here: bool = PrivateAttr(True)
 
     @property
     def source(self) -> Path:
@@ -139,10 +60,20 @@ class ClusterConfig(Strict):
         return self._source
 
     @property
+    def models_are_here(self) -> bool:
+        """Whether paths of models and adapters are those of this machine."""
+        return self._models_are_here
+
+    @property
     def models(self) -> dict[str, Replicated]:
         """Whatever has replicas of its own by its dotted place in the file, the meta first."""
         experts = {f"experts.{name}": block for name, block in self.replicated_experts.items()}
-        return {"meta": self.meta, **experts}
+        return {"meta": self.meta, **experts, **{f"pools.{name}": pool for name, pool in self.pools.items()}}
+
+    @property
+    def loaded_models(self) -> list[ServedModel]:
+        """Those that replicas of this cluster load."""
+        return [self.meta, *self.local_experts.values(), *self.pools.values()]
 
     @property
     def replicated_experts(self) -> dict[str, ReplicatedExpert]:
@@ -155,6 +86,13 @@ class ClusterConfig(Strict):
     def local_experts(self) -> dict[str, ModelExpert]:
         """Experts with a model of their own, by name in sorted order."""
         return {name: block for name, block in sorted(self.experts.items()) if isinstance(block, ModelExpert)}
+
+    @property
+    def adapter_experts(self) -> dict[str, AdapterExpert]:
+        """Experts that share the replicas of a pool, by name in sorted order."""
+        return {
+            name: block for name, block in sorted(self.experts.items()) if isinstance(block, AdapterExpert)
+        }
 
     @field_validator("experts")
     @classmethod
@@ -170,10 +108,22 @@ class ClusterConfig(Strict):
 
     @field_validator("pools")
     @classmethod
-    def _refuse_pools(cls, pools: dict[str, ServedModel]) -> dict[str, ServedModel]:
-        if pools:
-            raise ValueError("pools are not built yet; give every expert its own model: {path: …}")
-        return pools
+    def _pools_have_names(cls, pools: dict[str, PoolBlock]) -> dict[str, PoolBlock]:
+        for name in pools:
+            if name in (META, ROUTER) or not EXPERT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"'{name}' is no pool name; use up to 63 of a-z 0-9 . _ - and neither {META} nor {ROUTER}"
+                )
+        return {name: pools[name] for name in sorted(pools)}
+
+    @model_validator(mode="after")
+    def _pools_fit_their_experts(self, info: ValidationInfo) -> Self:
+        if twice := sorted(self.pools.keys() & self.experts.keys()):
+            raise ValueError(f"pools.{twice[0]}: an expert is called '{twice[0]}' too; rename one")
+        look = LoadContext.of(info).models_required
+        for problem in pool_problems(self.adapter_experts, self.pools, look=look):
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _deadlines_end_before_the_answer(self) -> Self:
@@ -215,4 +165,5 @@ def check_config(
     except ValidationError as error:
         raise ConfigError([f"{path}: {problem}" for problem in problems(error, data, context)]) from error
     config._source = path
+    config._models_are_here = models_required
     return config

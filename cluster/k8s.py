@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from cluster.blocks import ServedModel
 from cluster.config import ClusterConfig
 from cluster.errors import ConfigError
 from cluster.hosts import WILDCARDS, is_loopback
@@ -125,9 +124,9 @@ def _problems(config: ClusterConfig, block: KubernetesBlock) -> Iterator[str]:
         )
     if block.models is None:
         return
-    blocks: list[ServedModel] = [config.meta, *config.local_experts.values()]
     root = block.models.mount_path
-    if all(isinstance(one.model, LocalModel) and not one.model.path.is_relative_to(root) for one in blocks):
+    models = [one.model for one in config.loaded_models]
+    if all(isinstance(one, LocalModel) and not one.path.is_relative_to(root) for one in models):
         yield f"kubernetes.models: no model lies below {root}; remove it or correct the paths"
 
 

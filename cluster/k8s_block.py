@@ -90,8 +90,8 @@ class HeadPod(Placement):
 
 
 class WorkerPods(Placement):
-    """Settings for the pods of the named models (an expert's name, `meta`, `router`), or of all that ask for
-    an accelerator. What is left out follows from the models' `resources`."""
+    """Settings for the pods of the named models (an expert's or a pool's name, `meta`, `router`), or of all
+    that ask for an accelerator. What is left out follows from the models' `resources`."""
 
     models: list[str] | None = Field(None, min_length=1)
     accelerator_type: str | None = Field(None, min_length=1)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from cluster.app_name import META_APP, ROUTER_APP, expert_app, pool_app
 from cluster.config import ClusterConfig
 from cluster.errors import ConfigError
 from cluster.k8s_block import GIB, KubernetesBlock, WorkerPods
 from cluster.k8s_shape import Shape
-from cluster.serve_config import META_APP, ROUTER_APP, expert_app
 from router.table import META
 
 # A small pod for small replicas: losing one loses few of them, and few machines are too small for it.
@@ -139,7 +139,8 @@ class WorkerGroup:
 
 
 def worker_groups(config: ClusterConfig, deploy: Mapping[str, Any]) -> list[WorkerGroup]:
-    """The groups for a deploy config, in the order of cluster.yaml: the router's, the meta's, the experts'.
+    """The groups for a deploy config: the router's, the meta's, the pools', and the experts' in the order of
+    cluster.yaml.
 
     KubeRay takes a group that is appended into the running cluster, and starts another cluster for one
     that is inserted; so an expert that is added below the others may bring its own hardware.
@@ -172,8 +173,11 @@ def _members(config: ClusterConfig, deploy: Mapping[str, Any]) -> Iterator[Membe
     apps = {app["name"]: app["deployments"][0] for app in deploy["applications"]}
     yield Member.of(ROUTER_APP, apps[ROUTER_APP])
     yield Member.of(META, apps[META_APP])
+    for name in config.pools:
+        yield Member.of(name, apps[pool_app(name)])
     for name in config.experts:
-        yield Member.of(name, apps[expert_app(name)])
+        if name in config.replicated_experts:
+            yield Member.of(name, apps[expert_app(name)])
 
 
 def _num_strays(shape: Shape, members: Mapping[Shape, Sequence[Member]]) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cluster.adapter_source import UriAdapter
 from cluster.config import ClusterConfig
 from cluster.k8s_block import GIB, HeadPod, KubernetesBlock, Placement, SecretKey
 from cluster.k8s_groups import WorkerGroup
@@ -132,13 +133,17 @@ def _caches(config: ClusterConfig) -> Iterator[tuple[str, str]]:
     volume = _block(config).models
     if volume and _any_model(config, HubModel):
         yield "HF_HUB_CACHE", f"{volume.mount_path}/hub"
-    if _any_model(config, UriModel):
+    if _fetches(config):
         yield CACHE_VARIABLE, CACHE_PATH
 
 
 def _any_model(config: ClusterConfig, kind: type[HubModel] | type[UriModel]) -> bool:
-    models = [config.meta.model, *(expert.model for expert in config.local_experts.values())]
-    return any(isinstance(model, kind) for model in models)
+    return any(isinstance(block.model, kind) for block in config.loaded_models)
+
+
+def _fetches(config: ClusterConfig) -> bool:
+    adapters = (expert.adapter for expert in config.adapter_experts.values())
+    return _any_model(config, UriModel) or any(isinstance(adapter, UriAdapter) for adapter in adapters)
 
 
 def _secret(key: SecretKey) -> dict[str, Any]:
@@ -198,7 +203,7 @@ def _model_mounts(config: ClusterConfig) -> list[dict[str, Any]]:
     if volume:
         where = {"subPath": volume.sub_path} if volume.sub_path else {}
         mounts.append({"name": "models", "mountPath": volume.mount_path, **where, "readOnly": True})
-    if _any_model(config, UriModel):
+    if _fetches(config):
         mounts.append({"name": "fetched-models", "mountPath": CACHE_PATH})
     return mounts
 
@@ -208,6 +213,6 @@ def _model_volumes(config: ClusterConfig) -> list[dict[str, Any]]:
     if volume:
         claim = {"claimName": volume.claim, "readOnly": True}
         volumes.append({"name": "models", "persistentVolumeClaim": claim})
-    if _any_model(config, UriModel):
+    if _fetches(config):
         volumes.append({"name": "fetched-models", "emptyDir": {}})
     return volumes

@@ -31,7 +31,7 @@ class LocalModel(Source):
     def _is_checkpoint(cls, path: Path, info: ValidationInfo) -> Path:
         context = LoadContext.of(info)
         if not context.models_required:
-            return _on_another_machine(path)
+            return on_another_machine(path)
         folder = (context.folder / path.expanduser()).resolve()
         if not folder.is_dir():
             raise ValueError(f"no such folder '{folder}'; put the model there or correct the path")
@@ -40,7 +40,7 @@ class LocalModel(Source):
         return folder
 
 
-def _on_another_machine(path: Path) -> Path:
+def on_another_machine(path: Path) -> Path:
     """Where the model lies there is no relative path to start from, and nothing to look at from here."""
     if not path.is_absolute() or ".." in path.parts:
         raise ValueError(f"'{path}' is not absolute; give the path that it has where the model is served")
@@ -54,9 +54,7 @@ class HubModel(Source):
     revision: str | None = None
 
 
-class UriModel(Source):
-    """A folder of a remote file system, which every node that serves it fetches once."""
-
+class Uri(Strict):
     uri: str
 
     @field_validator("uri")
@@ -74,6 +72,10 @@ class UriModel(Source):
         if not parts.path.strip("/"):
             raise ValueError(f"'{uri}' names no folder; add the path of a Hugging Face checkpoint")
         return uri
+
+
+class UriModel(Uri, Source):
+    """A folder of a remote file system, which every node that serves it fetches once."""
 
     @field_validator("trust_remote_code")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cluster.errors import FIX
@@ -40,6 +40,8 @@ class ModelStatus:
     `name` is the expert's, `meta` or `router`; `app` the Serve application. `num_running` and `num_queued`
     count calls, `tokens_per_s` is the rate since the last look; None is unknown. `error` is the last one,
     `waits_for` what no node offers a replica of it; `remedy` is for the error, else for that. Empty: none.
+    `pool`: the one that the expert is an adapter in, whose line has the replicas; `num_ready` are those that
+    have the adapter.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ModelStatus:
     waits_for: str
     remedy: str
     replicas: tuple[ReplicaStatus, ...]
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,16 @@ def model_status(
         remedy=remedy_for_error(app.error) if app.error else MAKE_ROOM if waits_for else "",
         replicas=app.replicas,
     )
+
+
+def adapter_status(name: str, pool: str, app: AppStatus, view: RouterView, before: RouterView) -> ModelStatus:
+    """An expert that is an adapter in the pool, which is `app`."""
+    load = view.loads.get(name)
+    adapters = [replica.adapters.get(name) for replica in load.replicas] if load else []
+    error = next((one.error for one in adapters if one and one.error), "")
+    whole = model_status(name, replace(app, error=error), view, before, "")
+    num_ready = sum(one is not None and one.version is not None for one in adapters)
+    return replace(whole, num_ready=num_ready if load else app.num_running, replicas=(), pool=pool)
 
 
 def _state(app: AppStatus, word: str | None, waits_for: str) -> ModelState:

@@ -20,18 +20,20 @@ class NewExpert:
     def described(
         source: Path,
         name: str,
-        model: Mapping[str, str],
+        kind: str,
+        where: Mapping[str, str],
         *,
         token: Path | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> NewExpert:
-        """For the cluster.yaml `source`. `model` is {"path": …}, or {"hub": …} with or without a revision;
-        a `token` of None is tokens/NAME.safetensors beside the file."""
+        """For the cluster.yaml `source`. `kind` is "model", which is {"path": …}, or {"hub": …} with or
+        without a revision; or "adapter", {"path": …, "pool": …}. A `token` of None is tokens/NAME.safetensors
+        beside the file."""
         folder = source.absolute().parent
         token = (token or folder / "tokens" / f"{name}.safetensors").absolute()
-        if "path" in model:
-            model = {"path": _from(folder, Path(model["path"]))}
-        entry: dict[str, Any] = {"model": dict(model)}
+        if "path" in where:
+            where = {**where, "path": _from(folder, Path(where["path"]))}
+        entry: dict[str, Any] = {kind: dict(where)}
         if resources:
             entry["resources"] = dict(resources)
         return NewExpert(name, entry | {"token": _from(folder, token)}, token)

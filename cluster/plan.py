@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -49,11 +49,16 @@ class AppChange:
 
 @dataclass(frozen=True)
 class Plan:
-    """`deploy` is what Serve is to run in the end; `changes` has every application, by name."""
+    """`deploy` is what Serve is to run in the end; `changes` has every application, by name.
+
+    `leaving` are the applications that stop, `held` those that stay and of which adapters leave; both as they
+    run now.
+    """
 
     deploy: dict[str, Any]
     changes: tuple[AppChange, ...]
     leaving: tuple[dict[str, Any], ...] = ()
+    held: tuple[dict[str, Any], ...] = ()
     retried: frozenset[str] = frozenset()
 
     @property
@@ -64,10 +69,10 @@ class Plan:
     def first(self) -> dict[str, Any] | None:
         """What has to run before `deploy` can: nobody is handed to an expert that leaves while it finishes
         what it writes, and an application that failed is gone, or Serve would not try it again."""
-        if not self.leaving and not self.retried:
+        if not self.leaving and not self.held and not self.retried:
             return None
         kept = [app for app in self.deploy["applications"] if app["name"] not in self.retried]
-        return {**self.deploy, "applications": [*kept, *self.leaving]}
+        return {**self.deploy, "applications": replaced(kept, (*self.held, *self.leaving))}
 
 
 def make_plan(config: ClusterConfig, client: ServeClient) -> Plan:
@@ -93,7 +98,26 @@ def compare(deploy: dict[str, Any], running: dict[str, Any]) -> Plan:
     retried = frozenset(name for name in unchanged if _failed_for_good(running["applications"][name]))
     changes = [_change(name, now.get(name), wanted.get(name), name in retried) for name in {**now, **wanted}]
     leaving = (app for name, app in sorted(now.items()) if name not in wanted)
-    return Plan(deploy, tuple(sorted(changes, key=lambda change: change.app)), tuple(leaving), retried)
+    held = with_leaving_adapters(deploy["applications"], now)
+    ordered = tuple(sorted(changes, key=lambda change: change.app))
+    return Plan(deploy, ordered, tuple(leaving), tuple(held), retried)
+
+
+def with_leaving_adapters(
+    wanted: Iterable[dict[str, Any]], now: Mapping[str, dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The applications, as they run `now`, that have adapters which they are to have no longer."""
+    for app in wanted:
+        running = now.get(app["name"])
+        if running is not None and _adapters(running) - _adapters(app):
+            yield running
+
+
+def replaced(apps: Iterable[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`apps` with `others` in place of those of the same names, or behind them."""
+    by_name = {app["name"]: app for app in others}
+    kept = [by_name.pop(app["name"], app) for app in apps]
+    return [*kept, *by_name.values()]
 
 
 def _as_it_goes_on(app: dict[str, Any], now: dict[str, Any] | None) -> dict[str, Any]:
@@ -153,6 +177,11 @@ def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, member in value.items():
         yield from _leaves(f"{where}.{key}" if where else str(key), member)
+
+
+def _adapters(app: Mapping[str, Any]) -> set[str]:
+    configs = (one.get("user_config") or {} for one in app.get("deployments", ()))
+    return {name for config in configs for name in config.get("adapters") or ()}
 
 
 def _differences(now: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, str]]:

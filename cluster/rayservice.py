@@ -19,6 +19,7 @@ from cluster.events import OnEvent
 from cluster.k8s import serve_text
 from cluster.k8s_changes import SpecChanges, changes, keep_groups, widen_groups
 from cluster.k8s_kubectl import RAYSERVICE, Kubectl
+from cluster.plan import replaced, with_leaving_adapters
 from cluster.rayservice_progress import RayServiceProgress
 from cluster.session import until
 from cluster.status import RUNNING
@@ -138,11 +139,13 @@ def _first(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]
     """The new route table with the applications and the pods of before."""
     deploy, running = _deploy(wanted), _deploy(live)
     names = {app["name"] for app in deploy["applications"]}
-    leaving = [app for app in running.get("applications", ()) if app["name"] not in names]
+    now = {app["name"]: app for app in running.get("applications", ())}
+    leaving = [app for name, app in now.items() if name not in names]
+    leaving += with_leaving_adapters(deploy["applications"], now)
     first = widen_groups(wanted, live)
     if not leaving and first == wanted:
         return None
-    with_all = {**deploy, "applications": [*deploy["applications"], *leaving]}
+    with_all = {**deploy, "applications": replaced(deploy["applications"], leaving)}
     first["spec"]["serveConfigV2"] = serve_text(with_all)
     return first
 

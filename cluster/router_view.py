@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from cluster.api_key import KEY_VARIABLE, authorization
-from router.load import ModelLoad
+from router.load import ModelLoad, ReplicaLoad
 from router.table import META
 
 TIMEOUT_S = 5.0
@@ -26,6 +26,13 @@ class RouterView:
     states: Mapping[str, str] = field(default_factory=dict)
     loads: Mapping[str, ModelLoad | None] = field(default_factory=dict)
     note: str = ""
+
+    def with_sum(self, name: str, parts: Sequence[str]) -> RouterView:
+        """The view with one more load: that of all `parts`, where each of them is known."""
+        loads = [load for part in parts if (load := self.loads.get(part)) is not None]
+        if not loads or len(loads) < len(parts):
+            return self
+        return replace(self, loads={**self.loads, name: _sum(loads)})
 
 
 def look(url: str) -> RouterView:
@@ -58,6 +65,20 @@ def tokens_per_s(before: ModelLoad | None, now: ModelLoad | None) -> float | Non
         if then and replica.time_s > then.time_s and replica.num_tokens >= then.num_tokens:
             rates.append((replica.num_tokens - then.num_tokens) / (replica.time_s - then.time_s))
     return sum(rates) if rates else None
+
+
+def _sum(loads: Sequence[ModelLoad]) -> ModelLoad:
+    """Of models that share their replicas, each of which has its own part of what it does."""
+    replicas: dict[str, ReplicaLoad] = {}
+    for one in (replica for load in loads for replica in load.replicas):
+        before = replicas.get(one.replica)
+        replicas[one.replica] = replace(one, num_tokens=one.num_tokens + (before.num_tokens if before else 0))
+    return ModelLoad(
+        num_running=sum(load.num_running for load in loads),
+        num_queued=sum(load.num_queued for load in loads),
+        num_tokens=sum(load.num_tokens for load in loads),
+        replicas=tuple(replicas.values()),
+    )
 
 
 def _read(kind: type[T], response: httpx.Response, notes: list[str]) -> T | None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.adapter_source import LocalAdapter
+from cluster.app_name import META_APP as META_APP  # as others know them
+from cluster.app_name import ROUTER_APP as ROUTER_APP
+from cluster.app_name import expert_app as expert_app
+from cluster.app_name import pool_app
 from cluster.blocks import Autoscaling, Health, Replicated, Resources, ServedModel, VllmEngine
-from cluster.config import ClusterConfig, RemoteExpert, ReplicatedExpert
+from cluster.config import ClusterConfig
 from cluster.config_keys import config_keys
+from cluster.errors import ConfigError
+from cluster.expert_block import AdapterExpert, RemoteExpert, ReplicatedExpert
 from cluster.hosts import is_loopback
 from cluster.placement import placement
 from cluster.serve_schema import check_deploy_config
@@ -14,10 +21,10 @@ from cluster.tokens import inline_tokens
 from deployments.apps import MODEL_DEPLOYMENT, ROUTER_DEPLOYMENT
 from deployments.choice import CHOICE
 from deployments.scaling import POLICY
+from experts.adapter import adapter_digest
+from experts.errors import ModelLoadError
 from router.table import META
 
-META_APP = "meta"
-ROUTER_APP = "router"
 # A router refuses at once, fairly and in words that clients understand; Serve would do none of that. So
 # Serve's own limits are twice what a router takes on, and those of models are not met before the router's.
 ROUTER_ROOM = 2
@@ -25,26 +32,25 @@ QUEUE_FACTOR = 4  # of a model, at the least: waiting calls per running one
 
 
 def build_serve_config(config: ClusterConfig, *, epoch: int = 1) -> dict[str, Any]:
-    """One application for each model and one for the router, in sorted order; equal input, equal output.
+    """One application for each model and pool and one for the router, in sorted order; equal input, equal
+    output.
 
     `epoch` numbers the route table and the meta's tokens.
 
     Raises:
-        ConfigError: an expert token or an API key is unusable, or a value is none that Serve takes.
+        ConfigError: an expert's token or adapter or an API key is unusable, or a value is none that Serve
+            takes.
     """
-    experts = {name: _expert_app(config, name, block) for name, block in config.replicated_experts.items()}
+    experts = [_expert_app(config, name, block) for name, block in config.replicated_experts.items()]
+    pools = [_pool_app(config, name) for name in config.pools]
     deploy = {
         # A proxy on each node that serves, unless only this machine may ask.
         "proxy_location": "HeadOnly" if is_loopback(config.http.host) else "EveryNode",
         "http_options": {"host": config.http.host, "port": config.http.port},
-        "applications": [*experts.values(), _meta_app(config, epoch), _router_app(config, epoch)],
+        "applications": [*experts, *pools, _meta_app(config, epoch), _router_app(config, epoch)],
     }
     check_deploy_config(deploy, config.source)
     return deploy
-
-
-def expert_app(name: str) -> str:
-    return f"expert-{name}"
 
 
 def _meta_app(config: ClusterConfig, epoch: int) -> dict[str, Any]:
@@ -59,6 +65,27 @@ def _expert_app(config: ClusterConfig, name: str, block: ReplicatedExpert) -> di
         assert isinstance(block, ServedModel)
         built = _loaded(name, block)
     return _app(config, expert_app(name), block, built, {})
+
+
+def _pool_app(config: ClusterConfig, name: str) -> dict[str, Any]:
+    block = config.pools[name]
+    adapters = {
+        expert: _adapter(config, expert, one)
+        for expert, one in config.adapter_experts.items()
+        if one.adapter.pool == name
+    }
+    return _app(config, pool_app(name), block, _loaded(name, block), {"adapters": adapters})
+
+
+def _adapter(config: ClusterConfig, name: str, block: AdapterExpert) -> dict[str, Any]:
+    """Other weights in the same folder are another adapter; of what lies elsewhere nobody here can tell."""
+    source = {"source": block.adapter.source}
+    if not isinstance(block.adapter, LocalAdapter) or not config.models_are_here:
+        return source
+    try:
+        return {**source, "digest": adapter_digest(block.adapter.path)}
+    except ModelLoadError as error:
+        raise ConfigError([f"{config.source}: experts.{name}.adapter.path: {error}"]) from error
 
 
 def _loaded(name: str, block: ServedModel) -> dict[str, Any]:
@@ -162,16 +189,24 @@ def _route_table(config: ClusterConfig, epoch: int) -> dict[str, Any]:
         "meta": _entry(META_APP, config.meta),
         "experts": {
             name: {
-                **_entry(expert_app(name), block),
+                **_expert_entry(config, name),
                 "cold_start": block.cold_start,
                 "when_away": block.when_away,
             }
-            for name, block in config.replicated_experts.items()
+            for name, block in sorted(config.experts.items())
         },
         **config.routing.rules(),
         "keys": [key.model_dump(mode="json") for key in config_keys(config)],
         "limits": config.router.limits.model_dump(mode="json"),
     }
+
+
+def _expert_entry(config: ClusterConfig, name: str) -> dict[str, Any]:
+    block = config.experts[name]
+    if isinstance(block, AdapterExpert):
+        pool = block.adapter.pool
+        return {**_entry(pool_app(pool), config.pools[pool]), "adapter": name}
+    return _entry(expert_app(name), block)
 
 
 def _entry(app: str, block: Replicated) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def cluster_status(status: ClusterStatus) -> RenderableType:
 
 
 def _row(model: ModelStatus) -> Iterator[Text]:
-    yield Text(model.name)
+    yield Text(f"  {model.name}" if model.pool else model.name)
     yield Text(model.state, STYLES[model.state])
     yield Text(f"{model.num_ready}/{model.num_wanted}")
     yield Text(_number(model.num_running))

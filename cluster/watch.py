@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from cluster.app_name import pool_of
 from cluster.cluster_nodes import Node, cluster_nodes
 from cluster.deaths import last_death
 from cluster.demand import demands
 from cluster.epoch import deployed, tables
 from cluster.errors import ServeError
-from cluster.model_status import ROUTER, ClusterStatus, ModelStatus, model_status
+from cluster.model_status import ROUTER, ClusterStatus, ModelStatus, adapter_status, model_status
 from cluster.router_view import RouterView, look
 from cluster.serve_client import ServeClient
 from cluster.status import DEPLOYING, AppStatus, app_statuses
@@ -43,13 +44,23 @@ class Watch:
         view = look(url) if apps else RouterView()
         reasons, notes = self._reasons(details, apps)
         names = _names(details)
-        models = [
-            model_status(names.get(app.name, app.name), app, view, self._before, reasons.get(app.name, ""))
-            for app in apps
-        ]
+        models = [one for app in apps for one in self._statuses(app, names, view, reasons.get(app.name, ""))]
         self._before = view
         notes = [*filter(None, [view.note]), *notes]
         return ClusterStatus(time.time(), url, tuple(sorted(models, key=_place)), tuple(notes))
+
+    def _statuses(
+        self, app: AppStatus, names: Mapping[str, Sequence[str]], view: RouterView, waits_for: str
+    ) -> Iterator[ModelStatus]:
+        """A pool has a line of its own, and one for each of its experts."""
+        found, pool = names.get(app.name, ()), pool_of(app.name)
+        if pool is None:
+            yield model_status(found[0] if found else app.name, app, view, self._before, waits_for)
+            return
+        before = self._before.with_sum(pool, found)
+        yield model_status(pool, app, view.with_sum(pool, found), before, waits_for)
+        for name in found:
+            yield adapter_status(name, pool, app, view, self._before)
 
     def _told_fully(self, app: AppStatus, details: Mapping[str, Any]) -> AppStatus:
         if HEALTH_CHECK not in app.error:
@@ -84,19 +95,24 @@ def _reason(details: Mapping[str, Any], app: AppStatus, nodes: Sequence[Node]) -
     return next(filter(None, reasons), "")
 
 
-def _names(details: dict[str, Any]) -> dict[str, str]:
-    """The models' names by application, out of the route table."""
+def _names(details: dict[str, Any]) -> dict[str, list[str]]:
+    """The models' names by application, out of the route table; only a pool has several, or none."""
     # An application that a failed apply left behind is in Serve but not in the table: it keeps its own name.
     for table in tables(deployed(details).values()).values():
         if "experts" in table:
-            experts = {entry["app"]: name for name, entry in table["experts"].items()}
-            return {table["meta"]["app"]: META, **experts}
+            names = {table["meta"]["app"]: [META]}
+            for name, entry in table["experts"].items():
+                names.setdefault(entry["app"], []).append(name)
+            return names
     return {}
 
 
-def _place(model: ModelStatus) -> tuple[int, str]:
-    """The order of the answer's way: router, meta, experts; last what is not of this cluster."""
+def _place(model: ModelStatus) -> tuple[int, str, str]:
+    """The order of the answer's way: router, meta, experts, each pool before its own; last what is not of
+    this cluster."""
     fixed = [ROUTER, META]
     if model.name in fixed:
-        return fixed.index(model.name), ""
-    return (2 if model.name != model.app else 3), model.name
+        return fixed.index(model.name), "", ""
+    if pool := pool_of(model.app):
+        return 3, pool, model.name if model.pool else ""
+    return (2 if model.name != model.app else 4), model.name, ""

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from deployments.connections import Connect
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
-from deployments.route import Connect
 from deployments.router import Router
 from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
 from experts.engine.make import make_engine

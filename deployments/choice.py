@@ -46,7 +46,8 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
     def apply_locality_routing(self, pending_request: PendingRequest | None = None) -> set[ReplicaID]:
         """Serve draws its two candidates from these. An empty set makes it look farther than this node."""
         candidates = super().apply_locality_routing(pending_request)
-        suspects = self._known.suspects
+        call = _call(pending_request) if pending_request else None
+        suspects = self._known.suspects_for(call.adapter if call else None)
         if all(replica.unique_id in suspects for replica in self.curr_replicas):
             return candidates
         return {replica for replica in candidates if replica.unique_id not in suspects}
@@ -85,8 +86,11 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
         Like a probe, such a call does not queue; so it must not pass those that do.
         """
         call, queue_len = _call(pending_request), self.replica_queue_len_cache.get
-        keeping = [name for name in self._keeping if name not in self._known.suspects]
-        if call is None or len(keeping) < 2 or self.num_pending_requests:
+        if call is None or self.num_pending_requests:
+            return None
+        suspects = self._known.suspects_for(call.adapter)
+        keeping = [name for name in self._keeping if name not in suspects]
+        if len(keeping) < 2:
             return None
         order = ranked(conversation(call), keeping)
         first = self._keeping[order[0]]

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 
+from deployments.connections import Connect, Connections, place
 from deployments.load import Loads, Replicas
 from deployments.probe import start
-from deployments.remote import Connections
-from deployments.route import Connect, Route
+from deployments.route import Route
 from router.admission import Admission
 from router.errors import ModelUnavailable
 from router.load import ModelLoad
@@ -41,6 +41,7 @@ class Gateway:
         self._connect = connect
         self._table: RouteTable | None = None
         self._routes: dict[str, Route] = {}
+        self._sharing: dict[str, list[Route]] = {}  # by application
         self._watch: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -67,28 +68,26 @@ class Gateway:
         if name in self._routes:
             self._routes[name].stalled(request_id)
 
-    def num_slots(self, name: str) -> int:
-        return self._routes[name].num_slots if name in self._routes else 1
+    def num_slots(self, app: str) -> int:
+        return max((route.num_slots for route in self._sharing.get(app, ())), default=1)
 
-    def max_slots(self, name: str) -> int:
-        return self._routes[name].max_slots if name in self._routes else 1
+    def max_slots(self, app: str) -> int:
+        return max((route.max_slots for route in self._sharing.get(app, ())), default=1)
 
     async def load(self) -> dict[str, ModelLoad | None]:
         table = self.table
-        entries = {META: table.meta, **table.experts}
-        loads = await self._loads.of({entry.app for entry in entries.values()})
-        return {name: loads[entry.app] for name, entry in entries.items()}
+        return await self._loads.of_models({META: table.meta, **table.experts})
 
     @property
     def open_calls(self) -> dict[str, int]:
-        """By application, the calls under way and those that wait for it to start."""
+        """By `place`, the calls under way and those that wait for a model to start."""
         calls = Counter(self.models.open_calls)
         for route in self._routes.values():
-            calls[route.entry.app] += route.num_waiting
+            calls[place(route.entry.app, route.entry.adapter)] += route.num_waiting
         return dict(calls)
 
     async def install(self, table: RouteTable) -> None:
-        """Replace the table. A route goes on while it leads to the same application.
+        """Replace the table. A route goes on while it leads to the same application and adapter.
 
         Answers under way go on with the table they began with: what is being written is written to its end,
         but a model that only the old table names is not found again.
@@ -100,7 +99,10 @@ class Gateway:
             name: self._kept(old.get(name), entry) or self._new(entry, is_first)
             for name, entry in {META: table.meta, **table.experts}.items()
         }
-        self.models.keep({route.entry.app for route in self._routes.values()})
+        self._sharing = {}
+        for route in self._routes.values():
+            self._sharing.setdefault(route.entry.app, []).append(route)
+        self.models.keep(self._sharing.keys())
         gone = [route for name, route in old.items() if self._routes.get(name) is not route]
         for route in self._routes.values():
             route.look()
@@ -116,13 +118,12 @@ class Gateway:
 
     def lost(self, app: str) -> None:
         """A call found a replica of `app`, or all of it, away."""
-        for route in self._routes.values():
-            if route.entry.app == app:
-                route.look()
+        for route in self._sharing.get(app, ()):
+            route.look()
 
     async def close(self) -> None:
         # Emptied first, or an answer that fails from now on would start an opener.
-        gone, self._routes = list(self._routes.values()), {}
+        gone, self._routes, self._sharing = list(self._routes.values()), {}, {}
         watch, self._watch = self._watch, None
         ending = [*self._telling, *([watch] if watch else [])]
         for task in ending:
@@ -149,7 +150,7 @@ class Gateway:
         return Route(entry, self.table.deadlines, self.models, self._connect, may_be_away=may_be_away)
 
     def _kept(self, route: Route | None, entry: ModelEntry) -> Route | None:
-        if route is None or route.entry.app != entry.app:
+        if route is None or (route.entry.app, route.entry.adapter) != (entry.app, entry.adapter):
             return None
         route.update(entry, self.table.deadlines)
         return route

@@ -14,9 +14,11 @@ from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
+from deployments.connections import place
 from deployments.remote import FOREIGN
 from router.errors import ModelUnavailable, RouterError
 from router.load import ModelLoad, ReplicaLoad
+from router.table import ModelEntry
 
 KEEP_S = 1.0
 LIMIT_S = 2.0
@@ -38,7 +40,7 @@ class Replicas(Protocol):
         ...
 
     async def open_calls(self) -> Mapping[str, int]:
-        """By application, the calls that all routers together have under way. Raises ModelUnavailable."""
+        """By `place`, the calls that all routers together have under way. Raises ModelUnavailable."""
         ...
 
     async def quarantine(self, digest: str) -> None:
@@ -56,24 +58,36 @@ class Loads:
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
         self._lock = asyncio.Lock()  # who asks meanwhile shares the look that is under way
-        self._seen: dict[str, ModelLoad | None] = {}
+        self._seen: dict[str, ModelLoad | None] = {}  # by application
+        self._calls: Mapping[str, int] = {}
         self._looked_at_s = float("-inf")
 
     async def of(self, apps: Collection[str]) -> dict[str, ModelLoad | None]:
-        """None for a model that did not answer in time."""
+        """None for an application that did not answer in time."""
         clock = asyncio.get_running_loop().time
         async with self._lock:
             if clock() - self._looked_at_s >= KEEP_S or not set(apps) <= self._seen.keys():
-                self._seen = await self._look(sorted(set(apps)))
+                await self._look(sorted(set(apps)))
                 self._looked_at_s = clock()
             return {app: self._seen[app] for app in apps}
 
-    async def _look(self, apps: Sequence[str]) -> dict[str, ModelLoad | None]:
+    async def of_models(self, entries: Mapping[str, ModelEntry]) -> dict[str, ModelLoad | None]:
+        """By the same names; each has its own part of an application that serves several."""
+        loads = await self.of({entry.app for entry in entries.values()})
+        return {name: self._part(loads[entry.app], entry) for name, entry in entries.items()}
+
+    def _part(self, load: ModelLoad | None, entry: ModelEntry) -> ModelLoad | None:
+        if load is None or entry.adapter is None:
+            return load
+        return load.of_adapter(entry.adapter, self._calls.get(place(entry.app, entry.adapter), 0))
+
+    async def _look(self, apps: Sequence[str]) -> None:
         self._replicas.keep(apps)
         loads = asyncio.gather(*(_in_time(self._replicas.loads(app)) for app in apps))
         calls, found = await asyncio.gather(_in_time(self._replicas.open_calls()), loads)
-        return {
-            app: None if one is None else _sum(one, (calls or {}).get(app, 0))
+        self._calls = calls or {}
+        self._seen = {
+            app: None if one is None else _sum(one, self._calls.get(app, 0))
             for app, one in zip(apps, found, strict=True)
         }
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
+from deployments.adapters import START_S, Adapters, AdapterSource
 from deployments.affinity import KEEPS_PREFIXES
 from deployments.logs import brief
 from deployments.scaling import TOKEN_LOAD
-from experts.engine.base import Call, Chunk, Engine, Stats
+from experts.engine.base import AdapterEngine, Call, Chunk, Engine
 from experts.errors import EngineFailed, ExpertsError, TokenError
 from router.load import ReplicaLoad
 
@@ -25,12 +26,14 @@ class ModelSettings(BaseModel):
     """A model's `user_config`: what changes while it serves.
 
     A meta has every expert's `tokens`, inlined, so that no replica needs a shared disk; `epoch` numbers them.
+    A pool has the `adapters` of its experts, by their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     target_tokens_in_flight: int | None = None
     epoch: int = 0
     tokens: dict[str, str] | None = None
+    adapters: dict[str, AdapterSource] | None = None
 
 
 class ModelServer:
@@ -38,10 +41,13 @@ class ModelServer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._settings = ModelSettings()
+        self._adapters = Adapters(engine) if isinstance(engine, AdapterEngine) else None
+        self._settings: ModelSettings | None = None
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed `user_config` here, without a restart.
+
+        An adapter that cannot be loaded is no error: the pool's others are served.
 
         Raises:
             TokenError: a token is broken, is another expert's or was learned for another meta; the old
@@ -51,7 +57,13 @@ class ModelServer:
         if settings.tokens is not None:
             tokens = [_token(*item) for item in settings.tokens.items()]
             await self._engine.install(settings.epoch, tokens)
-        self._settings = settings
+        is_first, self._settings = self._settings is None, settings
+        if self._adapters is not None:
+            self._adapters.want(settings.adapters or {})
+            # Serve sends requests once this returns. Later it is not waited for: until it returns, Serve
+            # may take the replica for one that does not run.
+            if is_first:
+                await self._adapters.settled(START_S)
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Stream one call.
@@ -61,7 +73,7 @@ class ModelServer:
             EngineFailed: the engine raised anything else.
         """
         try:
-            async with aclosing(self._engine.generate(call)) as chunks:
+            async with aclosing(self._generate(call)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except ExpertsError:
@@ -73,11 +85,20 @@ class ModelServer:
             raise EngineFailed(brief(error)) from error
 
     async def load(self) -> ReplicaLoad:
-        return _replica_load(self._engine.stats())
+        stats = self._engine.stats()
+        return ReplicaLoad(
+            replica=serve.get_replica_context().replica_tag,
+            time_s=time.monotonic(),
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            num_tokens=stats.num_tokens,
+            cache_use=stats.cache_use,
+            adapters=self._adapters.loads() if self._adapters else {},
+        )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve asks for this every few seconds, and hands it to the scaling policy."""
-        target = self._settings.target_tokens_in_flight
+        target = self._settings.target_tokens_in_flight if self._settings else None
         # Without a target a load of 0, not none: Serve would go by the last one it was told.
         return {TOKEN_LOAD: self._engine.stats().num_tokens_in_flight / target if target else 0.0}
 
@@ -89,19 +110,16 @@ class ModelServer:
         await self._engine.check()
 
     async def close(self) -> None:
-        if hasattr(self, "_engine"):  # Serve ends a replica also when loading its engine failed
-            await self._engine.close()
+        if not hasattr(self, "_engine"):  # Serve ends a replica also when loading its engine failed
+            return
+        if self._adapters is not None:
+            await self._adapters.close()
+        await self._engine.close()
 
-
-def _replica_load(stats: Stats) -> ReplicaLoad:
-    return ReplicaLoad(
-        replica=serve.get_replica_context().replica_tag,
-        time_s=time.monotonic(),
-        num_running=stats.num_running,
-        num_waiting=stats.num_waiting,
-        num_tokens=stats.num_tokens,
-        cache_use=stats.cache_use,
-    )
+    def _generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        if self._adapters is None or call.adapter is None:
+            return self._engine.generate(call)
+        return self._adapters.generate(call.adapter, call)
 
 
 def _token(name: str, inline: str) -> ExpertToken:

@@ -10,6 +10,7 @@ from contextvars import Context
 from dataclasses import replace as changed
 from typing import Any, TypeVar
 
+from deployments.adapter_replicas import AdapterReplicas
 from deployments.remote import Deployed
 from deployments.replicas import ReplicaSet, probe_id
 from router.errors import ModelStalled, ModelUnavailable, RouterError
@@ -31,14 +32,16 @@ MAX_PAUSE_S = 30.0
 MAX_PAUSE_ALONE_S = 2.0
 
 
-async def ask(model: Deployed, limit_s: float, replica: str | None = None) -> None:
-    """Returns when the model has answered.
+async def ask(
+    model: Deployed, limit_s: float, replica: str | None = None, *, adapter: str | None = None
+) -> None:
+    """Returns when the model has answered, with the adapter.
 
     Raises:
         ModelStalled: not within `limit_s`; whoever had the question is suspect.
         RouterError: what `Model.stream` raises.
     """
-    probe = changed(PROBE, request_id=probe_id(replica))
+    probe = changed(PROBE, request_id=probe_id(replica), adapter=adapter)
     try:
         async with asyncio.timeout(limit_s), aclosing(model.stream(probe)) as pieces:
             async for piece in pieces:
@@ -55,12 +58,13 @@ async def ask(model: Deployed, limit_s: float, replica: str | None = None) -> No
 class Clearing:
     """Asks each suspect of a model, in a task of its own, until it answers or is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: str | None = None) -> None:
+        self._adapter = adapter
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def look(self, model: Deployed, limit_s: float) -> None:
         """Begin with those that became suspect meanwhile."""
-        for replica in model.replicas.suspects - self._tasks.keys():
+        for replica in model.replicas.for_calls_of(self._adapter).suspects - self._tasks.keys():
             self._tasks[replica] = start(self._ask_until_clear(model, replica, limit_s), f"clear {replica}")
 
     def close(self) -> list[asyncio.Task[None]]:
@@ -71,13 +75,14 @@ class Clearing:
 
     async def _ask_until_clear(self, model: Deployed, replica: str, limit_s: float) -> None:
         pause_s = MIN_PAUSE_S
+        replicas = model.replicas.for_calls_of(self._adapter)
         try:
-            while replica in model.replicas.suspects:
+            while replica in replicas.suspects:
                 try:
-                    await ask(model, limit_s, replica)
+                    await ask(model, limit_s, replica, adapter=self._adapter)
                 except RouterError as error:
                     logger.info("replica %s does not answer yet: %s", replica, error)
-                await _pause(model.replicas, replica, pause_s)
+                await _pause(replicas, replica, pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
         finally:
             del self._tasks[replica]
@@ -88,7 +93,7 @@ def start(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
     return asyncio.create_task(work, name=name, context=Context())
 
 
-async def _pause(replicas: ReplicaSet, suspect: str, pause_s: float) -> None:
+async def _pause(replicas: ReplicaSet | AdapterReplicas, suspect: str, pause_s: float) -> None:
     """In small steps, for meanwhile the suspect may be cleared, or be the only one that is left."""
     clock = asyncio.get_running_loop().time
     began = clock()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol, cast
 
@@ -13,19 +13,24 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from deployments.adapter_replicas import AdapterReplicas
 from deployments.replicas import Placement, ReplicaSet, replicas_of
 from experts.engine.base import Call, Chunk
 from experts.engine.base import Resumed as ResumedCall
-from experts.errors import ContextLengthExceeded as PromptTooLong
 from experts.errors import (
+    AdapterFailed,
     EngineDead,
     ExpertsError,
     InvalidCall,
     RemoteBusy,
     RemoteUnavailable,
     TurnNotContinued,
+    UnknownAdapter,
 )
+from experts.errors import ContextLengthExceeded as PromptTooLong
 from router.errors import (
+    AdapterBroken,
+    AdapterMissing,
     ContextLengthExceeded,
     InvalidRequest,
     ModelDied,
@@ -47,7 +52,8 @@ class Deployed(Model, Protocol):
     """A model whose replicas are known. To look at them starts nothing and sends nothing.
 
     A call with a `probe_id` goes to that replica; any other prefers those that are not suspect. A replica
-    that fails or is leaving is made suspect, and whatever it produces clears it.
+    that fails or is leaving is made suspect, and whatever it produces clears it. One that lacks an adapter is
+    avoided for calls of that adapter alone.
     """
 
     @property
@@ -74,7 +80,7 @@ class RemoteModel:
             response = cast("DeploymentResponseGenerator[Chunk]", self._generate.remote(to_call(ask)))
             async for chunk in response:
                 piece = to_piece(chunk)
-                self._heard(piece, self._replicas.placement(ask.request_id))
+                self._heard(piece, ask)
                 yield piece
         except asyncio.CancelledError as error:
             if _is_own_cancellation():
@@ -82,7 +88,7 @@ class RemoteModel:
             # No suspect: Serve ends calls like this too, on this side, when the client left.
             raise ModelUnavailable(f"{self._app} gave the request up") from error
         except FOREIGN as error:
-            raise self._failed(error, self._replicas.placement(ask.request_id)) from error
+            raise self._failed(error, ask) from error
         finally:
             # Leaving the loop alone would let the replica write on; after a normal end this does nothing.
             # Where no replica took the call, Serve raises the reason a second time.
@@ -91,15 +97,20 @@ class RemoteModel:
                     response.cancel()
             self._replicas.ended(ask.request_id)
 
-    def _heard(self, piece: Piece, placement: Placement) -> None:
+    def _heard(self, piece: Piece, ask: Ask) -> None:
+        replica = self._replicas.placement(ask.request_id).replica
         if piece.finish is Finish.CANCELLED:
-            self._replicas.suspect(placement.replica, "it gives its calls up")
+            self._replicas.suspect(replica, "it gives its calls up")
         else:
-            self._replicas.answered(placement.replica)
+            self._replicas.for_calls_of(ask.adapter).answered(replica)
 
-    def _failed(self, error: Exception, placement: Placement) -> RouterError:
+    def _failed(self, error: Exception, ask: Ask) -> RouterError:
+        placement = self._replicas.placement(ask.request_id)
         failure = translate(self._app, error, placement)
-        if isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
+        known = self._replicas.for_calls_of(ask.adapter)
+        if isinstance(failure, AdapterMissing) and isinstance(known, AdapterReplicas):
+            known.lacks(placement.replica, is_broken=isinstance(failure, AdapterBroken))
+        elif isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
             self._replicas.suspect(placement.replica, type(error).__name__)
         return failure
 
@@ -123,6 +134,7 @@ def to_call(ask: Ask) -> Call:
         bias=ask.bias,
         only_at_start=ask.only_at_start,
         probe=ask.probe,
+        adapter=ask.adapter,
     )
 
 
@@ -147,6 +159,10 @@ def translate(app: str, error: Exception, placement: Placement) -> RouterError:
     raises engine errors as subclasses of both `RayTaskError` and the original."""
     if isinstance(error, PromptTooLong):
         return ContextLengthExceeded(error.message, error.param)
+    if isinstance(error, UnknownAdapter):  # it may be on its way there, or be on another replica
+        return AdapterMissing(f"a replica of {app} does not serve '{error.name}' yet")
+    if isinstance(error, AdapterFailed):
+        return AdapterBroken(f"{app} cannot load the adapter of one of its experts; see `etr status`")
     if isinstance(error, InvalidCall):
         return InvalidRequest(error.message, error.param, error.code)
     if isinstance(error, BackPressureError):
@@ -162,68 +178,6 @@ def translate(app: str, error: Exception, placement: Placement) -> RouterError:
     if isinstance(error, GONE):
         return ModelUnavailable(f"{app} is not available")
     return ModelFailed(f"{app} failed while answering")
-
-
-class Connections(Mapping[str, Deployed]):
-    """The models this router has handles to, by application; `lost` hears of each that is found away."""
-
-    def __init__(self, lost: Callable[[str], None]) -> None:
-        self._models: dict[str, _Watched] = {}
-        self._lost = lost
-
-    def add(self, app: str, model: Deployed) -> None:
-        self._models[app] = _Watched(app, model, self._lost)
-
-    def keep(self, apps: Collection[str]) -> None:
-        """Let go of every other application."""
-        self._models = {app: model for app, model in self._models.items() if app in apps}
-
-    @property
-    def open_calls(self) -> dict[str, int]:
-        """How many calls are under way, by application."""
-        return {app: model.num_open for app, model in self._models.items() if model.num_open}
-
-    def __getitem__(self, app: str) -> Deployed:
-        if app not in self._models:
-            raise ModelUnavailable(f"{app} is not connected yet")
-        return self._models[app]
-
-    def __contains__(self, app: object) -> bool:
-        return app in self._models  # Mapping's own waits for a KeyError
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models)
-
-    def __len__(self) -> int:
-        return len(self._models)
-
-
-class _Watched:
-    """A model that tells when a call finds it away; one that is merely busy is not. Counts its calls."""
-
-    def __init__(self, app: str, model: Deployed, lost: Callable[[str], None]) -> None:
-        self.num_open = 0
-        self._app = app
-        self._model = model
-        self._lost = lost
-
-    @property
-    def replicas(self) -> ReplicaSet:
-        return self._model.replicas
-
-    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        self.num_open += 1
-        try:
-            async with aclosing(self._model.stream(ask)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except ModelOverloaded:
-            raise
-        except ModelUnavailable:
-            self._lost(self._app)
-            raise
-        finally:
-            self.num_open -= 1
 
 
 def _is_own_cancellation() -> bool:

@@ -9,7 +9,9 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
+
+from deployments.adapter_replicas import AdapterReplicas
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ class ReplicaSet:
     runs, what comes up later must answer first: only then is the set proven, and its model ready again.
     """
 
+    is_broken = False  # of an adapter alone
+
     def __init__(self, app: str) -> None:
         self.running: frozenset[str] = frozenset()
         self.suspects: frozenset[str] = frozenset()
@@ -40,6 +44,24 @@ class ReplicaSet:
         self._open: dict[str, Placement] = {}
         self._ended: OrderedDict[str, Placement] = OrderedDict()
         self._taken: set[str] = set()
+        # Replaced whole, for Serve may choose replicas in a thread of its own.
+        self._adapters: dict[str, ref[AdapterReplicas]] = {}
+
+    def for_calls_of(self, adapter: str | None) -> ReplicaSet | AdapterReplicas:
+        """The set as it is for calls of this adapter, the same as long as somebody holds it; None: itself."""
+        if adapter is None:
+            return self
+        found = self._known(adapter)
+        if found is None:
+            found = AdapterReplicas(self, adapter)
+            held = {name: one for name, one in self._adapters.items() if one() is not None}
+            self._adapters = {**held, adapter: ref(found)}
+        return found
+
+    def suspects_for(self, adapter: str | None) -> frozenset[str]:
+        """Whom calls of this adapter avoid."""
+        known = None if adapter is None else self._known(adapter)
+        return self.suspects if known is None else known.suspects
 
     @property
     def healthy(self) -> frozenset[str]:
@@ -52,7 +74,7 @@ class ReplicaSet:
 
     def suspect(self, replica: str | None, why: str) -> None:
         """Avoid the replica from now on; None is a call that no replica was chosen for."""
-        if replica not in self.healthy:
+        if replica is None or replica not in self.healthy:
             return
         self._update(self.running, self.suspects | {replica})
         counts = len(self.healthy), len(self.running)
@@ -111,6 +133,13 @@ class ReplicaSet:
     def _update(self, running: frozenset[str], suspects: frozenset[str]) -> None:
         self.running, self.suspects = running, suspects & running
         self.is_proven = self.is_proven and bool(self.healthy)
+        for adapter in self._adapters:
+            if known := self._known(adapter):
+                known.look()
+
+    def _known(self, adapter: str) -> AdapterReplicas | None:
+        found = self._adapters.get(adapter)
+        return None if found is None else found()
 
 
 def replicas_of(app: str) -> ReplicaSet:

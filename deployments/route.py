@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
+from deployments.adapter_replicas import AdapterReplicas
+from deployments.connections import Connect, Connections
 from deployments.probe import Clearing, ask, start
-from deployments.remote import Connections, Deployed
-from router.errors import ModelStalled, ModelUnavailable, RouterError, WakeFailed
+from deployments.remote import Deployed
+from deployments.replicas import ReplicaSet
+from router.errors import AdapterBroken, ModelStalled, ModelUnavailable, RouterError, WakeFailed
 from router.routes import State
 from router.table import Deadlines, ModelEntry
 
 logger = logging.getLogger(__name__)
-
-Connect = Callable[[str], Awaitable[Deployed]]
 
 # Of what the replicas take at once: so many more may be on their way. What waits there waits in nobody's turn
 # and longer than anybody knows, so it is only enough to keep replicas busy and to be seen by the autoscaler.
@@ -48,11 +48,12 @@ class Route:
         self._models = models
         self._connect = connect
         self._model: Deployed | None = None
+        self._replicas: ReplicaSet | AdapterReplicas | None = None  # of the model, for calls of the entry
         self._answered = may_be_away  # at some time, or since it was last started
         self._failed = False  # it runs, and was asked in vain
         self._needed = False  # somebody waits for it, so it may be started
         self._opening: asyncio.Task[RouterError | None] | None = None
-        self._clearing = Clearing()
+        self._clearing = Clearing(entry.adapter)
 
     @property
     def state(self) -> State:
@@ -60,13 +61,15 @@ class Route:
             return State.WAKING if self._needed else State.ASLEEP
         if self._is_proven:
             return State.READY
+        if self._replicas is not None and self._replicas.is_broken:
+            return State.FAILED
         if self._answered:
             return State.AWAY
         return State.WAKING if self.entry.wakes and not self._failed else State.MASKED
 
     @property
     def num_slots(self) -> int:
-        num_taken = 0 if self._model is None else self._model.replicas.num_taken
+        num_taken = 0 if self._replicas is None else self._replicas.num_taken
         return num_taken + self.max_slots - self._num_streams
 
     @property
@@ -93,8 +96,8 @@ class Route:
 
     def stalled(self, request_id: str) -> None:
         """Whoever has this call produced nothing in time."""
-        if self._model is not None:
-            self._model.replicas.stalled(request_id)
+        if self._replicas is not None:
+            self._replicas.stalled(request_id)
             self.look()
 
     def wake(self) -> None:
@@ -135,11 +138,11 @@ class Route:
 
     @property
     def _num_running(self) -> int:  # read for every model at every decision
-        return 0 if self._model is None else len(self._model.replicas.running)
+        return 0 if self._replicas is None else len(self._replicas.running)
 
     @property
     def _is_proven(self) -> bool:
-        return self._model is not None and self._model.replicas.is_proven
+        return self._replicas is not None and self._replicas.is_proven
 
     @property
     def _may_ask(self) -> bool:
@@ -186,25 +189,27 @@ class Route:
     async def _try_to_open(self, began: float) -> None:
         app = self.entry.app
         if app not in self._models:  # a handle outlives the replicas behind it, and is not free
-            self._models.add(app, await self._connect(app))
+            await self._models.connect(app, self._connect)
         self._model = self._models[app]
+        self._replicas = self._model.replicas.for_calls_of(self.entry.adapter)
         limit_s = began + self.deadlines.wake_s - _now() if self.entry.wakes else self._first_token_s
         until = _now() + limit_s
         self.look()
-        await _someone_to_ask(self._model, until)
+        await _someone_to_ask(self._replicas, until)
         if self._may_ask and not self._is_proven:
-            await ask(self._model, until - _now())
+            await ask(self._model, until - _now(), adapter=self.entry.adapter)
         self.look()
 
     def _gives_up(self, why: RouterError, taken_s: float) -> bool:
         """A model that may sleep is kept up by every question, so there is an end to asking it."""
-        passes = isinstance(why, ModelUnavailable) and taken_s < self.deadlines.wake_s
+        may_pass = isinstance(why, ModelUnavailable) and not isinstance(why, AdapterBroken)
+        passes = may_pass and taken_s < self.deadlines.wake_s
         return self.entry.wakes and not passes
 
 
-async def _someone_to_ask(model: Deployed, until: float) -> None:
+async def _someone_to_ask(replicas: ReplicaSet | AdapterReplicas, until: float) -> None:
     """Wait while all that run are suspects, for each of these is being asked by itself."""
-    while model.replicas.running and not model.replicas.healthy:
+    while replicas.running and not replicas.healthy:
         left_s = until - _now()
         if left_s <= 0:
             raise ModelStalled("no replica answers")

@@ -10,11 +10,11 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from deployments.connections import Connect
 from deployments.gateway import Gateway
 from deployments.load import ServeReplicas
 from deployments.meter import ServedMeter
 from deployments.remote import RemoteModel
-from deployments.route import Connect
 from router.errors import ModelUnavailable
 from router.http import build_app
 from router.table import RouteTable

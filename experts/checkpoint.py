@@ -20,8 +20,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from experts.adapter import adapter_folder
 from experts.errors import ModelLoadError
 from experts.fetch import fetch, uri_name
+from experts.merge import merge_adapter
 from experts.prompt import PromptRenderer
 from experts.token import checkpoint_fingerprint, head_fingerprint
 
@@ -31,7 +33,8 @@ class Checkpoint:
     """Where a model is, and how it is to be loaded: small enough to travel to the worker that loads it.
 
     `source`: a folder, a hub id, or a URI that is fetched where it is loaded; `dtype`: "auto" or a torch
-    dtype's name; `device`: what torch calls it; `trust_remote_code`: its own Python files may run.
+    dtype's name; `device`: what torch calls it; `trust_remote_code`: its own Python files may run. `adapter`:
+    a folder or a URI of a LoRA adapter that is merged into what is loaded.
     """
 
     source: str
@@ -39,6 +42,7 @@ class Checkpoint:
     dtype: str = "auto"
     device: str = "cpu"
     trust_remote_code: bool = False
+    adapter: str | None = None
 
     @property
     def name(self) -> str:
@@ -47,13 +51,16 @@ class Checkpoint:
 
     def load(self) -> tuple[PreTrainedModel, PromptRenderer]:
         """Raises ModelLoadError, TemplateError."""
-        return load_checkpoint(
+        model, renderer = load_checkpoint(
             self.source,
             revision=self.revision,
             dtype=self.dtype,
             device_map=self.device,
             trust_remote_code=self.trust_remote_code,
         )
+        if self.adapter is not None:
+            merge_adapter(model, adapter_folder(self.adapter))
+        return model, renderer
 
     def load_renderer(self) -> PromptRenderer:
         """The tokenizer and chat template alone. Raises ModelLoadError, TemplateError."""

@@ -7,6 +7,7 @@
     │   └── UnknownAdapter           a LoRA adapter that this engine has not loaded
     └── ExpertsFault                 ours, or the operator's: one line naming what, where and the remedy
         ├── ModelLoadError           model folder missing or unreadable
+        │   └── AdapterFailed            a LoRA adapter that should be there cannot be loaded; others can
         ├── TokenError               expert token unreadable or malformed
         │   └── TokenMismatch        expert token learned against another meta
         ├── TemplateError            chat template missing or unfit
@@ -83,6 +84,10 @@ class ExpertsFault(ExpertsError):
 
 class ModelLoadError(ExpertsFault):
     """A model or tokenizer could not be loaded."""
+
+
+class AdapterFailed(ModelLoadError):
+    """An adapter that a call names could not be loaded. Where its files lie is not said."""
 
 
 class TokenError(ExpertsFault):

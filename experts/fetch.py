@@ -21,12 +21,12 @@ CACHE_VARIABLE = "ETR_CACHE_DIR"
 _WANTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
-def fetch(uri: str) -> Path:
+def fetch(uri: str, config: str = "config.json") -> Path:
     """The folder with the checkpoint at `uri` (s3://…, https://…, file://…), copied unless it is here.
 
-    Only files at the top of the remote folder are taken, and of those only what a checkpoint needs. Whoever
-    asks meanwhile, in this process or another, waits for the one that copies. What is here is not compared
-    with the source again: a changed model needs a new URI.
+    Only files at the top of the remote folder are taken, and of those only what a checkpoint needs; one is
+    `config`. Whoever asks meanwhile, in this process or another, waits for the one that copies. What is here
+    is not compared with the source again: a changed model needs a new URI.
 
     Raises:
         ModelLoadError: `uri` cannot be read or is no checkpoint, or there is no room for it.
@@ -37,7 +37,7 @@ def fetch(uri: str) -> Path:
     try:
         with _locked(folder.parent.with_suffix(".lock")):
             if not folder.is_dir():
-                _copy_whole(uri, folder)
+                _copy_whole(uri, folder, config)
     except OSError as error:
         raise _unfetchable(uri, error) from error
     return folder
@@ -72,22 +72,22 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _copy_whole(uri: str, folder: Path) -> None:
+def _copy_whole(uri: str, folder: Path, config: str) -> None:
     """Nobody sees half a model: the copy gets its name when it is complete. Call it under the lock."""
     partial = folder.parent.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         (partial / folder.name).mkdir(parents=True)
-        _copy(uri, partial / folder.name)
+        _copy(uri, partial / folder.name, config)
         partial.rename(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy(uri: str, folder: Path) -> None:
+def _copy(uri: str, folder: Path, config: str) -> None:
     try:
         system, root = _file_system(uri)
-        sizes = _checkpoint_files(uri, system.ls(root, detail=True), root)
+        sizes = _checkpoint_files(uri, system.ls(root, detail=True), root, config)
         names = list(sizes)
         system.get([f"{root.rstrip('/')}/{name}" for name in names], [str(folder / name) for name in names])
     except (ModelLoadError, OSError):
@@ -116,7 +116,9 @@ def _file_system(uri: str) -> tuple[Any, str]:
     return system, str(root)
 
 
-def _checkpoint_files(uri: str, entries: list[Mapping[str, Any]], root: str) -> dict[str, int | None]:
+def _checkpoint_files(
+    uri: str, entries: list[Mapping[str, Any]], root: str, config: str
+) -> dict[str, int | None]:
     """The names to take, each with its size in bytes where the listing says so."""
     sizes: dict[str, int | None] = {}
     for entry in entries:
@@ -129,9 +131,9 @@ def _checkpoint_files(uri: str, entries: list[Mapping[str, Any]], root: str) -> 
                 f"{uri}: lists {entry['name']!r}, which is not in that folder; remove it there"
             )
         sizes[name] = entry.get("size")
-    if "config.json" not in sizes or not any(name.endswith(".safetensors") for name in sizes):
+    if config not in sizes or not any(name.endswith(".safetensors") for name in sizes):
         raise ModelLoadError(
-            f"{uri}: lists no config.json with *.safetensors; name the folder of a Hugging Face checkpoint"
+            f"{uri}: lists no {config} with *.safetensors; name the folder of a Hugging Face checkpoint"
         )
     return dict(sorted(sizes.items()))
 

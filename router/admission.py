@@ -21,7 +21,8 @@ MARGIN = 0.5
 
 
 class Admission:
-    """A bounded line in front of every model; in each line API keys take turns.
+    """A bounded line in front of every model, or of several that share their replicas; in each line API keys
+    take turns.
 
     However many answers one key has waiting, it gets one slot before the next key does, and it is the key
     that has the most waiting that gives way when there is no more room to wait. An answer that has begun
@@ -48,7 +49,7 @@ class Admission:
         return sum(line.num_running for line in self._lines.values())
 
     def load(self) -> dict[str, dict[str, float | None]]:
-        """By model; without those that nobody asked for lately."""
+        """By line; without those that nobody asked for lately."""
         return {
             name: {
                 "num_running": it.num_running,
@@ -64,6 +65,7 @@ class Admission:
         model: str,
         key: str,
         *,
+        line: str | None = None,
         begun: bool,
         queue_s: float,
         max_waiting: int,
@@ -72,44 +74,46 @@ class Admission:
     ) -> AsyncIterator[None]:
         """Hold one of the model's slots while the block runs; who has `begun` to answer does not wait for it.
 
-        `key` is the name of an API key; `max_waiting` bounds the lines of all models together. `came_from`
-        let the answer in and handed it on; `may_go_to` are those that this model may hand it on to. If most
-        of what it hands on would wait too long there, an answer is refused before work is done for it.
+        `line` is the one it shares with others, if it does. `key` is the name of an API key; `max_waiting`
+        bounds all lines together. `came_from` is the line that let the answer in and handed it on;
+        `may_go_to` are those that this model may hand it on to. If most of what it hands on would wait too
+        long there, an answer is refused before work is done for it.
 
         Raises, on entering the block:
             Overloaded: the wait would be too long, or was `queue_s` long; or there is no room to wait.
         """
-        line = self._line(model)
-        self._admit(line)
+        it = self._line(line or model)
+        self._admit(it)
         if begun:
-            line.num_running += 1
+            it.num_running += 1
         else:
-            self._require_time(line, key, queue_s, came_from, may_go_to)
-            await self._enter(line, key, queue_s, max_waiting)
-        if not begun:
-            line.new[key] += 1
-        line.began_s[mark := object()] = now_s()
+            waiter = _waiter(it, key, model)
+            self._require_time(waiter, queue_s, came_from, may_go_to)
+            await self._enter(waiter, queue_s, max_waiting)
+            it.new[key] += 1
+        it.began_s[mark := object()] = now_s()
         try:
             yield
         finally:
-            line.used_at_s = now_s()
-            line.pace.ended(line.used_at_s - line.began_s.pop(mark), self._num_slots(line))
-            line.num_running -= 1
+            it.used_at_s = now_s()
+            it.pace.ended(it.used_at_s - it.began_s.pop(mark), self._num_slots(it))
+            it.num_running -= 1
             if not begun:
-                line.new -= Counter((key,))  # and none that is 0 is kept
-                line.onward.left()
-            self._admit(line)
+                it.new -= Counter((key,))  # and none that is 0 is kept
+                it.onward.left()
+            self._admit(it)
 
     @asynccontextmanager
-    async def waiting_for_start(self, model: str, key: str, *, max_waiting: int) -> AsyncIterator[None]:
+    async def waiting_for_start(
+        self, model: str, key: str, *, line: str | None = None, max_waiting: int
+    ) -> AsyncIterator[None]:
         """Count among those that wait while the block runs: until the model is there, nobody's turn comes.
 
         Raises Overloaded, on entering or within the block: there is no room to wait (any more).
         """
-        line = self._line(model)
+        waiter = _waiter(self._line(line or model), key, model)
         if self.num_waiting >= max_waiting:
-            self._make_room(line, key)
-        waiter = Waiter(line, key, asyncio.get_running_loop().create_future())
+            self._make_room(waiter)
         self._waiting.add(waiter)
         try:
             async with asyncio.timeout(None) as scope:
@@ -128,26 +132,27 @@ class Admission:
             self._admit(line)
 
     def _require_time(
-        self, line: Line, key: str, queue_s: float, came_from: str | None, may_go_to: Collection[str]
+        self, waiter: Waiter, queue_s: float, came_from: str | None, may_go_to: Collection[str]
     ) -> None:
+        line, key = waiter.line, waiter.key
         if line.num_running < self._num_slots(line):
             line.pace.emptied()
         else:
             line.pace.filled()
         if came_from is not None:
-            self._line(came_from).onward.went_to(line.model)
+            self._line(came_from).onward.went_to(line.name)
         margin = 1.0 if came_from is not None or self._waiting.is_overtaking(key) else MARGIN
         estimate_s = self._estimate_s(line, key) + self._later_s(line, key, may_go_to, queue_s)
         if estimate_s > margin * queue_s:
-            raise _refusal(line.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")
+            raise _refusal(waiter.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")
 
-    async def _enter(self, line: Line, key: str, queue_s: float, max_waiting: int) -> None:
-        if line.num_running < self._num_slots(line):
-            line.num_running += 1
+    async def _enter(self, waiter: Waiter, queue_s: float, max_waiting: int) -> None:
+        if waiter.line.num_running < self._num_slots(waiter.line):
+            waiter.line.num_running += 1
             return
         if self.num_waiting >= max_waiting:
-            self._make_room(line, key)
-        await self._wait(Waiter(line, key, asyncio.get_running_loop().create_future()), queue_s)
+            self._make_room(waiter)
+        await self._wait(waiter, queue_s)
 
     async def _wait(self, waiter: Waiter, queue_s: float) -> None:
         """Returns with the slot, which counts as running already."""
@@ -178,12 +183,12 @@ class Admission:
             line.num_running += 1
             waiter.turn.set_result(None)
 
-    def _make_room(self, line: Line, key: str) -> None:
-        """Refuse the newest of whoever has the most waiting in all lines; raises if that is `key` itself."""
+    def _make_room(self, waiter: Waiter) -> None:
+        """Refuse the newest of whoever has the most waiting in all lines; raises if that is its own key."""
         newest = self._waiting.newest_of_greediest()
-        if self._waiting.num_of(key) >= self._waiting.num_of(newest.key):
+        if self._waiting.num_of(waiter.key) >= self._waiting.num_of(newest.key):
             why = f"{self.num_waiting} answers wait already"
-            raise _refusal(line.model, self._estimate_s(line, key), why)
+            raise _refusal(waiter.model, self._estimate_s(waiter.line, waiter.key), why)
         self._refuse(newest, "others have fewer answers waiting")
 
     def _refuse(self, waiter: Waiter, why: str) -> None:
@@ -191,17 +196,17 @@ class Admission:
         self._remove(waiter)
         if not waiter.turn.done():
             estimate_s = self._estimate_s(waiter.line, waiter.key)
-            waiter.turn.set_result(_refusal(waiter.line.model, estimate_s, why))
+            waiter.turn.set_result(_refusal(waiter.model, estimate_s, why))
 
     def _remove(self, waiter: Waiter) -> None:
         waiter.line.turns.remove(waiter)
         self._waiting.remove(waiter)
 
-    def _later_s(self, line: Line, key: str, models: Collection[str], queue_s: float) -> float:
+    def _later_s(self, line: Line, key: str, next_lines: Collection[str], queue_s: float) -> float:
         """The mean wait to expect after this line, behind those of the key that are on their way there; other
         keys' have their own turns. One long line among short ones counts by its share, and no line for more
         than all the time there is."""
-        shares = line.onward.shares(models)
+        shares = line.onward.shares(next_lines)
         lines = {name: self._lines[name] for name in shares if name in self._lines}
         return sum(
             shares[name]
@@ -212,23 +217,27 @@ class Admission:
     def _estimate_s(self, line: Line, key: str, num_coming: int = 0) -> float:
         num_slots = self._num_slots(line)
         if not line.pace.is_full:
-            num_slots = max(num_slots, self._max_slots_of(line.model))
+            num_slots = max(num_slots, self._max_slots_of(line.name))
         return line.wait_s(key, num_slots, num_coming)
 
     def _num_slots(self, line: Line) -> int:
         # A model that was taken away has none; whoever waits for it must get through to be told so.
-        return max(1, self._slots_of(line.model))
+        return max(1, self._slots_of(line.name))
 
-    def _line(self, model: str) -> Line:
-        if model not in self._lines:  # their names come and go with the tables
-            self._lines = {name: line for name, line in self._lines.items() if line.is_used()}
-            self._lines[model] = Line(model, now_s())
-        return self._lines[model]
+    def _line(self, name: str) -> Line:
+        if name not in self._lines:  # their names come and go with the tables
+            self._lines = {other: line for other, line in self._lines.items() if line.is_used()}
+            self._lines[name] = Line(name, now_s())
+        return self._lines[name]
 
     def _look_again(self) -> None:
         later = asyncio.get_running_loop().call_later
         self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
         self.look()
+
+
+def _waiter(line: Line, key: str, model: str) -> Waiter:
+    return Waiter(line, key, model, asyncio.get_running_loop().create_future())
 
 
 def _refusal(model: str, estimate_s: float, why: str) -> Overloaded:

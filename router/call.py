@@ -58,30 +58,33 @@ class Caller:
     async def _slot(self, job: Job, state: Answering) -> AsyncIterator[Turn]:
         """The writer lets the answer in while the block runs."""
         writer, left_s = state.writer, _left_s(state)
+        app, meta = self._table.app(writer), self._table.app(META)
         let_in = set() if job.let_in is None else job.let_in
         async with self._admission.slot(
             writer,
             job.key,
+            line=app,
             begun=state.begun,
-            queue_s=left_s if writer in let_in else min(self._table.deadlines.queue_s, left_s),
+            queue_s=left_s if app in let_in else min(self._table.deadlines.queue_s, left_s),
             max_waiting=self._table.limits.max_waiting,
-            came_from=META if META in let_in and writer != META else None,
+            came_from=meta if meta in let_in and writer != META else None,
             may_go_to=self._may_go_to(job) if writer == META else (),
         ):
-            let_in.add(writer)
+            let_in.add(app)
             state.admitted.add(writer)
-            async with self._quarantine.watched(writer, is_suspect=bool(state.deaths[writer])) as turn:
+            async with self._quarantine.watched(app, is_suspect=bool(state.deaths[writer])) as turn:
                 state.is_alone = turn.is_alone
-                if self._quarantine.barred([writer], job.prompt):  # found while this one waited
+                if self._quarantine.barred([app], job.prompt):  # found while this one waited
                     raise poison(writer)
                 yield turn
 
     def _may_go_to(self, job: Job) -> Collection[str]:
         if not job.target.routed:
             return ()
+        if job.routing.experts is None and not job.routing.exclude:
+            return self._table.expert_apps
         wanted = self._table.experts if job.routing.experts is None else job.routing.experts
-        excluded = job.routing.exclude
-        return set(wanted).difference(excluded) if excluded else wanted
+        return {self._table.app(name) for name in wanted if name not in job.routing.exclude}
 
     async def _stream(self, ask: Ask, state: Answering, timing: CallTiming) -> AsyncGenerator[Piece, None]:
         """The writer's pieces until it finishes, under all three deadlines."""
@@ -139,7 +142,10 @@ class Caller:
         if state.begun:
             return nullcontext()
         return self._admission.waiting_for_start(
-            state.writer, job.key, max_waiting=self._table.limits.max_waiting
+            state.writer,
+            job.key,
+            line=self._table.app(state.writer),
+            max_waiting=self._table.limits.max_waiting,
         )
 
 

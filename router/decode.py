@@ -117,10 +117,12 @@ class Decoder:
     def _begin(self, job: Job, transcript: Transcript) -> Answering:
         writer = job.target.writer
         deadline = asyncio.get_running_loop().time() + self._table.deadlines.total_s
-        barred = self._quarantine.barred(chain((META,), self._table.experts), job.prompt)
-        if writer in barred:
+        table = self._table
+        barred = self._quarantine.barred(chain((table.meta.app,), table.expert_apps), job.prompt)
+        if table.app(writer) in barred:
             raise poison(writer)
-        state = Answering(writer, transcript, deadline, masked=barred - {META})
+        masked = {name for name in table.experts if table.app(name) in barred} if barred else set()
+        state = Answering(writer, transcript, deadline, masked=masked)
         transcript.begin(writer)
         return state
 
@@ -142,6 +144,7 @@ class Decoder:
             bias=self._bias(job, allowed),
             only_at_start=self._table.when == "start",
             probe=probe,
+            adapter=self._table.entry(state.writer).adapter,
         )
 
     def _allowed(self, job: Job, state: Answering) -> tuple[str, ...]:
@@ -196,7 +199,7 @@ class Decoder:
             self._routes.stalled(failed, job.request_id)
         state.failed(error)
         if len(state.deaths[failed]) >= POISON_DEATHS:
-            self._quarantine.add(failed, job.prompt)
+            self._quarantine.add(self._table.app(failed), job.prompt)
             error = poison(failed)
         may_retry = self._may_retry(state, replaceable=is_expert and job.target.routed)
         recovery = after_failure(error, is_expert=is_expert, routed=job.target.routed, may_retry=may_retry)

@@ -14,6 +14,8 @@ RouterError
     ├── ModelUnavailable        503: the replica is away or missed a deadline; another may answer
     │   ├── ModelDied               503: the replica went away with the call in its hands
     │   ├── ModelStalled            504: no token within its deadline
+    │   ├── AdapterMissing          503: the replica serves the application's other models, not this one yet
+    │   │   └── AdapterBroken           503: nor will it, for it cannot load its adapter
     │   └── ModelOverloaded         429: every queue is full
     ├── ModelFailed             500: the engine's own exception, the same everywhere; never retried
     ├── WakeFailed              503: scaled to zero, and it did not start; what waited has waited long enough
@@ -120,6 +122,14 @@ class ModelDied(ModelUnavailable):
 class ModelStalled(ModelUnavailable):
     status = 504
     code = "model_stalled"
+
+
+class AdapterMissing(ModelUnavailable):
+    pass
+
+
+class AdapterBroken(AdapterMissing):
+    pass
 
 
 class ModelOverloaded(ModelUnavailable):

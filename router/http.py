@@ -162,7 +162,8 @@ class _Endpoints:
         table, loads = self._permitted(request), await self._gateway.load()
         known = {name: load for name, load in loads.items() if name == META or name in table.experts}
         models = {name: None if load is None else asdict(load) for name, load in known.items()}
-        lines = {name: line for name, line in self._gateway.admission.load().items() if name in known}
+        by_app = self._gateway.admission.load()
+        lines = {name: by_app[app] for name in known if (app := table.app(name)) in by_app}
         return json_response({"epoch": table.epoch, "models": models, "admission": lines})
 
     async def document(self) -> Response:

@@ -25,8 +25,8 @@ class Job:
     stop: tuple[str, ...] = ()
     routing: Routing = Routing()
     key: str = ""  # the name of the API key, by which waiting answers take turns
-    # Shared by the jobs of one request: the models that let one of them in. The others wait for as long as it
-    # takes, or a request with more choices than there are slots could never be served.
+    # Shared by the jobs of one request: the applications that let one of them in. The others wait for as long
+    # as it takes, or a request with more choices than there are slots could never be served.
     let_in: set[str] | None = field(default=None, compare=False)
 
 

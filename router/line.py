@@ -1,4 +1,4 @@
-"""One model's line: who waits for a slot, and in whose turn."""
+"""One line: who waits for a slot of an application, and in whose turn."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from router.errors import Overloaded
 from router.onward import Onward
 from router.pace import Pace, now_s
 
-FORGET_S = 600.0  # after so long without a call, what was measured of a model says nothing any more
+FORGET_S = 600.0  # after so long without a call, what was measured of it says nothing any more
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
+    """`model`: which of the line's models it waits for; they share its slots."""
+
     line: Line
     key: str
+    model: str
     turn: asyncio.Future[Overloaded | None]  # None grants the slot
 
 
@@ -77,7 +80,7 @@ class Turns:
 
 @dataclass(slots=True)
 class Line:
-    model: str
+    name: str
     used_at_s: float
     num_running: int = 0
     new: Counter[str] = field(default_factory=Counter)  # by key, those of them that were let in to begin here

@@ -60,7 +60,8 @@ class Ask:
     where the same model is asked to go on; `position` is the length of both in tokens, so that a seeded draw
     goes on instead of starting over. `allowed` are the experts the meta may hand over to; `bias` is added to
     their logits. With `probe` nothing is written: the only piece carries the distribution over the allowed
-    experts, and the expert that would take over, if one would.
+    experts, and the expert that would take over, if one would. `adapter` is the model's place in an
+    application that serves several (`ModelEntry.adapter`).
     """
 
     request_id: str
@@ -74,6 +75,7 @@ class Ask:
     bias: Mapping[str, float] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

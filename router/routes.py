@@ -14,6 +14,7 @@ class State(StrEnum):
     WAKING = "waking"  # being started, or started elsewhere and not asked yet
     AWAY = "away"  # it has answered, and no replica of it does at the moment
     MASKED = "masked"  # it has not answered yet, or nobody knows it (any more)
+    FAILED = "failed"  # every replica says that it cannot load the model's adapter
 
 
 class Routes(Protocol):
@@ -38,11 +39,12 @@ class Routes(Protocol):
         """The replica that had this call of the model produced nothing in time: others are preferred."""
         ...
 
-    def num_slots(self, name: str) -> int:
-        """How many calls this router may have at the model: those that its replicas took, and a few more, for
-        Serve's autoscaler counts calls that wait for a replica and not those that wait in the router."""
+    def num_slots(self, app: str) -> int:
+        """How many calls this router may have at the application: those that its replicas took, and a few
+        more, for Serve's autoscaler counts calls that wait for a replica and not those that wait in the
+        router."""
         ...
 
-    def max_slots(self, name: str) -> int:
+    def max_slots(self, app: str) -> int:
         """How many that will be when the replicas took as many as they can, if no other router calls them."""
         ...

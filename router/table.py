@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -53,9 +54,11 @@ class ModelEntry(Frozen):
     answers it while the model starts (`meta`). Whoever addresses the model by name is held either way.
     `when_away` says the same of a model all of whose replicas died or hang: `wait` writes what an undisturbed
     cluster would have written, `meta` keeps no client waiting. The two deadlines are the model's own.
+    Several entries may have one application, and with it its replicas: each then names its `adapter` there.
     """
 
     app: str
+    adapter: str | None = None
     wakes: bool = False
     cold_start: Literal["wait", "meta"] = "wait"
     when_away: Literal["wait", "meta"] = "meta"
@@ -109,6 +112,14 @@ class RouteTable(RoutingRules):
         """Which model `{name}/…` is; None: none. Looked up, for there may be a thousand."""
         name = model_id.removeprefix(f"{self.name}/")
         return name if name != model_id and (name == META or name in self.experts) else None
+
+    def app(self, name: str) -> str:
+        """Where the model is served; models with one application share its slots, and the line before it."""
+        return self.entry(name).app
+
+    @cached_property
+    def expert_apps(self) -> frozenset[str]:
+        return frozenset(entry.app for entry in self.experts.values())
 
     @property
     def model_ids(self) -> list[str]:

@@ -8,10 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from deployments.adapter_replicas import AdapterReplicas
 from deployments.gateway import Gateway
 from deployments.replicas import ReplicaSet, probed_replica
 from deployments.route import MAX_PAUSE_S
-from router.errors import ModelOverloaded, ModelUnavailable
+from router.errors import AdapterBroken, AdapterMissing, ModelOverloaded, ModelUnavailable
 from router.model import Ask, Finish, Piece
 from router.routes import State
 from router.table import META, ModelEntry, RouteTable
@@ -26,13 +27,15 @@ class FakeApp(FakeModel):
     """An application, whose replicas play one script together, but for those that are `broken` or `hung`.
 
     A call goes to the first replica that is not suspect, and `reached` tells in turn which one had it. While
-    none runs, a call starts one, which takes `start_s`, and waits for that.
+    none runs, a call starts one, which takes `start_s`, and waits for that. `without` says how a replica
+    refuses calls of an adapter that it lacks.
     """
 
     start_s: float = 60.0
     num_starts: int = 0
     broken: set[str] = field(default_factory=set)
     hung: set[str] = field(default_factory=set)
+    without: dict[tuple[str, str | None], AdapterMissing] = field(default_factory=dict)
     reached: list[str] = field(default_factory=list)
     replicas: ReplicaSet = field(default_factory=lambda: ReplicaSet("fake"))
     _up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -44,7 +47,8 @@ class FakeApp(FakeModel):
         self.replicas.began(ask.request_id)
         if not self.replicas.running:
             await self._start()
-        replica = probed_replica(ask.request_id) or min(self.replicas.healthy or self.replicas.running)
+        known = self.replicas.for_calls_of(ask.adapter)
+        replica = probed_replica(ask.request_id) or min(known.healthy or known.running)
         self.replicas.place(ask.request_id, replica)
         self.reached.append(replica)
         try:
@@ -53,14 +57,20 @@ class FakeApp(FakeModel):
             self.replicas.accepted(ask.request_id)
             if replica in self.broken:
                 raise GONE
+            if (replica, ask.adapter) in self.without:
+                raise self.without[replica, ask.adapter]
             async with aclosing(super().stream(ask)) as pieces:
                 async for piece in pieces:
                     if piece.finish is Finish.CANCELLED:
                         self.replicas.suspect(replica, "cancelled")
                     else:
-                        self.replicas.answered(replica)
+                        known.answered(replica)
                     yield piece
         except ModelOverloaded:
+            raise
+        except AdapterMissing as error:
+            assert isinstance(known, AdapterReplicas)
+            known.lacks(replica, is_broken=isinstance(error, AdapterBroken))
             raise
         except ModelUnavailable:
             self.replicas.suspect(replica, "gone")

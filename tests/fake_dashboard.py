@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,11 +92,12 @@ def expert(
     return application("expert-chem", deployment(*replicas, **parts), status=app_status, message=app_message)
 
 
-def router(*experts: str) -> ApplicationDetails:
+def router(*experts: str, **pools: str) -> ApplicationDetails:
     table = {
         "epoch": 3,
         "meta": {"app": "meta"},
-        "experts": {name: {"app": f"expert-{name}"} for name in experts},
+        "experts": {name: {"app": f"expert-{name}"} for name in experts}
+        | {name: {"app": f"pool-{pool}", "adapter": name} for name, pool in pools.items()},
     }
     return application("router", deployment(replica()), config={"user_config": table})
 
@@ -147,10 +148,12 @@ class FakeDashboard:
         return JSONResponse({"epoch": 3, "models": models})
 
 
-def cluster_of(*apps: ApplicationDetails, **parts: Any) -> FakeDashboard:
-    """With a router that knows the experts among them."""
+def cluster_of(
+    *apps: ApplicationDetails, adapters: Mapping[str, str] | None = None, **parts: Any
+) -> FakeDashboard:
+    """With a router that knows the experts among them, and `adapters` by the name of their pool."""
     experts = [app.name.removeprefix("expert-") for app in apps if app.name.startswith("expert-")]
-    return FakeDashboard([router(*experts), *apps], **parts)
+    return FakeDashboard([router(*experts, **(adapters or {})), *apps], **parts)
 
 
 @contextmanager

@@ -26,7 +26,9 @@ class FakeServe:
     An application whose code (import path, arguments, actor options) changed gets a new process. `failing`
     ones end in DEPLOY_FAILED, and the same config does not make Serve try again; `stuck` ones stay DEPLOYING.
     One that a PUT no longer names is DELETING until it has written what it writes, which `lingering` ones
-    never have. The router answers at the same port.
+    never have. The router answers at the same port. `broken_adapters` says why a pool cannot load some, of
+    which those `still_serving` have an older version; of `slow_adapters` it takes so many looks. With a `key`
+    the router tells of them only who has it.
     """
 
     def __init__(self) -> None:
@@ -35,6 +37,10 @@ class FakeServe:
         self.failing: set[str] = set()
         self.stuck: set[str] = set()
         self.lingering: set[str] = set()
+        self.broken_adapters: dict[str, str] = {}
+        self.still_serving: set[str] = set()
+        self.slow_adapters: dict[str, int] = {}
+        self.key: str | None = None
         self.name = "generalist"
         self.token: str | None = None
         self.puts: list[dict[str, Any]] = []
@@ -67,7 +73,31 @@ class FakeServe:
         for name, entry in router["experts"].items():
             ready = self.apps[entry["app"]]["status"] == "RUNNING" and self.num_looks > 1
             experts[name] = "ready" if ready else "masked"
+            if ready and name in self.broken_adapters.keys() - self.still_serving:
+                experts[name] = "failed"
         return JSONResponse({"status": "ok", "epoch": router["epoch"], "experts": experts})
+
+    async def stats(self, request: Request) -> Response:
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return JSONResponse({"error": {"message": "no key"}}, 401)
+        table = self._table()
+        assert table is not None
+        loads = {name: self._load(name, entry["app"]) for name, entry in table["experts"].items()}
+        return JSONResponse({"epoch": table["epoch"], "models": loads, "admission": {}})
+
+    def _load(self, name: str, app: str) -> dict[str, Any]:
+        (deployment,) = self.apps[app]["deployed_app_config"]["deployments"]
+        source = (deployment["user_config"].get("adapters") or {}).get(name)
+        adapters: dict[str, Any] = {}
+        if source:
+            wanted, error = source.get("digest") or source["source"], self.broken_adapters.get(name, "")
+            self.slow_adapters[name] = late = max(0, self.slow_adapters.get(name, 0) - 1)
+            version = None if error or late else wanted
+            counts = {"num_running": 0, "num_tokens": 0}
+            adapters[name] = {"wanted": wanted, "version": version, "error": error, **counts}
+        replica = {"replica": "r", "time_s": 0.0, "num_running": 0, "num_waiting": 0, "num_tokens": 0}
+        replicas = [{**replica, "cache_use": 0.0, "adapters": adapters}]
+        return {"num_running": 0, "num_queued": 0, "num_tokens": 0, "replicas": replicas}
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": []})

@@ -22,6 +22,7 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from deployments.adapter_replicas import AdapterReplicas
 from deployments.affinity import KEEPS_PREFIXES, conversation, ranked
 from deployments.choice import CHOICE
 from deployments.replicas import Placement, ReplicaSet, probe_id, replicas_of
@@ -126,9 +127,10 @@ class Serve:
         cache = self.chooser.replica_queue_len_cache
         await until(lambda: all(cache.get(one.replica_id) is not None for one in replicas))
 
-    async def call(self, request_id: str, text: str | None = None) -> Any:
+    async def call(self, request_id: str, text: str | None = None, adapter: str | None = None) -> Any:
         metadata = RequestMetadata("r", "shared by all calls of a request", call_method="generate")
-        return await asyncio.wait_for(self.router.assign_request(metadata, Call(request_id, text=text)), 5)
+        call = Call(request_id, text=text, adapter=adapter)
+        return await asyncio.wait_for(self.router.assign_request(metadata, call), 5)
 
     async def where(self, request_id: str, text: str) -> str | None:
         await self.call(request_id, text)
@@ -424,3 +426,16 @@ async def test_a_question_to_whichever_replica_has_no_home(serve: Serve):
     for _ in range(30):
         await serve.call(probe_id(), "ping")
     assert [len(one.calls) for one in replicas] == [15, 15]
+
+
+async def test_a_replica_that_lacks_an_adapter_gets_calls_of_all_others(serve: Serve):
+    lacking, other = FakeReplica("r1"), FakeReplica("r2")
+    serve.runs(lacking, other)
+    law = serve.known.for_calls_of("law")
+    assert isinstance(law, AdapterReplicas)
+    law.lacks("r1", is_broken=False)
+    for number in range(20):
+        await serve.call(f"law-{number}", adapter="law")
+        await serve.call(f"chem-{number}", adapter="chem")
+    assert not any(call.startswith("law") for call in lacking.calls)
+    assert any(call.startswith("chem") for call in lacking.calls)

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.config import ClusterConfig, RemoteExpert, load_config
+from cluster.config import ClusterConfig, load_config
 from cluster.errors import ConfigError
+from cluster.expert_block import RemoteExpert
 
 
 @pytest.fixture
@@ -365,11 +366,6 @@ REFUSED = [
         "never",
         "experts.roman.cold_start: should be 'wait' or 'meta'; it is 'never'",
     ),
-    (
-        "experts/roman",
-        {"adapter": {"path": "a", "pool": "p"}, "token": "s3://x"},
-        "experts.roman: adapter experts are not built yet; use model: {path: …}",
-    ),
     *REMOTES,
     ("experts/meta", world()["experts"]["roman"], "experts: the name 'meta' is reserved; rename that expert"),
     (
@@ -377,7 +373,6 @@ REFUSED = [
         world()["experts"]["roman"],
         "experts: 'Roman Numerals' is no expert name; use",
     ),
-    ("pools", {"base": world()["meta"]}, "pools: pools are not built yet; give every expert its own model"),
     ("routing/when", "never", "routing.when: should be 'anywhere' or 'start'"),
     ("routing/max_handoffs", -1, "routing.max_handoffs: should be greater than or equal to 0; it is -1"),
     ("routing/call_bias", float("inf"), "routing.call_bias: should be a finite number"),

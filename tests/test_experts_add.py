@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from experts.learn import Query, read_queries
 from experts.token import ExpertToken
 from tests.taught_cluster import ANSWERS, answered, taught_models, write_cluster, write_data
 from tests.taught_meta import EXPERTS, query
+from tests.tiny_adapters import write_adapter
 
 INCUMBENTS = ("chemistry", "roman")
 
@@ -226,9 +228,12 @@ def test_incumbents_of_another_meta_are_refused(config: Path, data: Path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ((), "give exactly one of --model and --hub"),
-        (("--model", "x", "--hub", "a/b"), "give exactly one of --model and --hub"),
-        (("--model", "x", "--revision", "main"), "--revision has no effect with --model"),
+        ((), "give exactly one of --model, --hub and --adapter"),
+        (("--model", "x", "--hub", "a/b"), "give exactly one of --model, --hub and --adapter"),
+        (("--model", "x", "--revision", "main"), "--revision has no effect without --hub"),
+        (("--adapter", "x"), "--adapter and --pool need each other"),
+        (("--model", "x", "--pool", "base"), "--adapter and --pool need each other"),
+        (("--adapter", "x", "--pool", "base", "--num-cpus", "1"), "an adapter has the replicas of its pool"),
     ],
 )
 def test_a_model_comes_from_one_place(config, data, options, complaint):
@@ -244,6 +249,23 @@ def test_a_model_of_the_hub_is_written_with_its_revision(config: Path, data: Pat
     block = load_config(config).local_experts["morse"]
     assert block.model.model_dump(exclude_defaults=True) == {"hub": "org/morse", "revision": "v1"}
     assert block.resources.num_gpus == 1
+
+
+def test_an_adapter_is_added_to_its_pool(config: Path, data: Path):
+    width = json.loads((config.parent / "models" / "morse" / "config.json").read_text())["hidden_size"]
+    adapter = write_adapter(config.parent / "adapters" / "morse", width=width)
+    engine = {"kind": "vllm", "max_adapters": 2}
+    set_value(config, ("pools",), {"base": {"model": {"path": "models/morse"}, "engine": engine}})
+    options = ("--adapter", adapter, "--pool", "base", "--config", config, "--data", data)
+    result = run("experts", "add", "morse", *options)
+    assert result.exit_code == 0, result.output
+    assert "    adapter: {path: adapters/morse, pool: base}\n" in config.read_text()
+    assert load_config(config).adapter_experts["morse"].adapter.pool == "base"
+    scaled = run("scale", "base", "--max", "3", "--config", config, "--no-apply")
+    assert scaled.exit_code == 0, scaled.output
+    assert load_config(config).pools["base"].autoscaling.max_replicas == 3
+    refused = run("scale", "morse", "--max", "3", "--config", config, "--no-apply")
+    assert "'morse' has the replicas of its pool; use: etr scale base" in refused.stderr
 
 
 def test_the_first_expert_of_a_cluster_can_be_added_too(config: Path, data: Path):

@@ -370,7 +370,7 @@ def test_a_change_opens_without_a_key_and_the_status_needs_one(
     told: list[AppEvent] = []
     with served(build_app(gateway)) as url:
         assert Opening(url, deploy, (), told.append).done()
-        assert [event.app for event in told] == ["expert-morse", "expert-roman", "meta"]
+        assert [event.app for event in told] == ["meta", "morse", "roman"]
         blind = look(url)
         assert (blind.states["roman"], blind.loads) == ("ready", {})
         assert blind.note == "the router asks for an API key: set ETR_API_KEY"

@@ -8,8 +8,8 @@ from contextlib import aclosing
 import httpx
 import pytest
 
+from deployments.connections import Connections
 from deployments.load import KEEP_S, LIMIT_S, Loads
-from deployments.remote import Connections
 from router.http import build_app
 from router.load import ModelLoad
 from router.model import Model, Piece
@@ -148,7 +148,7 @@ async def test_stats_are_served_as_json():
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         told = (await client.get("/stats")).raise_for_status().json()
     one = {"num_running": 2, "num_waiting": 1, "num_tokens": 50, "cache_use": 0.0}
-    replicas = [{"replica": "a", "time_s": 9.5, **one}]
+    replicas = [{"replica": "a", "time_s": 9.5, **one, "adapters": {}}]
     roman = {"num_running": 2, "num_queued": 1, "num_tokens": 50, "replicas": replicas}
     models_told = {"meta": None, "roman": roman, "morse": None}
     assert told == {"epoch": 7, "models": models_told, "admission": {}}

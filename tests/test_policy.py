@@ -142,7 +142,7 @@ def test_the_allowed_set_is_an_intersection(
 ):
     routing = Routing(experts=None if wanted is None else tuple(wanted), exclude=tuple(exclude))
     names = allowed(routing, state_of=states.__getitem__, masked=masked)
-    closed = (State.MASKED, State.AWAY)
+    closed = (State.MASKED, State.AWAY, State.FAILED)
     reachable = {name for name in EXPERTS if states[name] not in closed} - {*exclude, *masked}
     assert set(names) == (reachable if wanted is None else reachable & set(wanted))
     assert list(names) == sorted(names), "each once and in the table's order, however the request lists them"

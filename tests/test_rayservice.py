@@ -27,6 +27,7 @@ from cluster.k8s_kubectl import RAYSERVICE, Kubectl
 from cluster.rayservice import patch_rayservice, plan_rayservice
 from examples.gpu.samples import copy_example
 from tests.live_rayservice import Live, install_kubectl
+from tests.test_serve_config import deployment
 
 
 @pytest.fixture
@@ -98,6 +99,21 @@ def test_the_last_expert_of_a_kind_leaves_an_empty_group_behind(live: Live):
     live.patch()
     assert live.clusters == ["demo-1"]
     assert live.groups()["gpu1-cpu1"] == (1, 1)
+
+
+def test_an_adapter_that_leaves_is_out_of_the_table_before_its_pool_lets_go_of_it(live: Live):
+    engine = {"kind": "vllm", "max_adapters": 2}
+    live.data["pools"] = {"base": {"model": {"path": "/opt/etr/demo/models/base"}, "engine": engine}}
+    adapter = {"path": "/opt/etr/demo/adapters/deeds", "pool": "base"}
+    live.data["experts"]["deeds"] = {"adapter": adapter, "token": "tokens/deeds.safetensors"}
+    live.patch()
+    del live.data["experts"]["deeds"]
+    live.patch()
+    assert live.clusters == ["demo-1"]
+    first, last = (yaml.safe_load(spec["serveConfigV2"]) for spec in live.applied[-2:])
+    pools = [deployment(deploy, "pool-base")["user_config"]["adapters"] for deploy in (first, last)]
+    assert pools == [{"deeds": {"source": adapter["path"]}}, {}]
+    assert "deeds" not in deployment(first, "router")["user_config"]["experts"]
 
 
 def test_an_expert_that_leaves_is_out_of_the_table_before_it_is_gone(live: Live):

@@ -390,15 +390,12 @@ def test_a_models_arguments_and_limits_are_its_blocks(deploy: dict[str, Any], tm
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_adapters": 2, "max_adapter_rank": 8}])
-def test_a_model_in_vllm_is_split_over_the_devices_that_are_reserved(
-    tmp_path: Path, world: dict[str, Any], settings: dict[str, Any]
-):
-    world["meta"] |= {"engine": {"kind": "vllm", **settings}, "resources": {"tensor_parallel": 4}}
+def test_a_model_in_vllm_is_split_over_the_devices_that_are_reserved(tmp_path: Path, world: dict[str, Any]):
+    world["meta"] |= {"engine": {"kind": "vllm"}, "resources": {"tensor_parallel": 4}}
     deploy = build_serve_config(load(tmp_path, world))
     check_deploy_config(deploy, tmp_path)
     engine = ModelArgs.model_validate(app(deploy, "meta")["args"]).engine
-    assert engine == VllmConfig(tensor_parallel=4, **settings)
+    assert engine == VllmConfig(tensor_parallel=4)
     assert len(deployment(deploy, "meta")["placement_group_bundles"]) == 4
 
 

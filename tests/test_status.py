@@ -209,3 +209,42 @@ def test_without_a_router_the_table_shows_what_serve_knows():
     with dashboard(fake) as client:
         (note,) = Watch(client, "http://127.0.0.1:9").look().notes
     assert note.startswith("no router answers at http://127.0.0.1:9 (")
+
+
+def test_a_pool_has_a_line_and_so_has_each_of_its_experts():
+    def load(name: str, version: str | None, error: str, num_running: int, num_tokens: int) -> dict[str, Any]:
+        counts = {"num_running": num_running, "num_tokens": num_tokens}
+        adapter = {"wanted": "2", "version": version, "error": error, **counts}
+        one = {"replica": "up", "time_s": num_tokens / 10, "num_waiting": 0, "cache_use": 0.5, **counts}
+        return {**counts, "num_queued": 1, "replicas": [{**one, "adapters": {name: adapter}}]}
+
+    def looks(num_tokens: int) -> dict[str, Any]:
+        broken = load("greek", None, "adapter is cut off", 0, 0)
+        broken["replicas"][0]["time_s"] = num_tokens / 10
+        return {"law": load("law", "2", "", 3, num_tokens), "greek": broken, "meta": None}
+
+    pool = application("pool-base", deployment(UP, replica("other", node=None, state="STARTING"), wanted=2))
+    fake = cluster_of(
+        application("meta", deployment(UP)),
+        pool,
+        expert(UP),
+        adapters={"law": "base", "greek": "base"},
+        stats=[looks(100), looks(200)],
+        health={"status": "ok", "epoch": 3, "experts": {"law": "ready", "greek": "failed", "chem": "ready"}},
+    )
+    with dashboard(fake) as client:
+        watch = Watch(client)
+        watch.look()
+        found = {model.name: model for model in watch.look().models}
+    assert list(found) == ["router", "meta", "chem", "base", "greek", "law"]
+    base, law, greek = found["base"], found["law"], found["greek"]
+    assert (base.state, base.num_ready, base.num_wanted, base.num_running) == ("ready", 1, 2, 3)
+    assert (base.tokens_per_s, law.tokens_per_s) == (10.0, 10.0)
+    assert (law.pool, law.state, law.num_ready, law.error) == ("base", "ready", 1, "")
+    assert (greek.state, greek.num_ready, greek.error, greek.remedy) == (
+        "failed",
+        0,
+        "adapter is cut off",
+        FIX,
+    )
+    assert (len(base.replicas), len(law.replicas)) == (2, 0)

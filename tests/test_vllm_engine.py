@@ -1,7 +1,6 @@
 """What is the vLLM engine's own; what every engine promises is in test_engine_conformance.py."""
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -12,8 +11,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from experts.engine.base import Call
 from experts.engine.config import ModelSource, VllmConfig
@@ -21,6 +18,7 @@ from experts.engine.make import make_engine
 from experts.errors import EngineDead, ModelLoadError, UnknownAdapter
 from tests.engine_world import ids_of, question, run
 from tests.reference import ReferenceModel
+from tests.tiny_adapters import save_tiny_adapter
 from tests.tiny_models import save_tiny_llama
 from tests.tiny_tokenizers import byte_level
 
@@ -133,27 +131,18 @@ async def test_adapters_come_and_go_while_the_engine_answers(folder, tmp_path):
         with pytest.raises(ModelLoadError, match="no room for adapter 'third' beside 2 others"):
             await engine.load_adapter("third", str(tmp_path / "law"))
         await engine.unload_adapter("law")
-        with pytest.raises(ModelLoadError, match=r"adapter 'bad' cannot be loaded") as caught:
+        with pytest.raises(ModelLoadError, match=r"no such folder") as caught:
             await engine.load_adapter("bad", str(tmp_path / "nothing"))
         assert "\n" not in str(caught.value)
+        save_tiny_adapter(folder, tmp_path / "bad", seed=3, target="nonsense")
+        for _ in range(4):  # more often than there are slots
+            with pytest.raises(ModelLoadError, match=r"adapter 'bad' cannot be loaded"):
+                await engine.load_adapter("bad", str(tmp_path / "bad"))
+        assert ids_of(await run(engine, adapter="chem")) == expected["law"]
         assert ids_of(await run(engine)) == plain
 
 
 def merged(base: Path, folder: Path, seed: int) -> list[int]:
     """Writes a LoRA adapter to `folder`; the ids that the base with it merged in answers to "hello"."""
-    generator = torch.Generator().manual_seed(seed)
-    reference = ReferenceModel(base)
-    tensors: dict[str, torch.Tensor] = {}
-    for number, layer in enumerate(reference.model.model.layers):
-        weight = layer.self_attn.q_proj.weight
-        a = torch.randn(8, weight.shape[1], generator=generator)
-        b = torch.randn(weight.shape[0], 8, generator=generator)
-        weight.data += b @ a  # lora_alpha / r is 1
-        key = f"base_model.model.model.layers.{number}.self_attn.q_proj"
-        tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    ids, _ = reference.write(question("hello"), "", 12)
+    ids, _ = save_tiny_adapter(base, folder, seed).write(question("hello"), "", 12)
     return ids

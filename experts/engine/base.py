@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # the router speaks this contract too, and does without torch
     from experts.token import ExpertToken
@@ -140,4 +140,26 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop; generations under way end with `FinishReason.CANCELLED`."""
+        ...
+
+
+@runtime_checkable
+class AdapterEngine(Engine, Protocol):
+    """An engine whose one model takes LoRA adapters, loaded and unloaded while it answers."""
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Serve the adapter in `folder` to calls that name it; in place of one of the same name, which calls
+        under way go on with. Returns when calls get it.
+
+        Raises:
+            ModelLoadError: it cannot be read, fits another model, or there is no room; what was there stays.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """No call gets it from now on; calls under way keep it, and its memory is free when they are over.
+
+        Raises:
+            UnknownAdapter: it is not loaded.
+        """
         ...

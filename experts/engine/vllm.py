@@ -7,14 +7,16 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from vllm.inputs import tokens_input
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from experts.adapter import read_adapter
 from experts.checkpoint import Checkpoint
 from experts.engine.base import Call, Chunk, Stats
-from experts.engine.config import ModelSource, VllmConfig
+from experts.engine.config import DEFAULT_ADAPTER_RANK, ModelSource, VllmConfig
 from experts.engine.mailbox import Mailbox
 from experts.engine.model_text import ModelText
 from experts.engine.vllm_adapters import Adapters
@@ -84,23 +86,21 @@ class VllmEngine:
                 raise EngineFailed(f"{self._text.name}: {type(error.__cause__).__name__} in vLLM") from error
 
     async def load_adapter(self, name: str, folder: str) -> None:
-        """Serve the LoRA adapter in `folder` to calls that name it; in place of one of the same name, which
-        calls under way go on with.
-
-        Raises:
-            ModelLoadError: it cannot be read, fits another model, or `max_adapters` others are loaded.
-        """
+        """As `AdapterEngine`; there is no room when `max_adapters` others are loaded."""
         await self._opened()
-        await self._adapters.load(self._llm, name, folder)
+        # vLLM would take pickles too, ask the hub for a folder that is missing, and find out that an adapter
+        # is another model's only when it copies the weights.
+        adapter = await asyncio.to_thread(read_adapter, Path(folder))
+        max_rank = self._config.max_adapter_rank or DEFAULT_ADAPTER_RANK
+        adapter.require_fit(hidden_size=self._dim, max_rank=max_rank)
+        try:
+            await self._adapters.load(self._llm, name, folder)
+        except EngineDeadError as error:
+            raise self._dead() from error
 
     async def unload_adapter(self, name: str) -> None:
-        """No call gets it from now on; returns when the last one that has it is over and its memory is free.
-
-        Raises:
-            UnknownAdapter: it is not loaded.
-        """
         await self._opened()
-        await self._adapters.unload(self._llm, name)
+        self._adapters.unload(self._llm, name)
 
     async def install(self, epoch: int, tokens: Sequence[ExpertToken]) -> None:
         for token in tokens:
@@ -135,6 +135,7 @@ class VllmEngine:
             return
         self._closing = True
         try:
+            await self._adapters.close()
             if not self._llm.errored:
                 await self._llm.abort(list(self._open))
         finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from experts.errors import ModelLoadError, UnknownAdapter
+
+_PASSED_ON = re.compile(r"Worker failed with error '(.*)', please check the stack trace")
 
 
 @dataclass(eq=False, slots=True)
@@ -36,6 +39,7 @@ class Adapters:
         self._loaded: dict[str, Adapter] = {}
         self._numbers = itertools.count(1)
         self._slots = asyncio.Semaphore(limit + 1)
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[LoRARequest | None]:
@@ -56,7 +60,7 @@ class Adapters:
                 adapter.idle.set()
 
     async def load(self, llm: Any, name: str, folder: str) -> None:
-        """Returns when calls can have it, and none has the one that it replaces."""
+        """Returns when calls can have it; those that have the one it replaces keep that."""
         if name not in self._loaded and len(self._loaded) >= self._limit:
             raise ModelLoadError(
                 f"{folder}: no room for adapter '{name}' beside {self._limit} others; unload one or raise "
@@ -70,13 +74,18 @@ class Adapters:
             raise
         replaced, self._loaded[name] = self._loaded.get(name), adapter
         if replaced is not None:
-            await self._remove(llm, replaced)
+            self._see_off(llm, replaced)
 
-    async def unload(self, llm: Any, name: str) -> None:
+    def unload(self, llm: Any, name: str) -> None:
         adapter = self._loaded.pop(name, None)
         if adapter is None:
             raise UnknownAdapter(name)
-        await self._remove(llm, adapter)
+        self._see_off(llm, adapter)
+
+    async def close(self) -> None:
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     async def _add(self, llm: Any, name: str, folder: str) -> Adapter:
         number = next(self._numbers)
@@ -88,11 +97,24 @@ class Adapters:
         except EngineDeadError:
             raise
         except Exception as error:  # a bare Exception is what vLLM's client raises for any failure over there
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelLoadError(f"{folder}: adapter '{name}' cannot be loaded: {reason}") from error
+            await llm.remove_lora(number)  # it may have got as far as to take up room
+            raise ModelLoadError(f"{folder}: adapter '{name}' cannot be loaded: {_reason(error)}") from error
         return adapter
+
+    def _see_off(self, llm: Any, adapter: Adapter) -> None:
+        task = asyncio.create_task(self._remove(llm, adapter), name=f"unload {adapter.request.lora_name}")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def _remove(self, llm: Any, adapter: Adapter) -> None:
         await adapter.idle.wait()  # vLLM would load it again for a call that still has it
-        await llm.remove_lora(adapter.request.lora_int_id)
+        with suppress(EngineDeadError):  # then there is nothing left to free
+            await llm.remove_lora(adapter.request.lora_int_id)
         self._slots.release()
+
+
+def _reason(error: Exception) -> str:
+    """The worker's own words, without those of whoever passed them on."""
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    passed_on = _PASSED_ON.search(first_line)
+    return passed_on[1] if passed_on else first_line

@@ -34,6 +34,7 @@ def served() -> Iterator[tuple[FakeServe, int]]:
         Route("/api/serve/applications/", fake.applications, methods=["GET", "PUT"]),
         Route("/healthz", fake.health),
         Route("/v1/models", fake.models),
+        Route("/stats", fake.stats),
         Route("/v1/chat/completions", fake.chat, methods=["POST"]),
     ]
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="error", lifespan="off"))
