@@ -30,6 +30,9 @@ RAY_ENV = {
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # what hangs finishes nothing, and holds a GPU
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
+    # With an arena of malloc for each thread, what one frees is not there for the others: memory that nobody
+    # uses piles up for tens of thousands of requests.
+    "MALLOC_ARENA_MAX": "2",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # models come from this machine; nobody else need hear of them
     "RAY_worker_niceness": "5",  # of all processes alike; models make themselves nicer still, see deployments
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1 the controller takes a tenth of a small machine

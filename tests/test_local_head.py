@@ -19,6 +19,35 @@ from cluster.session import Session, until
 
 SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
 
+# Twenty threads take turns: each takes 5 MB and gives all but the last block back. Prints what came on top.
+IN_TURNS = """
+import ctypes, threading
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+over = threading.Barrier(21)
+
+def work(done):
+    blocks = [libc.malloc(5000) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 5000)
+    for block in blocks[:-1]:
+        libc.free(block)
+    done.set()
+    over.wait()
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+began = resident_bytes()
+for _ in range(20):
+    done = threading.Event()
+    threading.Thread(target=work, args=[done]).start()
+    done.wait()
+print(resident_bytes() - began)
+over.wait()
+"""
+
 
 @pytest.fixture
 def bystander():
@@ -63,6 +92,14 @@ def test_a_head_comes_up_guarded_and_goes_away_whole(
     assert bystander.poll() is None
     assert find_head(tmp_path) is None
     assert not stop_head(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's allocator")
+def test_what_a_thread_frees_is_there_for_the_next_one(tmp_path: Path):
+    """A model's RSS grew by 1.7 MB per 1,000 calls, in arenas of their own for all of its threads."""
+    environment = local._environment(str(tmp_path), {})
+    told = subprocess.run([sys.executable, "-c", IN_TURNS], env=environment, check=True, capture_output=True)
+    assert int(told.stdout) < 4 * 5_000_000
 
 
 @pytest.mark.cluster
