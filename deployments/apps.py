@@ -12,7 +12,7 @@ from ray.serve import Application
 
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
-from deployments.route import Connect
+from deployments.remote import Connect
 from deployments.router import Router
 from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
 from experts.engine.make import make_engine

@@ -8,8 +8,8 @@ from collections import Counter
 
 from deployments.load import Loads, Replicas
 from deployments.probe import start
-from deployments.remote import Connections
-from deployments.route import Connect, Route
+from deployments.remote import Connect, Connections
+from deployments.route import Route
 from router.admission import Admission
 from router.errors import ModelUnavailable
 from router.load import ModelLoad

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, suppress
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import asdict
 from typing import Any, Protocol, cast
 
@@ -52,6 +53,9 @@ class Deployed(Model, Protocol):
 
     @property
     def replicas(self) -> ReplicaSet: ...
+
+
+Connect = Callable[[str], Awaitable[Deployed]]
 
 
 class RemoteModel:
@@ -169,14 +173,25 @@ class Connections(Mapping[str, Deployed]):
 
     def __init__(self, lost: Callable[[str], None]) -> None:
         self._models: dict[str, _Watched] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lost = lost
 
-    def add(self, app: str, model: Deployed) -> None:
-        self._models[app] = _Watched(app, model, self._lost)
+    async def opened(self, app: str, connect: Connect) -> Deployed:
+        """The way to the application, made once: a handle is not free, and outlives its replicas."""
+        async with self._locks[app]:
+            if app not in self._models:
+                self._models[app] = _Watched(app, await connect(app), self._lost)
+            return self._models[app]
+
+    def one_asks(self, app: str) -> AbstractAsyncContextManager[None]:
+        """Many routes may lead to one application; while the block runs, the others wait."""
+        return self._locks[app]
 
     def keep(self, apps: Collection[str]) -> None:
         """Let go of every other application."""
         self._models = {app: model for app, model in self._models.items() if app in apps}
+        for app in [app for app, lock in self._locks.items() if app not in apps and not lock.locked()]:
+            del self._locks[app]
 
     @property
     def open_calls(self) -> dict[str, int]:
@@ -203,13 +218,10 @@ class _Watched:
 
     def __init__(self, app: str, model: Deployed, lost: Callable[[str], None]) -> None:
         self.num_open = 0
+        self.replicas = model.replicas
         self._app = app
         self._model = model
         self._lost = lost
-
-    @property
-    def replicas(self) -> ReplicaSet:
-        return self._model.replicas
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         self.num_open += 1

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deployments.probe import Clearing, ask, start
-from deployments.remote import Connections, Deployed
+from deployments.remote import Connect, Connections, Deployed
 from router.errors import ModelStalled, ModelUnavailable, RouterError, WakeFailed
 from router.routes import State
 from router.table import Deadlines, ModelEntry
 
 logger = logging.getLogger(__name__)
-
-Connect = Callable[[str], Awaitable[Deployed]]
 
 # Of what the replicas take at once: so many more may be on their way. What waits there waits in nobody's turn
 # and longer than anybody knows, so it is only enough to keep replicas busy and to be seen by the autoscaler.
@@ -56,10 +53,12 @@ class Route:
 
     @property
     def state(self) -> State:
+        if (
+            self._is_proven
+        ):  # first, for that is so of nearly all experts, and all are asked at every decision
+            return State.READY
         if self.entry.wakes and not self._num_running:
             return State.WAKING if self._needed else State.ASLEEP
-        if self._is_proven:
-            return State.READY
         if self._answered:
             return State.AWAY
         return State.WAKING if self.entry.wakes and not self._failed else State.MASKED
@@ -185,15 +184,15 @@ class Route:
 
     async def _try_to_open(self, began: float) -> None:
         app = self.entry.app
-        if app not in self._models:  # a handle outlives the replicas behind it, and is not free
-            self._models.add(app, await self._connect(app))
-        self._model = self._models[app]
+        self._model = await self._models.opened(app, self._connect)
         limit_s = began + self.deadlines.wake_s - _now() if self.entry.wakes else self._first_token_s
         until = _now() + limit_s
         self.look()
         await _someone_to_ask(self._model, until)
         if self._may_ask and not self._is_proven:
-            await ask(self._model, until - _now())
+            async with self._models.one_asks(app):  # the first answer is the others' too
+                if not self._is_proven:
+                    await ask(self._model, max(MIN_PAUSE_S, until - _now()))
         self.look()
 
     def _gives_up(self, why: RouterError, taken_s: float) -> bool:

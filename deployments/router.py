@@ -13,8 +13,7 @@ from ray.serve.exceptions import RayServeException
 from deployments.gateway import Gateway
 from deployments.load import ServeReplicas
 from deployments.meter import ServedMeter
-from deployments.remote import RemoteModel
-from deployments.route import Connect
+from deployments.remote import Connect, RemoteModel
 from router.errors import ModelUnavailable
 from router.http import build_app
 from router.table import RouteTable
