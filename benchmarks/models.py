@@ -44,7 +44,8 @@ def save_random_model(
     )
     model = LlamaForCausalLM(config)
     # Only printable ASCII can win, so that each token is a character and a chunk never waits for half of one.
-    printable = {i for i in range(len(tokenizer)) if str(tokenizer.decode([i])).isprintable()}
+    texts = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
+    printable = {i for i, text in enumerate(texts) if text.isascii() and text.isprintable()}
     special = set(tokenizer.added_tokens_decoder)
     silent = [i for i in range(len(tokenizer)) if i not in printable or i in special]
     model.lm_head.weight.data[silent] = 0.0
