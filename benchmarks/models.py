@@ -19,7 +19,14 @@ TEMPLATE = (
 
 
 def save_random_model(
-    folder: Path, *, hidden_size: int, num_layers: int, max_model_len: int = 512, seed: int = 0
+    folder: Path,
+    *,
+    hidden_size: int,
+    num_layers: int,
+    max_model_len: int = 512,
+    head_dim: int = 32,
+    heads_per_key: int = 1,
+    seed: int = 0,
 ) -> None:
     tokenizer = _byte_tokenizer()
     torch.manual_seed(seed)
@@ -28,8 +35,8 @@ def save_random_model(
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=num_layers,
-        num_attention_heads=hidden_size // 32,
-        num_key_value_heads=hidden_size // 32,
+        num_attention_heads=hidden_size // head_dim,
+        num_key_value_heads=hidden_size // head_dim // heads_per_key,
         max_position_embeddings=max_model_len,
         tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,

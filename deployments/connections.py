@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from weakref import WeakValueDictionary
 
 from deployments.remote import Deployed
@@ -21,17 +21,21 @@ class Connections(Mapping[str, Deployed]):
 
     def __init__(self, lost: Callable[[str], None]) -> None:
         self._models: dict[str, _Watched] = {}
-        self._connecting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lost = lost
 
     async def connect(self, app: str, connect: Connect) -> None:
         """Once, however many models of the application ask for it at the same time."""
-        async with self._connecting.setdefault(app, asyncio.Lock()):
+        async with self._lock(app):
             if app not in self._models:
                 self.add(app, await connect(app))
 
     def add(self, app: str, model: Deployed) -> None:
         self._models[app] = _Watched(app, model, self._lost)
+
+    def one_asks(self, app: str, adapter: str | None) -> AbstractAsyncContextManager[None]:
+        """Several routes may lead to one place; while the block runs, the others wait."""
+        return self._lock(place(app, adapter))
 
     def keep(self, apps: Collection[str]) -> None:
         """Let go of every other application."""
@@ -60,6 +64,9 @@ class Connections(Mapping[str, Deployed]):
 
     def __len__(self) -> int:
         return len(self._models)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
 
 class _Watched:

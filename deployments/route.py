@@ -57,10 +57,11 @@ class Route:
 
     @property
     def state(self) -> State:
-        if self.entry.wakes and not self._num_running:
-            return State.WAKING if self._needed else State.ASLEEP
+        # First: so it is with nearly all experts, and all are asked at every decision.
         if self._is_proven:
             return State.READY
+        if self.entry.wakes and not self._num_running:
+            return State.WAKING if self._needed else State.ASLEEP
         if self._replicas is not None and self._replicas.is_broken:
             return State.FAILED
         if self._answered:
@@ -197,7 +198,10 @@ class Route:
         self.look()
         await _someone_to_ask(self._replicas, until)
         if self._may_ask and not self._is_proven:
-            await ask(self._model, until - _now(), adapter=self.entry.adapter)
+            async with self._models.one_asks(app, self.entry.adapter):  # the first answer is the others' too
+                if not self._is_proven:
+                    limit_s = max(MIN_PAUSE_S, until - _now())
+                    await ask(self._model, limit_s, adapter=self.entry.adapter)
         self.look()
 
     def _gives_up(self, why: RouterError, taken_s: float) -> bool:

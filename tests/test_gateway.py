@@ -65,6 +65,22 @@ def test_a_router_that_starts_while_an_expert_is_away_waits_for_it_where_the_tab
     in_virtual_time(main())
 
 
+def test_experts_that_share_an_application_share_its_handle_and_its_first_answer():
+    """Regression: a thousand of them made a thousand handles, and asked a thousand times."""
+
+    async def main() -> None:
+        cluster = Cluster(chem=[[Pause(1), STOP]])
+        entries = {name: ModelEntry(app="chem") for name in ("acids", "bases", "salts")}
+        async with gateway_to(cluster, table(experts=entries)) as gateway:
+            await settle(0.5)
+            assert opened(gateway) == {"meta"}
+            await settle()
+            assert opened(gateway) == {"meta", *entries}
+            assert (cluster.connects.count("chem"), cluster.num_calls("chem")) == (1, 1)
+
+    in_virtual_time(main())
+
+
 def test_only_a_failed_connect_is_repeated():
     async def main() -> None:
         cluster = Cluster()

@@ -98,5 +98,5 @@ def _held(models: dict[str, FakeModel], gateway: FakeGateway, do: Callable[[], N
     assert until(lambda: not any(model.num_open for model in models.values()), 5.0, 0.01)
     assert until(lambda: gateway.admission.num_running == gateway.admission.num_waiting == 0, 5.0, 0.01)
     gc.collect()
-    tasks = [task for task in list(asyncio.tasks._all_tasks) if not task.done()]  # of the server's loop too
+    tasks = [task for task in list(asyncio.tasks._all_tasks) if not task.done()]  # type: ignore[attr-defined]  # of the server too
     return {"tasks": len(tasks), "objects": sys.getallocatedblocks()}

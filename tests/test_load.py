@@ -100,7 +100,7 @@ def test_calls_under_way_are_counted_until_they_end():
     async def main() -> None:
         cluster = Cluster(chem=[[Pause()], [Pause(1), STOP]])
         connections = Connections(lambda app: None)
-        connections.add("chem", cluster.models["chem"])
+        await connections.connect("chem", cluster.connect)
         calls = [asyncio.create_task(call(connections["chem"])) for _ in range(2)]
         await settle(0.5)
         assert connections.open_calls == {"chem": 2}

@@ -18,6 +18,8 @@ from experts.learn import Query, read_queries
 
 NAME = "compared"
 SEED = 7
+# As models of these years have it: several heads read one key, so that a batch's cache is small.
+HEAD_DIM, HEADS_PER_KEY = 64, 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,14 @@ def random_world(hidden_size: int, num_layers: int, num_tokens: int) -> MakeWorl
     def make(folder: Path, num_questions: int) -> World:
         models, names = folder / "models", ("left", "right")
         for seed, name in enumerate(("meta", *names)):
-            save_random_model(models / name, hidden_size=hidden_size, num_layers=num_layers, seed=seed)
+            save_random_model(
+                models / name,
+                hidden_size=hidden_size,
+                num_layers=num_layers,
+                head_dim=HEAD_DIM,
+                heads_per_key=HEADS_PER_KEY,
+                seed=seed,
+            )
         questions = [_question(i, (*names, None, None)[i % 4]) for i in range(num_questions)]
         teach(models / "meta", questions, folder / "tokens")
         return World(models, folder / "tokens", names, questions, num_tokens)

@@ -1,0 +1,1 @@
+"""What `benchmarks.many_experts` serves and draws."""
