@@ -1,5 +1,7 @@
 """What is the transformers engine's own; what every engine promises is in test_engine_conformance.py."""
 
+from contextlib import aclosing
+
 import pytest
 
 from experts.engine.base import Call
@@ -7,7 +9,7 @@ from experts.engine.config import TransformersConfig
 from experts.engine.routing import Row
 from experts.engine.transformers import TransformersEngine
 from experts.errors import EngineDead, ModelLoadError
-from tests.engine_world import run
+from tests.engine_world import question, run
 from tests.tiny_models import save_tiny_llama
 from tests.tiny_tokenizers import byte_level
 
@@ -32,6 +34,24 @@ async def test_an_engine_that_idled_for_long_is_well_at_its_next_request(folder)
         assert (silent_s, engine._sampler.silent_s < 0.5) == (0.0, True)
         with pytest.raises(EngineDead, match="no token"):
             await engine.check()
+    finally:
+        await engine.close()
+
+
+async def test_nothing_stays_of_calls_that_were_given_up(folder):
+    """The library keeps a request in five places, under an id that nobody asks for again."""
+    engine = TransformersEngine(str(folder), CONFIG)
+    try:
+        for i in range(40):
+            async with aclosing(engine.generate(Call(f"r{i}", messages=question(f"{i}?")))) as chunks:
+                await anext(chunks)
+        await run(engine)  # all cancellations are seen before the next request
+        scheduler, cache = engine._manager.batch_processor.scheduler, engine._manager.batch_processor.cache
+        assert not engine._sampler._rows
+        assert not engine._manager.output_router.result_handlers
+        assert not {**scheduler.active_requests, **scheduler.waiting_requests}
+        assert not [*scheduler.waiting_requests_order, *scheduler._requests_to_cancel]
+        assert not any(allocator.block_table for allocator in cache.cache_allocators.values())
     finally:
         await engine.close()
 
