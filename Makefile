@@ -49,17 +49,21 @@ format: install  ## format the code
 	$(BIN)/ruff format .
 
 bench: install  ## the benchmarks; each prints a table and, last, one JSON line
-	$(BIN)/python -m benchmarks.concurrency
-	$(BIN)/python -m benchmarks.learn
-	$(BIN)/python -m benchmarks.hot_change
-	$(BIN)/python -m benchmarks.relay
-	$(BIN)/python -m benchmarks.chaos
+	-$(BIN)/python -m benchmarks.concurrency
+	-$(BIN)/python -m benchmarks.learn
+	-$(BIN)/python -m benchmarks.hot_change
+	-$(BIN)/python -m benchmarks.relay
+	-$(BIN)/python -m benchmarks.handoff
+	-$(BIN)/python -m benchmarks.reference_loop
+	-$(BIN)/python -m benchmarks.many_experts --picture .cache/pictures
+	-$(BIN)/python -m benchmarks.chaos
 
 # ray.serve.llm, beside which we are measured, imports pyarrow; nothing of ours does.
 bench-vllm: $(VLLM)/.installed  ## the benchmarks that need vLLM
 	$(VLLM)/bin/pip install --quiet pyarrow
-	$(VLLM)/bin/python -m benchmarks.overhead
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m benchmarks.engines
+	-$(VLLM)/bin/python -m benchmarks.overhead
+	-$(VLLM)/bin/python -m benchmarks.affinity
+	-OMP_NUM_THREADS=1 $(VLLM)/bin/python -m benchmarks.engines
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
