@@ -14,6 +14,7 @@ from typing import IO
 
 import pytest
 import yaml
+from hypothesis import settings
 from transformers import PreTrainedModel
 
 from cluster.apply import apply
@@ -27,6 +28,10 @@ from tests.taught_meta import query_set, taught_meta
 from tests.tiny_tokenizers import byte_level
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# How long an example takes says what else the machine does.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @dataclass(frozen=True)
