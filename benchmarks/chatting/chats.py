@@ -12,7 +12,8 @@ import random
 import string
 import sys
 import time
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from deployments.router import connect
 from router.model import Ask, Message, Prompt, Sampling
 
 APP = "meta"
+HOME, DRAWN = "home", "drawn"
 WARM_CHATS = 8
 NUMBERS = itertools.count()
 
@@ -48,7 +50,6 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    way: str
     num_chats: int
     think_s: float
     tokens_per_s: float
@@ -59,30 +60,37 @@ async def main(
     address: str, num_chats: list[int], think_s: list[float], num_rounds: int, shape: Shape
 ) -> None:
     ray.init(address=address, namespace="serve", log_to_driver=False)
-    ways = {"drawn": await connect(APP), "home": await connect(APP)}
-    for model in ways.values():
-        await _round("warm", model, WARM_CHATS, 0.0, shape)
-    _draw(ways["drawn"])
+    model = await connect(APP)
+    await _round(model, WARM_CHATS, 0.0, shape)
     for number, case in itertools.product(range(num_rounds), itertools.product(num_chats, think_s)):
-        for way, model in list(ways.items())[:: 1 if number % 2 else -1]:
-            print(json.dumps(asdict(await _round(way, model, *case, shape))), flush=True)
+        for way in (HOME, DRAWN) if number % 2 else (DRAWN, HOME):
+            with _choosing(way, model):
+                found = await _round(model, *case, shape)
+            print(json.dumps({"way": way, **asdict(found)}), flush=True)
 
 
-def _draw(model: RemoteModel) -> None:
-    """It gets the choice that replicas without a prefix cache get: there is no setting for that."""
+@contextmanager
+def _choosing(way: str, model: RemoteModel) -> Iterator[None]:
+    """Replicas that keep no prefixes are drawn. These keep them, and no setting makes them be drawn."""
 
     async def nowhere(_: Any) -> None: ...
 
     handle: Any = model._generate
-    handle._router._asyncio_router.request_router._home = nowhere
+    router = handle._router._asyncio_router.request_router
+    home = router._home
+    router._home = home if way == HOME else nowhere
+    try:
+        yield
+    finally:
+        router._home = home
 
 
-async def _round(way: str, model: RemoteModel, num_chats: int, think_s: float, shape: Shape) -> Round:
+async def _round(model: RemoteModel, num_chats: int, think_s: float, shape: Shape) -> Round:
     began_s = time.perf_counter()
     chats = await asyncio.gather(*(_chat(model, think_s, shape) for _ in range(num_chats)))
     took_s = time.perf_counter() - began_s
     num_tokens = num_chats * shape.num_turns * shape.answer_length
-    return Round(way, num_chats, think_s, num_tokens / took_s, [turn for chat in chats for turn in chat[1:]])
+    return Round(num_chats, think_s, num_tokens / took_s, [turn for chat in chats for turn in chat[1:]])
 
 
 async def _chat(model: RemoteModel, think_s: float, shape: Shape) -> list[Turn]:
