@@ -41,11 +41,13 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """`stayed`: it went to the replica that had the turn before."""
+    """`stayed`: it went to the replica that had the turn before. `known`: the part of its prompt that the
+    replica had read or written already, as long as its cache holds that."""
 
     ttft_ms: float
     prefill_ms: float
     stayed: bool
+    known: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ async def _chat(model: RemoteModel, think_s: float, shape: Shape) -> list[Turn]:
     letters = random.Random(next(NUMBERS))
     messages: list[Message] = []
     turns: list[Turn] = []
-    last = None
+    last: str | None = None
+    known: dict[str | None, int] = {}
     for number in range(shape.num_turns):
         length = shape.later_length if number else shape.first_length
         await asyncio.sleep(think_s * letters.uniform(0.0, 2.0))
@@ -108,11 +111,12 @@ async def _chat(model: RemoteModel, think_s: float, shape: Shape) -> list[Turn]:
             sampling=Sampling(temperature=0.0),
             max_tokens=shape.answer_length,
         )
+        length = sum(len(message.content) for message in messages)
         text, ttft_s, prefill_s = await _answer(model, ask)
         messages.append(Message("assistant", text))
         replica = model.replicas.placement(ask.request_id).replica
-        turns.append(Turn(1000 * ttft_s, 1000 * prefill_s, replica == last))
-        last = replica
+        turns.append(Turn(1000 * ttft_s, 1000 * prefill_s, replica == last, known.get(replica, 0) / length))
+        last, known[replica] = replica, length + len(text)
     return turns
 
 
@@ -121,7 +125,8 @@ async def _answer(model: RemoteModel, ask: Ask) -> tuple[str, float, float]:
     async with aclosing(model.stream(ask)) as pieces:
         async for piece in pieces:
             if piece.num_tokens and not first:
-                first, prefill_s = time.perf_counter() - began_s, piece.prefill_s
+                first = time.perf_counter() - began_s
+            prefill_s += piece.prefill_s  # the first has it, with or without text
             text += piece.text
             num_tokens += piece.num_tokens
     assert num_tokens == ask.max_tokens, f"an answer ended after {num_tokens} tokens"
