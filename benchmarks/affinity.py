@@ -142,12 +142,17 @@ def _figures(rounds: Sequence[dict[str, Any]]) -> dict[str, float]:
         return float(statistics.median(one[part - 1] for one in tenths))
 
     turns = [turn for one in rounds for turn in one["later_turns"]]
+
+    def mean(name: str) -> float:
+        return statistics.fmean(turn[name] for turn in turns)
+
     return {
         "ttft_ms": median("ttft_ms"),
         "ttft_p90_ms": median("ttft_ms", 9),
         "prefill_ms": median("prefill_ms"),
         "tokens_per_s": statistics.median(one["tokens_per_s"] for one in rounds),
-        "stayed": sum(turn["stayed"] for turn in turns) / len(turns),
+        "stayed": mean("stayed"),
+        "known": mean("known"),
     }
 
 

@@ -12,7 +12,8 @@ import random
 import string
 import sys
 import time
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from deployments.router import connect
 from router.model import Ask, Message, Prompt, Sampling
 
 APP = "meta"
+HOME, DRAWN = "home", "drawn"
 WARM_CHATS = 8
 NUMBERS = itertools.count()
 
@@ -39,16 +41,17 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """`stayed`: it went to the replica that had the turn before."""
+    """`stayed`: it went to the replica that had the turn before. `known`: the part of its prompt that the
+    replica had read or written already, as long as its cache holds that."""
 
     ttft_ms: float
     prefill_ms: float
     stayed: bool
+    known: float
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    way: str
     num_chats: int
     think_s: float
     tokens_per_s: float
@@ -59,37 +62,45 @@ async def main(
     address: str, num_chats: list[int], think_s: list[float], num_rounds: int, shape: Shape
 ) -> None:
     ray.init(address=address, namespace="serve", log_to_driver=False)
-    ways = {"drawn": await connect(APP), "home": await connect(APP)}
-    for model in ways.values():
-        await _round("warm", model, WARM_CHATS, 0.0, shape)
-    _draw(ways["drawn"])
+    model = await connect(APP)
+    await _round(model, WARM_CHATS, 0.0, shape)
     for number, case in itertools.product(range(num_rounds), itertools.product(num_chats, think_s)):
-        for way, model in list(ways.items())[:: 1 if number % 2 else -1]:
-            print(json.dumps(asdict(await _round(way, model, *case, shape))), flush=True)
+        for way in (HOME, DRAWN) if number % 2 else (DRAWN, HOME):
+            with _choosing(way, model):
+                found = await _round(model, *case, shape)
+            print(json.dumps({"way": way, **asdict(found)}), flush=True)
 
 
-def _draw(model: RemoteModel) -> None:
-    """It gets the choice that replicas without a prefix cache get: there is no setting for that."""
+@contextmanager
+def _choosing(way: str, model: RemoteModel) -> Iterator[None]:
+    """Replicas that keep no prefixes are drawn. These keep them, and no setting makes them be drawn."""
 
     async def nowhere(_: Any) -> None: ...
 
     handle: Any = model._generate
-    handle._router._asyncio_router.request_router._home = nowhere
+    router = handle._router._asyncio_router.request_router
+    home = router._home
+    router._home = home if way == HOME else nowhere
+    try:
+        yield
+    finally:
+        router._home = home
 
 
-async def _round(way: str, model: RemoteModel, num_chats: int, think_s: float, shape: Shape) -> Round:
+async def _round(model: RemoteModel, num_chats: int, think_s: float, shape: Shape) -> Round:
     began_s = time.perf_counter()
     chats = await asyncio.gather(*(_chat(model, think_s, shape) for _ in range(num_chats)))
     took_s = time.perf_counter() - began_s
     num_tokens = num_chats * shape.num_turns * shape.answer_length
-    return Round(way, num_chats, think_s, num_tokens / took_s, [turn for chat in chats for turn in chat[1:]])
+    return Round(num_chats, think_s, num_tokens / took_s, [turn for chat in chats for turn in chat[1:]])
 
 
 async def _chat(model: RemoteModel, think_s: float, shape: Shape) -> list[Turn]:
     letters = random.Random(next(NUMBERS))
     messages: list[Message] = []
     turns: list[Turn] = []
-    last = None
+    last: str | None = None
+    known: dict[str | None, int] = {}
     for number in range(shape.num_turns):
         length = shape.later_length if number else shape.first_length
         await asyncio.sleep(think_s * letters.uniform(0.0, 2.0))
@@ -100,11 +111,12 @@ async def _chat(model: RemoteModel, think_s: float, shape: Shape) -> list[Turn]:
             sampling=Sampling(temperature=0.0),
             max_tokens=shape.answer_length,
         )
+        length = sum(len(message.content) for message in messages)
         text, ttft_s, prefill_s = await _answer(model, ask)
         messages.append(Message("assistant", text))
         replica = model.replicas.placement(ask.request_id).replica
-        turns.append(Turn(1000 * ttft_s, 1000 * prefill_s, replica == last))
-        last = replica
+        turns.append(Turn(1000 * ttft_s, 1000 * prefill_s, replica == last, known.get(replica, 0) / length))
+        last, known[replica] = replica, length + len(text)
     return turns
 
 
@@ -113,7 +125,8 @@ async def _answer(model: RemoteModel, ask: Ask) -> tuple[str, float, float]:
     async with aclosing(model.stream(ask)) as pieces:
         async for piece in pieces:
             if piece.num_tokens and not first:
-                first, prefill_s = time.perf_counter() - began_s, piece.prefill_s
+                first = time.perf_counter() - began_s
+            prefill_s += piece.prefill_s  # the first has it, with or without text
             text += piece.text
             num_tokens += piece.num_tokens
     assert num_tokens == ask.max_tokens, f"an answer ended after {num_tokens} tokens"
