@@ -38,7 +38,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The library's contract: [1, H, Q, D] and [1, G, K, D] → [1, Q, H, D]; the rows of all sequences stand
     one behind the other, and `cu_seq_lens_q` and `cu_seq_lens_k` say where each begins."""
-    if cache is None or query.device.type != "cpu" or kwargs.get("position_bias") is not None:
+    if cache is None or not _has_others(query, kwargs):
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, cache=cache, **kwargs
         )
@@ -46,9 +46,11 @@ def attend(
     layer = int(module.layer_idx)  # type: ignore[arg-type]  # every attention of the library's has one
     of_layer = cache.layer_to_allocator[layer]
     starts, index = kwargs["cu_seq_lens_k"][of_layer.layer_type], kwargs["read_index"][of_layer.index]
-    slides = getattr(module, "sliding_window", None) is not None
-    if _are_single_rows(query, kwargs) and len(index) and not slides and not _are_uneven(starts):
-        padded, is_there = _padded(index, starts)
+    longest = kwargs["max_length_k"][of_layer.layer_type]
+    is_even = (len(starts) - 1) * longest <= MAX_PADDING * len(index)
+    if is_even and kwargs["max_length_q"] == 1 and getattr(module, "sliding_window", None) is None:
+        # Each goes on by one token, so all of its past is in the cache, and seen.
+        padded, is_there = _padded(index, starts, longest)
         kwargs["read_index"] = {of_layer.index: padded}
         key, value = cache.update(key, value, layer, kwargs)
         return _decoded(query, key, value, is_there, scaling), None
@@ -57,24 +59,18 @@ def attend(
     return _one_by_one(query, key, value, attention_mask, bounds, scaling), None
 
 
-def _are_single_rows(query: Tensor, kwargs: dict[str, Any]) -> bool:
-    """Whether every sequence goes on by one token: then all of its past is in the cache, and is seen."""
-    return query.shape[2] == len(kwargs["cu_seq_lens_q"]) - 1 and kwargs["max_length_q"] == 1
+def _has_others(query: Tensor, kwargs: dict[str, Any]) -> bool:
+    """Whether the batch is one on a CPU of which most would be thrown away."""
+    is_batch = query.device.type == "cpu" and len(kwargs["cu_seq_lens_q"]) > 2
+    return is_batch and kwargs.get("position_bias") is None
 
 
-def _are_uneven(starts: Tensor) -> bool:
-    num_sequences, num_tokens = len(starts) - 1, int(starts[-1])
-    return num_sequences * int(starts.diff().max()) > MAX_PADDING * num_tokens
-
-
-def _padded(index: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+def _padded(index: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """Places in the cache [K], one sequence after the other → [B · W], each as long as the longest; and which
     of them are its own, bool [B, W]."""
-    lengths = starts.diff()
-    column = torch.arange(int(lengths.max()))
-    is_there = column < lengths[:, None]
-    chosen = (starts[:-1, None] + column).where(is_there, starts[:-1, None])
-    return index[chosen.flatten()], is_there
+    column, first = torch.arange(longest), starts[:-1, None]
+    is_there = column < starts.diff()[:, None]
+    return index[(first + column).where(is_there, first).flatten()], is_there
 
 
 def _decoded(query: Tensor, key: Tensor, value: Tensor, is_there: Tensor, scaling: float | None) -> Tensor:
