@@ -46,7 +46,9 @@ async def test_nothing_stays_of_calls_that_were_given_up(folder):
             async with aclosing(engine.generate(Call(f"r{i}", messages=question(f"{i}?")))) as chunks:
                 await anext(chunks)
         await run(engine)  # all cancellations are seen before the next request
-        scheduler, cache = engine._manager.batch_processor.scheduler, engine._manager.batch_processor.cache
+        processor = engine._manager.batch_processor
+        assert processor is not None
+        scheduler, cache = processor.scheduler, processor.cache
         assert not engine._sampler._rows
         assert not engine._manager.output_router.result_handlers
         assert not {**scheduler.active_requests, **scheduler.waiting_requests}
