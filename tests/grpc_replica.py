@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import pickle
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import grpc.aio  # type: ignore[import-untyped]
 from ray import ActorID
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.replica import _wrap_grpc_call
-from ray.serve._private.replica_result import gRPCReplicaResult
+from ray.serve._private.replica_result import ReplicaResult, gRPCReplicaResult
 from ray.serve.generated.serve_pb2 import ASGIRequest  # type: ignore[attr-defined]
 from ray.serve.generated.serve_pb2_grpc import (
     ASGIServiceServicer,
@@ -81,15 +80,21 @@ class Replica(ASGIServiceServicer):
     async def HandleRequestStreaming(  # noqa: N802 - the service's name
         self, context: Any, metadata: RequestMetadata, call: Call
     ) -> AsyncIterator[Chunk]:
+        await context.send_initial_metadata((("accepted", "1"), ("num_ongoing_requests", "1")))
         async with aclosing(self._server.generate(call)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
 
 class Handle:
-    """A `DeploymentHandle` of `chem` that has chosen its replica `r1`; `failure` is what choosing raised."""
+    """A `DeploymentHandle` of `chem`, on the caller's loop, that chooses its replica `r1`.
+
+    `failure` is what choosing raises; `on_taken` is called when the replica takes a call, before whoever
+    waits for that hears of it.
+    """
 
     def __init__(self, stub: Any = None, failure: Exception | None = None) -> None:
+        self.on_taken: Callable[[], object] = lambda: None
         self._stub = stub
         self._failure = failure
         self._replicas = replicas_of("chem")
@@ -101,16 +106,20 @@ class Handle:
         return self
 
     def remote(self, call: Call) -> DeploymentResponseGenerator[Chunk]:
-        chosen: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        taken = asyncio.get_running_loop().create_task(self._assign(call))
+        taken.add_done_callback(lambda _: self.on_taken())
+        return DeploymentResponseGenerator(taken, METADATA, False)
+
+    async def _assign(self, call: Call) -> ReplicaResult:
         self._replicas.place(call.request_id, "r1")
         if self._failure:
-            chosen.set_exception(self._failure)
-            return DeploymentResponseGenerator(chosen, METADATA)
-        self._replicas.accepted(call.request_id)
-        chosen.set_result(
-            gRPCReplicaResult(self._stub.HandleRequestStreaming(_request(call)), METADATA, ActorID.nil())
+            raise self._failure
+        result = gRPCReplicaResult(
+            self._stub.HandleRequestStreaming(_request(call)), METADATA, ActorID.nil(), with_rejection=True
         )
-        return DeploymentResponseGenerator(chosen, METADATA)
+        await result.get_rejection_response()
+        self._replicas.accepted(call.request_id)
+        return result
 
 
 def _request(call: Call) -> ASGIRequest:
@@ -127,6 +136,7 @@ class Line:
 
     model: RemoteModel
     server: grpc.aio.Server
+    handle: Handle
 
 
 @asynccontextmanager
@@ -137,7 +147,7 @@ async def line_to(engine: ScriptedEngine) -> AsyncIterator[Line]:
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = ASGIServiceStub(channel)
-            yield Line(RemoteModel("chem", Handle(stub)), server)  # type: ignore[arg-type]
+            handle = Handle(ASGIServiceStub(channel))
+            yield Line(RemoteModel("chem", handle), server, handle)  # type: ignore[arg-type]
     finally:
         await server.stop(None)

@@ -57,6 +57,18 @@ async def test_tokens_without_ids_are_counted_all_the_same():
     assert [(piece.num_tokens, piece.ids) for piece in pieces] == [(2, ()), (0, ())]
 
 
+async def test_a_call_given_up_in_the_very_moment_it_is_taken_ends_at_both_ends():
+    """Regression: Serve forgets such a call. Its replica wrote on for nobody, and it stayed open for good: of
+    20,000 wild requests the router kept 33 tasks."""
+    engine = ScriptedEngine([HELLO])
+    async with line_to(engine) as line:
+        reading = asyncio.create_task(pieces_of(line.model))
+        line.handle.on_taken = reading.cancel
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await asyncio.wait_for(engine.ended.wait(), 5)
+
+
 class Unpicklable(Exception):
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one + two)
