@@ -69,10 +69,12 @@ class Gateway:
             self._routes[name].stalled(request_id)
 
     def num_slots(self, app: str) -> int:
-        return max((route.num_slots for route in self._sharing.get(app, ())), default=1)
+        route = self._any_of(app)
+        return 1 if route is None else route.num_slots
 
     def max_slots(self, app: str) -> int:
-        return max((route.max_slots for route in self._sharing.get(app, ())), default=1)
+        route = self._any_of(app)
+        return 1 if route is None else route.max_slots
 
     async def load(self) -> dict[str, ModelLoad | None]:
         table = self.table
@@ -142,6 +144,12 @@ class Gateway:
             await self._replicas.quarantine(digest)
         except ModelUnavailable as error:
             logger.warning("other routers were not told of a prompt in quarantine: %s", error)
+
+    def _any_of(self, app: str) -> Route | None:
+        """Those that lead to one application share its replicas; not all of a thousand need be asked, several
+        times for each request. One that is not connected yet knows of none."""
+        sharing = self._sharing.get(app, [])
+        return next((route for route in sharing if route.is_connected), sharing[0] if sharing else None)
 
     def _new(self, entry: ModelEntry, is_first: bool) -> Route:
         # What a router finds when it starts may have served for long, and be away for a moment; only what

@@ -69,6 +69,11 @@ class Route:
         return State.WAKING if self.entry.wakes and not self._failed else State.MASKED
 
     @property
+    def is_connected(self) -> bool:
+        """Whether it knows the replicas."""
+        return self._replicas is not None
+
+    @property
     def num_slots(self) -> int:
         num_taken = 0 if self._replicas is None else self._replicas.num_taken
         return num_taken + self.max_slots - self._num_streams
