@@ -9,6 +9,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.api_key import authorization
+from deployments.adapters import AdapterSource
 from router.load import ModelLoad
 
 NO_REASON = "its adapter cannot be loaded; `etr status` says why, with a key in ETR_API_KEY"
@@ -59,8 +60,7 @@ class AdapterCheck:
 
 
 def _versions(deploy: dict[str, Any], failed: Collection[str]) -> Iterator[tuple[str, str]]:
-    """By expert, as `deployments.adapters.AdapterSource` says it."""
     for app in deploy["applications"]:
         for deployment in app["deployments"] if app["name"] not in failed else ():
             for name, source in (deployment["user_config"].get("adapters") or {}).items():
-                yield name, source.get("digest") or source["source"]
+                yield name, AdapterSource.model_validate(source).version

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from cluster.blocks import ServedModel, TransformersEngine, VllmEngine
+from cluster.blocks import ServedModel
 from cluster.config import ClusterConfig
+from cluster.engine_block import TransformersEngine, VllmEngine
 from cluster.model_source import HubModel, LocalModel, UriModel
 from experts.checkpoint import Checkpoint
 from router.table import META

@@ -9,7 +9,8 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from cluster.adapter_source import LocalAdapter
-from cluster.blocks import ServedModel, VllmEngine
+from cluster.blocks import ServedModel
+from cluster.engine_block import VllmEngine
 from cluster.expert_block import AdapterExpert
 from cluster.model_source import LocalModel
 from experts.adapter import read_adapter

@@ -9,9 +9,10 @@ from cluster.app_name import META_APP as META_APP  # as others know them
 from cluster.app_name import ROUTER_APP as ROUTER_APP
 from cluster.app_name import expert_app as expert_app
 from cluster.app_name import pool_app
-from cluster.blocks import Autoscaling, Health, Replicated, Resources, ServedModel, VllmEngine
+from cluster.blocks import Autoscaling, Health, Replicated, Resources, ServedModel
 from cluster.config import ClusterConfig
 from cluster.config_keys import config_keys
+from cluster.engine_block import VllmEngine
 from cluster.errors import ConfigError
 from cluster.expert_block import AdapterExpert, RemoteExpert, ReplicatedExpert
 from cluster.hosts import is_loopback

@@ -87,7 +87,7 @@ class Admission:
         if begun:
             it.num_running += 1
         else:
-            waiter = _waiter(it, key, model)
+            waiter = Waiter(it, key, model)
             self._require_time(waiter, queue_s, came_from, may_go_to)
             await self._enter(waiter, queue_s, max_waiting)
             it.new[key] += 1
@@ -111,7 +111,7 @@ class Admission:
 
         Raises Overloaded, on entering or within the block: there is no room to wait (any more).
         """
-        waiter = _waiter(self._line(line or model), key, model)
+        waiter = Waiter(self._line(line or model), key, model)
         if self.num_waiting >= max_waiting:
             self._make_room(waiter)
         self._waiting.add(waiter)
@@ -234,10 +234,6 @@ class Admission:
         later = asyncio.get_running_loop().call_later
         self._next_look = later(LOOK_PERIOD_S, self._look_again) if self.num_waiting else None
         self.look()
-
-
-def _waiter(line: Line, key: str, model: str) -> Waiter:
-    return Waiter(line, key, model, asyncio.get_running_loop().create_future())
 
 
 def _refusal(model: str, estimate_s: float, why: str) -> Overloaded:

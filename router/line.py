@@ -21,7 +21,7 @@ class Waiter:
     line: Line
     key: str
     model: str
-    turn: asyncio.Future[Overloaded | None]  # None grants the slot
+    turn: asyncio.Future[Overloaded | None] = field(default_factory=asyncio.Future)  # None grants the slot
 
 
 class Turns:
