@@ -21,19 +21,26 @@ _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_A\.weight")
 
 @torch.no_grad()
 def merge_adapter(model: nn.Module, folder: Path) -> None:
-    """Changes the model in place. Raises ModelLoadError: the adapter is unreadable, or another model's."""
+    """Changes the model in place.
+
+    Raises ModelLoadError: the adapter is unreadable, another model's, or more than LoRA on linear layers.
+    """
     read_adapter(folder)
     config = json.loads((folder / CONFIG).read_bytes())
     tensors = load_file(folder / WEIGHTS)
-    for key in sorted(tensors):
-        found = _KEY.fullmatch(key)
-        if not found:
-            continue
+    keys = {key: found[1] for key in sorted(tensors) if (found := _KEY.fullmatch(key))}
+    merged = {key.replace(".lora_A.", which) for key in keys for which in (".lora_A.", ".lora_B.")}
+    if others := sorted(tensors.keys() - merged):
+        raise ModelLoadError(
+            f"{folder}: {others[0]} is no LoRA matrix of a linear layer (DoRA, biases, embeddings, modules "
+            "saved whole are not merged); use labelled queries, which need no merged model"
+        )
+    for key, module in keys.items():
         a, b = tensors[key], tensors.get(key.replace(".lora_A.", ".lora_B."))
-        weight = _weight(model, found[1])
+        weight = _weight(model, module)
         if b is None or weight is None or (b.shape[0], a.shape[1]) != tuple(weight.shape):
             raise ModelLoadError(f"{folder}: {key} fits no matrix of the base; use that which it is made for")
-        delta = _scale(config, found[1], len(a)) * (b.float() @ a.float())
+        delta = _scale(config, module, len(a)) * (b.float() @ a.float())
         weight += delta.to(weight.device, weight.dtype)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from experts.checkpoint import Checkpoint
 from experts.errors import ModelLoadError
@@ -61,4 +61,14 @@ def test_its_weights_are_scaled_as_its_configuration_says(
 def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path):
     save_tiny_adapter(base, tmp_path, seed=1, target="nonsense")
     with pytest.raises(ModelLoadError, match=r"nonsense.lora_A.weight fits no matrix of the base"):
+        Checkpoint(str(base), adapter=str(tmp_path)).load()
+
+
+def test_what_is_more_than_lora_on_linear_layers_is_refused_and_not_left_out(base: Path, tmp_path: Path):
+    """Regression: a part that the merge does not know was passed over, so another model scored answers."""
+    save_tiny_adapter(base, tmp_path, seed=1)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    extra = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
+    save_file({**tensors, extra: torch.ones(8)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"lora_magnitude_vector is no LoRA matrix of a linear layer"):
         Checkpoint(str(base), adapter=str(tmp_path)).load()
