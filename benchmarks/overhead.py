@@ -46,6 +46,7 @@ BARE, SERVER, SERVE_LLM, DIRECT, ROUTED = (
 )
 PREFILL = "prefill"  # the bare engine once more, one token an answer: what a meta does before it hands over
 ALONE = 4  # answers one after the other, where there is one stream
+REST_S = 1.2  # on CPUs vLLM's processes wait in busy loops for a second; nobody pays for who was asked before
 NUMBERS = itertools.count(1)
 Ask = Callable[[str, int], Awaitable[Answer]]
 
@@ -126,6 +127,7 @@ async def _measure(ways: dict[str, Ask], arguments: argparse.Namespace) -> Measu
         for num_streams, (way, (asked, num_tokens)) in itertools.product(
             arguments.num_streams, cases.items()
         ):
+            await asyncio.sleep(REST_S)
             took_s, ttft_ms = await _together(asked, num_streams, num_tokens)
             if number:  # the first round warms up
                 rounds = measured.setdefault((num_streams, way), Rounds())

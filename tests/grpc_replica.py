@@ -30,7 +30,14 @@ from experts.errors import EngineDead
 from experts.token import ExpertToken
 
 METADATA = RequestMetadata(
-    "r", "internal", call_method="generate", is_streaming=True, _by_reference=False, _on_separate_loop=False
+    "r",
+    "internal",
+    call_method="generate",
+    is_streaming=True,
+    request_serialization="pickle",
+    response_serialization="pickle",
+    _by_reference=False,
+    _on_separate_loop=False,
 )
 
 
@@ -101,8 +108,12 @@ class Handle:
         self._replicas.now_running(())  # nothing of an earlier handle's
         self._replicas.now_running(("r1",))
 
-    def options(self, *, method_name: str, stream: bool) -> Handle:
+    def options(
+        self, *, method_name: str, stream: bool, request_serialization: str, response_serialization: str
+    ) -> Handle:
         assert (method_name, stream) == (METADATA.call_method, METADATA.is_streaming)
+        serialization = (METADATA.request_serialization, METADATA.response_serialization)
+        assert (request_serialization, response_serialization) == serialization
         return self
 
     def remote(self, call: Call) -> DeploymentResponseGenerator[Chunk]:

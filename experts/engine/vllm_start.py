@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from experts.checkpoint import Checkpoint
 from experts.engine.config import VllmConfig
@@ -41,8 +43,8 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, text: ModelText) ->
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "max_lora_rank": config.max_adapter_rank,
     }
-    if current_platform.is_cpu() and config.gpu_memory_utilization is None:
-        optional["gpu_memory_utilization"] = CPU_MEMORY_FRACTION
+    settings = _of_cpus(config) if current_platform.is_cpu() else {}
+    settings |= {name: value for name, value in optional.items() if value is not None}
     return AsyncEngineArgs(
         model=str(checkpoint.folder()),
         skip_tokenizer_init=True,
@@ -58,5 +60,14 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, text: ModelText) ->
         worker_extension_cls=f"{ExpertWorker.__module__}.{ExpertWorker.__qualname__}",
         generation_config="vllm",  # sampling is as the call says
         disable_log_stats=True,
-        **{name: value for name, value in optional.items() if value is not None},
+        **settings,
     )
+
+
+def _of_cpus(config: VllmConfig) -> dict[str, Any]:
+    of_cpus: dict[str, Any] = {"gpu_memory_utilization": CPU_MEMORY_FRACTION}
+    # To bind its threads, vLLM gives even a single worker a process of its own on CPUs. The two of them wait
+    # for each other in busy loops, a second longer than there is work: a second processor's whole time.
+    if config.tensor_parallel == 1 and os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind":
+        of_cpus["distributed_executor_backend"] = UniProcExecutor
+    return of_cpus
