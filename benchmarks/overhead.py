@@ -44,19 +44,22 @@ BARE, SERVER, SERVE_LLM, DIRECT, ROUTED = (
     "ours",
     "ours, routed",
 )
-PREFILL = "prefill"  # the bare engine once more, one token an answer: what a meta does before it hands over
+PREFILL = "prefill"  # the bare engine once more, one token an answer: the work of a meta that hands over
 ALONE = 4  # answers one after the other, where there is one stream
 REST_S = 1.2  # on CPUs vLLM's processes wait in busy loops for a second; nobody pays for who was asked before
+TRACED = {"routing": {"trace": True}}
 NUMBERS = itertools.count(1)
 Ask = Callable[[str, int], Awaitable[Answer]]
 
 
 @dataclass
 class Rounds:
-    """Of each round: how long all answers took together, and the median time to first text."""
+    """Of each round: how long all answers took together; the median time to first text, and, where a meta
+    routed them, of that the meta's prefill as its own engine measured it."""
 
     took_s: list[float] = field(default_factory=list)
     ttft_ms: list[float] = field(default_factory=list)
+    prefill_ms: list[float] = field(default_factory=list)
 
 
 Measured = dict[tuple[int, str], Rounds]  # by number of streams and way
@@ -100,12 +103,12 @@ def _ways(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Ask
             BARE: engine,
             SERVER: _over_http(server, NAME),
             SERVE_LLM: _over_http(peer, NAME),
-            DIRECT: _over_http(own, f"{OURS}/{EXPERT}"),
-            ROUTED: _over_http(own, OURS),
+            DIRECT: _over_http(own, f"{OURS}/{EXPERT}", **TRACED),
+            ROUTED: _over_http(own, OURS, **TRACED),
         }
 
 
-def _over_http(url: str, model: str) -> Ask:
+def _over_http(url: str, model: str, **options: Any) -> Ask:
     async def asked(question: str, num_tokens: int) -> Answer:
         body: dict[str, Any] = {
             "model": model,
@@ -113,6 +116,7 @@ def _over_http(url: str, model: str) -> Ask:
             "temperature": 0,
             "max_tokens": num_tokens,
             "stream": True,
+            **options,
         }
         return await ask(url, "/v1/chat/completions", body)
 
@@ -128,11 +132,13 @@ async def _measure(ways: dict[str, Ask], arguments: argparse.Namespace) -> Measu
             arguments.num_streams, cases.items()
         ):
             await asyncio.sleep(REST_S)
-            took_s, ttft_ms = await _together(asked, num_streams, num_tokens)
+            took_s, answers = await _together(asked, num_streams, num_tokens)
             if number:  # the first round warms up
                 rounds = measured.setdefault((num_streams, way), Rounds())
                 rounds.took_s.append(took_s)
-                rounds.ttft_ms.append(ttft_ms)
+                rounds.ttft_ms.append(statistics.median(answer.ttft_ms for answer in answers))
+                prefills_ms = [answer.calls[0]["prefill_ms"] for answer in answers if len(answer.calls) > 1]
+                rounds.prefill_ms += [statistics.median(prefills_ms)] if prefills_ms else []
     return measured
 
 
@@ -143,7 +149,7 @@ async def _same_text(ways: dict[str, Ask], num_tokens: int) -> None:
         raise RuntimeError(f"not everybody answers alike: {texts}")
 
 
-async def _together(asked: Ask, num_streams: int, num_tokens: int) -> tuple[float, float]:
+async def _together(asked: Ask, num_streams: int, num_tokens: int) -> tuple[float, list[Answer]]:
     if num_streams == 1:
         answers = [await asked(_question(), num_tokens) for _ in range(ALONE)]
         took_s = statistics.median(answer.ended_s - answer.began_s for answer in answers)
@@ -152,7 +158,7 @@ async def _together(asked: Ask, num_streams: int, num_tokens: int) -> tuple[floa
         took_s = max(answer.ended_s for answer in answers) - min(answer.began_s for answer in answers)
     short = [answer.text for answer in answers if len(answer.text) != num_tokens]
     assert not short, f"an answer ended early: {short}"
-    return took_s, statistics.median(answer.ttft_ms for answer in answers)
+    return took_s, answers
 
 
 def _question() -> str:
@@ -173,12 +179,13 @@ def _figures(measured: Measured, num_streams: int, num_tokens: int) -> dict[str,
             if way != PREFILL
         },
         "ttft_ms": {way: round(statistics.median(one.ttft_ms), 1) for way, one in rounds.items()},
+        "meta_prefill_ms": round(statistics.median(routed.prefill_ms), 1),
         "direct_by_server": _ratio(rounds[SERVER].took_s, direct.took_s),
         "direct_by_serve_llm": _ratio(rounds[SERVE_LLM].took_s, direct.took_s),
         "routed_by_direct_and_prefill": _ratio(counted_s, routed.took_s),
         "ttft_over_server_ms": _difference(direct.ttft_ms, rounds[SERVER].ttft_ms),
         "ttft_over_direct_and_prefill_ms": _difference(
-            routed.ttft_ms, [a + b for a, b in zip(direct.ttft_ms, prefill.ttft_ms, strict=True)]
+            routed.ttft_ms, [a + b for a, b in zip(direct.ttft_ms, routed.prefill_ms, strict=True)]
         ),
     }
 

@@ -1,10 +1,10 @@
 """What our layer costs a stream: a model that thinks no time, behind the router and behind bare Serve.
 
 One replica each of the model, of the router, and of the least application that can relay a handle's stream
-over HTTP; asked in turn. Messages: every token alone, as fast as they go. Tokens: each stream makes one every
-few milliseconds, and what was made while a message was under way goes into the next. Delay: from the making
-of a message until a client has it, one stream at an easy pace. First: until the first of them is there. Does
-not show a model's own time.
+over HTTP; asked in turn. Tokens: each of many streams makes one every few milliseconds, and what comes that
+fast is sent in bunches. Messages: how many those were; streams are long, for they all begin at once. Delay:
+from the making of a message until a client has it, one stream at an easy pace. First: until the first of them
+is there. Does not show a model's own time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cluster.serve_config import build_serve_config
 
 NAME = "relayed"
 WORDS = "measure how long this takes"
-NUM_TOKENS = 2000
+NUM_TOKENS = {"tokens": 6000, "delay": 1000}
 WANTED_TOKENS_PER_S = 10_000
 WANTED_ADDED_MS = 0.3
 
@@ -53,7 +53,8 @@ WAYS = (Way("bare Serve", "/bare"), Way("router", "/v1/completions"))
 
 @dataclass(frozen=True)
 class Round:
-    per_s: float  # messages or tokens, whatever the round counts
+    tokens_per_s: float
+    messages_per_s: float
     delay_ms: float  # medians
     first_ms: float
 
@@ -83,16 +84,17 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Figures]:
     """By way, the medians of everything."""
     found: dict[str, dict[str, list[Round]]] = {}
     for kind, step_s, num_streams in (
-        ("messages", 0.0, arguments.num_streams),
         ("tokens", arguments.step_ms / 1000, arguments.num_streams),
         ("delay", 0.01, 1),
     ):
         with served(partial(_deploy_config, step_s=step_s)) as cluster:
-            found[kind] = asyncio.run(_rounds(cluster.url, num_streams, arguments.num_rounds))
+            found[kind] = asyncio.run(
+                _rounds(cluster.url, num_streams, NUM_TOKENS[kind], arguments.num_rounds)
+            )
     return {
         way.name: {
-            "messages_per_s": _median(found["messages"][way.name], "per_s"),
-            "tokens_per_s": _median(found["tokens"][way.name], "per_s"),
+            "tokens_per_s": _median(found["tokens"][way.name], "tokens_per_s"),
+            "messages_per_s": _median(found["tokens"][way.name], "messages_per_s"),
             "delay_ms": _median(found["delay"][way.name], "delay_ms"),
             "first_ms": _median(found["delay"][way.name], "first_ms"),
         }
@@ -115,17 +117,18 @@ def _deploy_config(folder: Path, step_s: float) -> dict[str, Any]:
         "route_prefix": "/bare",
         "import_path": "benchmarks.relaying.instant:build_bare",
         "args": {},
+        "deployments": [],
     }
     deploy["applications"].append(bare)
     return deploy
 
 
-async def _rounds(url: str, num_streams: int, num_rounds: int) -> dict[str, list[Round]]:
+async def _rounds(url: str, num_streams: int, num_tokens: int, num_rounds: int) -> dict[str, list[Round]]:
     """By way; the first round of each is left out."""
     rounds: dict[str, list[Round]] = {way.name: [] for way in WAYS}
     for _ in range(num_rounds + 1):
         for way in WAYS:
-            asked = (receive(url, way.path, way.body(NUM_TOKENS)) for _ in range(num_streams))
+            asked = (receive(url, way.path, way.body(num_tokens)) for _ in range(num_streams))
             rounds[way.name].append(_round(await asyncio.gather(*asked)))
     return {name: some[1:] for name, some in rounds.items()}
 
@@ -135,7 +138,10 @@ def _round(streams: list[Received]) -> Round:
     delays_ms = [delay for one in streams for delay in one.delays_ms]
     firsts_ms = [1000 * (one.first_s - one.began_s) for one in streams]
     num_tokens = sum(one.num_tokens for one in streams)
-    return Round(num_tokens / took_s, statistics.median(delays_ms), statistics.median(firsts_ms))
+    num_messages = sum(one.num_messages for one in streams)
+    return Round(
+        num_tokens / took_s, num_messages / took_s, statistics.median(delays_ms), statistics.median(firsts_ms)
+    )
 
 
 def _missed(found: dict[str, Figures]) -> list[str]:

@@ -13,6 +13,7 @@ from ray import serve
 from deployments.adapters import START_S, Adapters, AdapterSource
 from deployments.affinity import KEEPS_PREFIXES
 from deployments.logs import brief
+from deployments.pacing import paced
 from deployments.scaling import TOKEN_LOAD
 from experts.engine.base import AdapterEngine, Call, Chunk, Engine
 from experts.errors import EngineFailed, ExpertsError, TokenError
@@ -73,7 +74,7 @@ class ModelServer:
             EngineFailed: the engine raised anything else.
         """
         try:
-            async with aclosing(self._generate(call)) as chunks:
+            async with aclosing(paced(self._generate(call))) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except ExpertsError:

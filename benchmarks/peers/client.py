@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,16 @@ from benchmarks.relaying.client import events
 
 @dataclass(frozen=True)
 class Answer:
-    """Times by `time.perf_counter`; `first_s` is that of the first message with text in it."""
+    """Times by `time.perf_counter`; `first_s` is that of the first message with text in it.
+
+    `calls`: where a routed answer says so, what each of its models spent its time on, in ms.
+    """
 
     began_s: float
     first_s: float
     ended_s: float
     text: str
+    calls: Sequence[dict[str, Any]] = ()
 
     @property
     def ttft_ms(self) -> float:
@@ -38,15 +43,16 @@ async def ask(url: str, path: str, body: dict[str, Any]) -> Answer:
 
 
 def _answer(began_s: float, ended_s: float, came: list[tuple[float, bytes]]) -> Answer:
-    parts = [(at_s, _text(event)) for at_s, event in came]
+    messages = [(at_s, json.loads(event)) for at_s, event in came]
+    parts = [(at_s, _text(message)) for at_s, message in messages]
     firsts_s = [at_s for at_s, text in parts if text]
     if not firsts_s:
         raise RuntimeError("the stream held no text")
-    return Answer(began_s, firsts_s[0], ended_s, "".join(text for _, text in parts))
+    timing = messages[-1][1].get("routing", {}).get("timing", {})
+    return Answer(began_s, firsts_s[0], ended_s, "".join(text for _, text in parts), timing.get("calls", []))
 
 
-def _text(event: bytes) -> str:
-    message = json.loads(event)
+def _text(message: dict[str, Any]) -> str:
     if "error" in message:
         raise RuntimeError(str(message["error"]))
     return "".join(choice["delta"].get("content") or "" for choice in message["choices"])

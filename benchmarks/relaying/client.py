@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-MADE = re.compile(rb" (\d{12,})")  # the time at which an instant model made the message's first token
+MADE = re.compile(rb" (\d{12,})")  # the time at which an instant model made a token
 END = b"data: [DONE]"
 
 
@@ -41,7 +41,7 @@ async def receive(url: str, path: str, body: dict[str, Any]) -> Received:
                 now_ns = time.monotonic_ns()
                 received.first_s = received.first_s or time.monotonic()
                 received.num_messages += 1
-                received.num_tokens += 1 + line.count(b" word")
+                received.num_tokens += sum(1 for _ in MADE.finditer(line)) + line.count(b" word")
                 received.delays_ms.append((now_ns - int(made[1])) / 1e6)
     received.ended_s = time.monotonic()
     return received

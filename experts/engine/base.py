@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # the router speaks this contract too, and does without torch
@@ -84,10 +85,30 @@ class Chunk:
     queue_s: float = 0.0
     prefill_s: float = 0.0
 
+    def __reduce__(self) -> tuple[type[Chunk], tuple[object, ...]]:
+        # Or each is taken apart and put together again field by field, in Python, at both ends of a message.
+        return Chunk, _fields_of(self)
+
+    def followed_by(self, later: Chunk) -> Chunk:
+        """Both of them as one."""
+        return replace(
+            later,
+            text=self.text + later.text,
+            token_ids=self.token_ids + later.token_ids,
+            num_unnamed_tokens=self.num_unnamed_tokens + later.num_unnamed_tokens,
+            tokenizer=self.tokenizer or later.tokenizer,
+            num_prompt_tokens=self.num_prompt_tokens or later.num_prompt_tokens,
+            queue_s=self.queue_s,
+            prefill_s=self.prefill_s,
+        )
+
     def timed(self, since_call_s: float, since_scheduled_s: float) -> Chunk:
         """The same as a first chunk that was made so long after the engine was called, and after it had
         begun with the prompt."""
         return replace(self, queue_s=max(0.0, since_call_s - since_scheduled_s), prefill_s=since_scheduled_s)
+
+
+_fields_of = attrgetter(*(one.name for one in fields(Chunk)))
 
 
 @dataclass(frozen=True, slots=True)
