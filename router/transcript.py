@@ -101,9 +101,11 @@ class Transcript:
 
     def _show(self, end: int) -> Iterator[tuple[str, str]]:
         start, self.num_visible = self.num_visible, end
+        if start == end:
+            return iter(())
         last = self._authors[-1]
         if start >= last.start:  # so it is but for what was held back at a hand-over
-            return iter([(last.model, self.text[start:end])] if start < end else [])
+            return iter(((last.model, self.text[start:end]),))
         return iter([(author.model, text) for author, text in self._pieces(start, end) if text])
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[_Author, str]]:
