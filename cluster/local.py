@@ -27,8 +27,10 @@ START_TIMEOUT_S = 90.0
 RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_PROXY_USE_GRPC": "1",  # the line above leaves proxies on Ray's object streams, twice as dear
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
+    # Throughput mode looks for this before it sets it: proxies would get answers through Ray's object streams,
+    # where a message takes nearly twice as long.
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # what hangs finishes nothing, and holds a GPU
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
     # With an arena of malloc for each thread, what one frees is not there for the others: memory that nobody
