@@ -28,7 +28,7 @@ RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
-    # Throughput mode looks for this before it sets it: proxies would get answers through Ray's object streams,
+    # Throughput mode looks for this before it sets it: proxies would get answers as streams of Ray objects,
     # where a message takes nearly twice as long.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # what hangs finishes nothing, and holds a GPU
