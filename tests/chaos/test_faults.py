@@ -36,7 +36,7 @@ async def test_without_serves_controller_answers_go_on(world: World):
 
 
 async def test_killed_replicas_cost_no_answer_a_letter(world: World):
-    report = await kills(world, num_requests=60, num_at_once=16, period_s=3.0, seed=1)
+    report = await kills(world, num_requests=120, num_at_once=16, period_s=1.0, seed=1)
     assert report.broken() == []
     assert sum(report.num_kills.values()) >= 1
 
