@@ -68,8 +68,8 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
             replica = self._find(wanted, is_retry)
         else:
             self._known.place(request_id, None)
-            home = None if is_retry or is_probe(request_id) else await self._home(pending_request)
-            replica = home or await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+            mine = None if is_retry or is_probe(request_id) else await self._mine(pending_request)
+            replica = mine or await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         self._known.place(request_id, replica.replica_id.unique_id)
         return replica
 
@@ -80,14 +80,27 @@ class AvoidingRouter(PowerOfTwoChoicesRequestRouter):
                 return replica
         raise DeploymentUnavailableError(self._deployment_id)
 
-    async def _home(self, pending_request: PendingRequest) -> RunningReplica | None:
-        """Where the call's conversation is at home, if that is not too busy; None leaves the choice to Serve.
+    async def _mine(self, pending_request: PendingRequest) -> RunningReplica | None:
+        """Where the call goes; None leaves the choice to Serve.
 
         Like a probe, such a call does not queue; so it must not pass those that do.
         """
-        call, queue_len = _call(pending_request), self.replica_queue_len_cache.get
+        call = _call(pending_request)
         if call is None or self.num_pending_requests:
             return None
+        return self._only_one() or await self._home(call)
+
+    def _only_one(self) -> RunningReplica | None:
+        """Of which nothing was heard for a while: Serve would first ask it how busy it is, and a call to an
+        expert that is rarely called would always wait for that. If it is full it refuses."""
+        if len(self.curr_replicas) != 1:
+            return None
+        (only,) = self.curr_replicas.values()
+        return only if self.replica_queue_len_cache.get(only.replica_id) is None else None
+
+    async def _home(self, call: Call) -> RunningReplica | None:
+        """Where the call's conversation is at home, if that is not too busy."""
+        queue_len = self.replica_queue_len_cache.get
         suspects = self._known.suspects_for(call.adapter)
         keeping = [name for name in self._keeping if name not in suspects]
         if len(keeping) < 2:

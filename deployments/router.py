@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.connections import Connect
+from deployments.early_body import TakesBody
 from deployments.gateway import Gateway
 from deployments.load import ServeReplicas
 from deployments.meter import ServedMeter
@@ -32,7 +33,9 @@ class Router:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxy sets a request id of its own on every response.
-        return build_app(self._gateway, echo_request_id=False)
+        app = build_app(self._gateway, echo_request_id=False)
+        app.add_middleware(TakesBody)
+        return app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""

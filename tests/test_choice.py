@@ -90,7 +90,8 @@ class FakeReplica:
     def try_send_request(self, pr: Any, with_rejection: bool) -> Answer:
         assert with_rejection, "Serve asks before it counts a call as accepted"
         self.calls.append(pr.args[0].request_id)
-        answer = Answer(self.says, len(self.open) + 1)
+        num_ongoing = self.max_ongoing_requests if self.says is False else len(self.open) + 1
+        answer = Answer(self.says, num_ongoing)
         if self.says is True:
             self.open.append(answer)
         return answer
@@ -232,14 +233,37 @@ async def test_a_replica_that_hangs_is_known_to_have_the_call_that_it_never_acce
 
 
 async def test_a_call_that_waits_for_room_is_nowhere(serve: Serve):
-    full = FakeReplica("full", queue_len=4)
-    serve.runs(full)
+    full = FakeReplica("full", says=False, queue_len=4)
+    await serve.knows(full)
+    num_asked = full.num_asked
     calling = asyncio.create_task(serve.call("r"))
-    await until(lambda: full.num_asked == 3)
+    await until(lambda: full.num_asked == num_asked + 3)
     assert (full.calls, serve.known.placement("r")) == ([], Placement())
-    full.queue_len = 0
+    full.says, full.queue_len = True, 0
     await calling
     assert serve.known.placement("r") == Placement("full", is_accepted=True)
+
+
+async def test_the_only_replica_is_not_asked_first_however_long_nobody_called(serve: Serve):
+    only = FakeReplica("only")
+    await serve.knows(only)
+    num_asked = only.num_asked
+    serve.forgets()
+    await serve.call("r")
+    assert (only.calls, only.num_asked) == (["r"], num_asked)
+
+
+async def test_where_the_only_replica_is_full_after_all_a_call_waits_for_room(serve: Serve):
+    only = FakeReplica("only", says=False, queue_len=4)
+    await serve.knows(only)
+    num_asked = only.num_asked
+    serve.forgets()
+    calling = asyncio.create_task(serve.call("r"))
+    await until(lambda: only.num_asked == num_asked + 3)
+    assert (only.calls, serve.known.placement("r")) == (["r"], Placement())
+    only.says, only.queue_len = True, 0
+    await calling
+    assert serve.known.placement("r") == Placement("only", is_accepted=True)
 
 
 async def test_a_replica_that_cannot_be_reached_is_suspect_and_the_call_goes_to_another(serve: Serve):

@@ -10,6 +10,7 @@ from ray.serve._private.utils import call_function_from_import_path
 from starlette.types import Message, Receive, Scope, Send
 
 from cluster.local import RAY_ENV
+from deployments.early_body import SendsBody
 from deployments.proxy import OwnHeaders
 
 
@@ -65,6 +66,6 @@ async def test_whatever_passes_can_be_read(headers: list[tuple[bytes, bytes]]):
 
 def test_every_node_of_a_cluster_has_it():
     path = RAY_ENV["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
-    [middleware] = validate_http_proxy_callback_return(call_function_from_import_path(path))
-    assert isinstance(middleware.cls, type)
-    assert issubclass(middleware.cls, OwnHeaders)
+    middlewares = validate_http_proxy_callback_return(call_function_from_import_path(path))
+    classes: list[object] = [middleware.cls for middleware in middlewares]
+    assert classes == [OwnHeaders, SendsBody]
