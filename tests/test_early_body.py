@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.early_body import MAX_BYTES, SendsBody, TakesBody
+from deployments.router import Router
 
 GONE: Message = {"type": "http.disconnect"}
 
@@ -66,6 +68,11 @@ async def send(message: Message) -> None:
 
 async def ask(app: ASGIApp, receive: Receive) -> None:
     await asyncio.wait_for(app({"type": "http", "headers": []}, receive, send), 5)
+
+
+def test_the_router_takes_bodies_before_anything_else_reads_them():
+    app = Router(max_body_bytes=1).__serve_build_asgi_app__()
+    assert cast(object, app.user_middleware[0].cls) is TakesBody
 
 
 async def test_a_short_body_is_there_before_anything_is_let_through():
