@@ -192,7 +192,7 @@ def test_retry_after_counts_exactly_those_whose_turn_is_before(came: list[str], 
         now_s, starts_s = now(), [*line.began_s.values(), math.inf]
         await crowd.come("refused", key, queue_s=0.01)
         num_entered = len(crowd.entered)
-        await crowd.come("waits", key)
+        await crowd.come("waits", key, queue_s=10_000)
         await crowd.all_gone()
         assert crowd.refused.keys() == {"refused"}
         num_before = crowd.entered.index("waits") - num_entered
