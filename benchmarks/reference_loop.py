@@ -6,10 +6,10 @@ that expert, from the text so far. Its wasted step after an expert token, its pe
 loss of what the meta wrote are left out, so that it is as fast as it can be and the texts can be compared. It
 may use as many threads as there are cores, or one if that is faster, which a few questions show before.
 
-Here: one replica of each model on Ray Serve, one thread each, behind router, proxy and HTTP, all questions
-sent at once. Both have their models loaded; rounds take turns; what is not under way is idle. The demo's
-models are so small that Python is most of both; the larger ones have random weights and write as much as they
-are asked for. Does not show what a GPU would make of either.
+Here: one replica of each model on Ray Serve, one thread each, in whichever engine was asked for, behind
+router, proxy and HTTP, all questions sent at once. Both have their models loaded; rounds take turns; what is
+not under way is idle. The demo's models are so small that Python is most of both; the larger ones have random
+weights and write as much as they are asked for. Does not show what a GPU would make of either.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.looping.loop import PaperLoop
-from benchmarks.looping.worlds import NAME, MakeWorld, World, demo_world, random_world
+from benchmarks.looping.worlds import ENGINES, NAME, EngineKind, MakeWorld, World, demo_world, random_world
+from benchmarks.peers.model import ENGINE_ENV
 from benchmarks.relaying.client import whole
 from benchmarks.serving import served
 from examples.demo.run import prepare
@@ -63,7 +65,7 @@ class Compared:
 def main() -> None:
     arguments = _arguments()
     found = {name: _compare(make, arguments) for name, make in _worlds(arguments).items()}
-    missed = _report(found)
+    missed = _report(found, arguments.engine)
     if missed:
         sys.exit("; ".join(missed))
 
@@ -79,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num-layers", type=int, default=8)
     parser.add_argument("--num-tokens", type=int, default=64)
     parser.add_argument("--only", choices=["demo", "larger"])
+    parser.add_argument("--engine", choices=list(ENGINES), default="transformers", help="ours")
     return parser.parse_args()
 
 
@@ -100,7 +103,8 @@ def _compare(make: MakeWorld, arguments: argparse.Namespace) -> Compared:
         loop = PaperLoop(world.models, world.tokens, world.experts)
         compared = Compared(len(world.questions), _best_num_threads(loop, world))
         torch.set_num_threads(compared.num_threads)
-        with served(world.deploy_config) as cluster:
+        make_config = partial(world.deploy_config, engine_kind=arguments.engine)
+        with served(make_config, env=ENGINE_ENV) as cluster:
             for number in range(arguments.num_rounds + 1):
                 texts, loop_s = _timed(lambda: _loop(loop, world))
                 ours, ours_s = _timed(lambda: asyncio.run(_ask_all(cluster.url, world)))
@@ -141,11 +145,11 @@ async def _ask_all(url: str, world: World) -> Answers:
     return await asyncio.gather(*(ask(question.messages) for question in world.questions))
 
 
-def _report(found: dict[str, Compared]) -> list[str]:
+def _report(found: dict[str, Compared], engine: EngineKind) -> list[str]:
     """Returns what is not as wanted."""
     table = Table("models", "", "seconds", "answers/s", "tokens/s", "threads", title="All questions at once")
     for name, one in found.items():
-        rows = (("loop", one.loop_s, str(one.num_threads)), ("here", one.ours_s, "one each"))
+        rows = (("loop", one.loop_s, str(one.num_threads)), (f"here, {engine}", one.ours_s, "one each"))
         for what, rounds_s, threads in rows:
             took_s = statistics.median(rounds_s)
             table.add_row(
@@ -159,7 +163,8 @@ def _report(found: dict[str, Compared]) -> list[str]:
         table.add_row(name, "ratio", f"{one.ratio:.1f}", style="bold")
         table.add_section()
     Console().print(table)
-    print(json.dumps({"benchmark": "reference_loop", **{name: _as_json(one) for name, one in found.items()}}))
+    ratios = {name: _as_json(one) for name, one in found.items()}
+    print(json.dumps({"benchmark": "reference_loop", "engine": engine, **ratios}))
     slow = [f"{name}: {one.ratio:.1f} × the loop, wanted {MIN_RATIO:g}" for name, one in found.items()]
     wrong = [f"{name}: {one.num_other_texts} texts differ" for name, one in found.items()]
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,19 @@ class Cluster:
 
 
 @contextmanager
-def served(deploy_config: Callable[[Path], dict[str, Any]], num_cpus: int = NUM_CPUS) -> Iterator[Cluster]:
-    """Serve what `deploy_config` makes in a folder of its own, until every model has answered.
+def served(
+    deploy_config: Callable[[Path], dict[str, Any]],
+    num_cpus: int = NUM_CPUS,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Cluster]:
+    """Serve what `deploy_config` makes in a folder of its own, until every model has answered. `env` goes to
+    every process.
 
     Raises TimeoutError: that takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
         state = Path(scratch, "state")
-        head = start_head(state, num_cpus=num_cpus)
+        head = start_head(state, num_cpus=num_cpus, env=env)
         try:
             with connect_to(head) as client:
                 deploy = deploy_config(Path(scratch))

@@ -17,6 +17,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import HeadBusy, HeadFileBroken, HeadStartFailed
+from cluster.haproxy import haproxy_env
 from cluster.lock import LockHeld, exclusive
 from cluster.ports import free_ports
 from cluster.session import Session, until
@@ -27,9 +28,20 @@ START_TIMEOUT_S = 90.0
 RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # the line above would open one more port per router replica
-    # Throughput mode looks for this before it sets it: proxies would get answers as streams of Ray objects,
-    # where a message takes nearly twice as long.
+    # HAProxy sends requests straight to the replicas of the router. Through Serve's own proxies, in Python,
+    # the first text took more than twice as long.
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # One that makes room for another, with other replicas to send to, ends after its last answer, not before.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "86400",
+    # What a router had not begun to answer when it died, another one answers, if HAProxy still has all of it.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+    # A client that takes nothing for so long is gone: what waits for it holds a place at a model.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    # How long a router that stops is there for those who have not heard of it; within a second all have.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # Throughput mode looks for this before it sets it. Serve's own proxy, which takes what comes while no
+    # router runs, would get answers as streams of Ray objects, where a message takes nearly twice as long.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # what hangs finishes nothing, and holds a GPU
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
@@ -176,6 +188,7 @@ def _environment(temp_dir: str, extra: Mapping[str, str]) -> dict[str, str]:
     packages = str(Path(__file__).resolve().parent.parent)  # replicas import `deployments` from there
     return inherited | {
         **RAY_ENV,
+        **haproxy_env(Path(temp_dir)),
         # Ray's own ports listen on every interface: whoever connects must know the token.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_path(temp_dir)),

@@ -19,8 +19,9 @@ from cluster.hosts import is_loopback
 from cluster.placement import placement
 from cluster.serve_schema import check_deploy_config
 from cluster.tokens import inline_tokens
-from deployments.apps import MODEL_DEPLOYMENT, ROUTER_DEPLOYMENT
+from deployments.apps import ROUTER_DEPLOYMENT
 from deployments.choice import CHOICE
+from deployments.model_app import MODEL_DEPLOYMENT
 from deployments.scaling import POLICY
 from experts.adapter import adapter_digest
 from experts.errors import ModelLoadError

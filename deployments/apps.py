@@ -13,11 +13,11 @@ from ray.serve import Application
 from deployments.connections import Connect
 from deployments.logs import set_up_logs
 from deployments.model import ModelServer
+from deployments.model_app import model_app
 from deployments.router import Router
 from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
 from experts.engine.make import make_engine
 
-MODEL_DEPLOYMENT = "Model"
 ROUTER_DEPLOYMENT = "Router"
 MODEL_NICENESS = 10  # beyond that of every process that Ray starts
 
@@ -44,11 +44,11 @@ class RouterArgs(Args):
 
 
 def build_model(args: ModelArgs) -> Application:
-    return serve.deployment(name=MODEL_DEPLOYMENT)(LoadedModelServer).bind(args.model_dump(mode="json"))
+    return model_app(LoadedModelServer, args.model_dump(mode="json"))
 
 
 def build_remote(args: RemoteArgs) -> Application:
-    return serve.deployment(name=MODEL_DEPLOYMENT)(RemoteModelServer).bind(args.model_dump(mode="json"))
+    return model_app(RemoteModelServer, args.model_dump(mode="json"))
 
 
 def build_router(args: RouterArgs) -> Application:

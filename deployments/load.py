@@ -15,6 +15,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
 from deployments.connections import place
+from deployments.model_app import model_handle
 from deployments.remote import FOREIGN
 from router.errors import ModelUnavailable, RouterError
 from router.load import ModelLoad, ReplicaLoad
@@ -127,7 +128,9 @@ class ServeReplicas:
             raise ModelUnavailable(f"{app} does not answer '{method}'") from error
 
     async def _connect(self, app: str) -> DeploymentHandle[Any]:
-        handle = (await asyncio.to_thread(serve.get_app_handle, app)).options(method_name="load")
+        is_own = app == serve.get_replica_context().app_name
+        found = await (asyncio.to_thread(serve.get_app_handle, app) if is_own else model_handle(app))
+        handle = found.options(method_name="load")
         # A handle reports even these calls to Serve's scaling as requests, so a model that is watched would
         # never be idle. Shutting a handle down ends its reports, and nothing else.
         await handle.shutdown_async()

@@ -1,5 +1,4 @@
-"""What Serve's proxies do first: they take away the headers by which a client would rule them, and send short
-bodies along with the others.
+"""What comes before Serve on a request's way: the headers by which a client would rule it are taken away.
 
 Serve obeys some before the router sees the request, and answers 500 where one that it reads is no text. Named
 in the environment of every node as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
@@ -10,7 +9,6 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.early_body import SendsBody
 from router.edge import PROXY_HEADERS, REQUEST_ID
 
 # Beside those that the router refuses, two that make the proxy a new handle for every value they have.
@@ -18,7 +16,7 @@ RULING = frozenset({*PROXY_HEADERS, "serve-multiplexed-model-id", "x-session-id"
 
 
 def middlewares() -> list[Middleware]:
-    return [Middleware(OwnHeaders), Middleware(SendsBody)]
+    return [Middleware(OwnHeaders)]
 
 
 class OwnHeaders:

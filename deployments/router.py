@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI
-from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
 from deployments.connections import Connect
-from deployments.early_body import TakesBody
 from deployments.gateway import Gateway
 from deployments.load import ServeReplicas
 from deployments.meter import ServedMeter
+from deployments.model_app import model_handle
 from deployments.remote import RemoteModel
-from router.errors import ModelUnavailable
 from router.http import build_app
 from router.table import RouteTable
 
@@ -33,9 +28,7 @@ class Router:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve's proxy sets a request id of its own on every response.
-        app = build_app(self._gateway, echo_request_id=False)
-        app.add_middleware(TakesBody)
-        return app
+        return build_app(self._gateway, echo_request_id=False)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""
@@ -60,13 +53,9 @@ class Router:
 
 
 async def connect(app: str) -> RemoteModel:
-    """A handle to the application's model, whether or not a replica is up.
+    """The application's model, whether or not a replica is up.
 
     Raises:
         ModelUnavailable: there is no such application yet.
     """
-    try:
-        handle = await asyncio.to_thread(serve.get_app_handle, app)
-    except (RayError, RayServeException, KeyError) as error:
-        raise ModelUnavailable(f"there is no application {app} yet") from error
-    return RemoteModel(app, handle)
+    return RemoteModel(app, await model_handle(app))

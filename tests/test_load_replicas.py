@@ -71,7 +71,8 @@ class FakeHandle:
 def handles(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[FakeHandle]]:
     """Those still to be given out, by application; another one does not exist."""
     left: dict[str, list[FakeHandle]] = {}
-    monkeypatch.setattr("deployments.load.serve.get_app_handle", lambda app: left[app].pop(0))
+    monkeypatch.setattr("ray.serve.get_app_handle", lambda app: left[app].pop(0))
+    monkeypatch.setattr("ray.serve.get_deployment_handle", lambda name, app: left[app].pop(0))
     context = SimpleNamespace(app_name="router")
     monkeypatch.setattr("deployments.load.serve.get_replica_context", lambda: context)
     return left

@@ -11,13 +11,13 @@ from ray.serve import Application
 
 from benchmarks.handing.stamps import Stamps
 from deployments.apps import (
-    MODEL_DEPLOYMENT,
     ROUTER_DEPLOYMENT,
     LoadedModelServer,
     ModelArgs,
     RouterArgs,
     ServedRouter,
 )
+from deployments.model_app import model_app
 from deployments.remote import RemoteModel
 from deployments.replicas import ReplicaSet
 from deployments.router import connect
@@ -36,7 +36,7 @@ class StampedRouterArgs(RouterArgs):
 
 def build_model(args: StampedModelArgs) -> Application:
     raw = args.model_dump(mode="json", exclude={"stamps"})
-    return serve.deployment(name=MODEL_DEPLOYMENT)(StampedServer).bind(raw, args.stamps)
+    return model_app(StampedServer, raw, args.stamps)
 
 
 def build_router(args: StampedRouterArgs) -> Application:

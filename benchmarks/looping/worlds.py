@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -20,6 +20,12 @@ NAME = "compared"
 SEED = 7
 # As models of these years have it: several heads read one key, so that a batch's cache is small.
 HEAD_DIM, HEADS_PER_KEY = 64, 4
+EngineKind = Literal["transformers", "vllm"]
+# One thread for each; vLLM is told by its environment.
+ENGINES: Mapping[EngineKind, Mapping[str, Any]] = {
+    "transformers": {"num_threads": 1},
+    "vllm": {"kind": "vllm", "cache_bytes": 2**29, "enforce_eager": True},
+}
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,13 @@ class World:
     questions: Sequence[Query]
     max_tokens: int
 
-    def deploy_config(self, folder: Path) -> dict[str, Any]:
+    def deploy_config(self, folder: Path, engine_kind: EngineKind) -> dict[str, Any]:
         """One replica of each model, with room for all questions at once."""
         engine = {
             "dtype": "float32",
             "max_model_len": 256,
             "max_streams": len(self.questions),
-            "num_threads": 1,
+            **ENGINES[engine_kind],
         }
         block = {"engine": engine, "resources": {"num_cpus": 0.1}}
         text = {

@@ -17,6 +17,7 @@ START_TIMEOUT_S = 300.0
 # What `start_head` sets for our own clusters, as it is where nobody sets it.
 UNSET = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_PROXY_USE_GRPC": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "",
     "RAY_worker_niceness": "15",

@@ -14,8 +14,8 @@ from ray.serve.handle import DeploymentResponseGenerator
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from deployments.apps import MODEL_DEPLOYMENT
 from deployments.model import ModelServer
+from deployments.model_app import MODEL_DEPLOYMENT, model_app
 from deployments.remote import to_call
 from experts.engine.base import Call, Chunk, FinishReason, Stats
 from experts.token import ExpertToken
@@ -29,7 +29,7 @@ class InstantArgs(BaseModel):
 
 
 def build_instant(args: InstantArgs) -> Application:
-    return serve.deployment(name=MODEL_DEPLOYMENT)(InstantServer).bind(args.step_s)
+    return model_app(InstantServer, args.step_s)
 
 
 def build_bare(args: InstantArgs) -> Application:
@@ -93,7 +93,8 @@ class Bare:
     """What everybody pays who streams a model's text through Serve: no checks, no routing, no deadlines."""
 
     def __init__(self) -> None:
-        self._model = serve.get_app_handle("meta").options(method_name="generate", stream=True)
+        handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, "meta")
+        self._model = handle.options(method_name="generate", stream=True)
 
     async def __call__(self, request: Request) -> StreamingResponse:
         body = await request.json()

@@ -1,0 +1,43 @@
+"""Where Serve's HAProxy has its files and ports, and which clients it cuts off."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from cluster import local
+from cluster.haproxy import haproxy_env
+
+MAX_SOCKET_PATH = 107
+NODE_ID = "f" * 56  # Ray's; Serve makes a folder of that name
+WHILE_STARTING = ".4194304.tmp"  # HAProxy appends it, with its process id
+
+
+def test_sockets_have_paths_that_unix_takes():
+    with tempfile.TemporaryDirectory(prefix="etr-", dir="/tmp") as folder:  # as a head has it
+        env = haproxy_env(Path(folder))
+    sockets = [Path(path) for name, path in env.items() if name.endswith("SOCKET_PATH")]
+    assert len(sockets) == 2
+    for path in sockets:
+        assert len(str(path.parent / NODE_ID / path.name) + WHILE_STARTING) <= MAX_SOCKET_PATH
+
+
+def test_every_file_is_in_the_private_folder_and_every_port_is_its_own(tmp_path: Path):
+    env = haproxy_env(tmp_path)
+    ports = [value for name, value in env.items() if name.endswith("PORT")]
+    files = [value for name, value in env.items() if not name.endswith("PORT")]
+    assert len(set(ports)) == 3
+    assert all(Path(path).is_relative_to(tmp_path) for path in files)
+
+
+def test_where_there_is_no_haproxy_serves_own_proxies_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def find_none(name: str) -> ModuleSpec | None:
+        return None
+
+    monkeypatch.setattr("cluster.haproxy.find_spec", find_none)
+    env = local._environment(str(tmp_path), {})
+    assert env["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert env["RAY_SERVE_ENABLE_DIRECT_INGRESS"] == "0"
