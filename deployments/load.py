@@ -124,7 +124,7 @@ class ServeReplicas:
             return await _answers(handle.broadcast(method, *args))
         except DeploymentUnavailableError:
             return []
-        except (KeyError, *FOREIGN) as error:
+        except FOREIGN as error:
             raise ModelUnavailable(f"{app} does not answer '{method}'") from error
 
     async def _connect(self, app: str) -> DeploymentHandle[Any]:
