@@ -1,4 +1,4 @@
-"""Where Serve's HAProxy has its files and ports, and which clients it cuts off."""
+"""Serve's HAProxy: where it has its files and ports, and whether it is there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import tempfile
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster import local
 from cluster.haproxy import haproxy_env
+from tests.conftest import Served
 
 MAX_SOCKET_PATH = 107
 NODE_ID = "f" * 56  # Ray's; Serve makes a folder of that name
@@ -41,3 +43,12 @@ def test_where_there_is_no_haproxy_serves_own_proxies_do(tmp_path: Path, monkeyp
     env = local._environment(str(tmp_path), {})
     assert env["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert env["RAY_SERVE_ENABLE_DIRECT_INGRESS"] == "0"
+
+
+@pytest.mark.cluster
+def test_it_is_haproxy_that_clients_meet(served: Served):
+    """A setting that one process of Serve lacks would leave clients with its proxies in Python, unnoticed."""
+    port = served.config.http.port
+    listening = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    pids = {one.pid for one in listening if one.laddr.port == port}
+    assert {psutil.Process(pid).name() for pid in pids if pid} == {"haproxy"}

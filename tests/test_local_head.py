@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from cluster.local import find_head, start_head, stop_head
 from cluster.ports import require_free_port
 from cluster.session import Session, until
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
 
 # Twenty threads take turns: each takes 5 MB and gives all but the last block back. Prints what came on top.
@@ -100,6 +102,12 @@ def test_what_a_thread_frees_is_there_for_the_next_one(tmp_path: Path):
     environment = local._environment(str(tmp_path), {})
     told = subprocess.run([sys.executable, "-c", IN_TURNS], env=environment, check=True, capture_output=True)
     assert int(told.stdout) < 4 * 5_000_000
+
+
+def test_who_starts_ray_by_hand_is_told_all_that_a_head_of_ours_has():
+    lines = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
+    told = [shlex.split(line)[1].partition("=") for line in lines if line.startswith("export ")]
+    assert {name: value for name, _, value in told} == local.RAY_ENV
 
 
 @pytest.mark.cluster
