@@ -50,5 +50,5 @@ def test_it_is_haproxy_that_clients_meet(served: Served):
     """A setting that one process of Serve lacks would leave clients with its proxies in Python, unnoticed."""
     port = served.config.http.port
     listening = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
-    pids = {one.pid for one in listening if one.laddr.port == port}
+    pids = {one.pid for one in listening if one.laddr and one.laddr.port == port}
     assert {psutil.Process(pid).name() for pid in pids if pid} == {"haproxy"}
