@@ -74,7 +74,7 @@ class ModelServer:
             EngineFailed: the engine raised anything else.
         """
         try:
-            async with aclosing(paced(self._generate(call))) as chunks:
+            async with aclosing(paced(self._generate(call), call.message_gap_s)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except ExpertsError:

@@ -13,20 +13,21 @@ MIN_GAP_S = 0.005
 
 
 async def paced(
-    chunks: AsyncGenerator[Chunk, None], clock: Callable[[], float] = time.monotonic
+    chunks: AsyncGenerator[Chunk, None], gap_s: float = 0.0, clock: Callable[[], float] = time.monotonic
 ) -> AsyncGenerator[Chunk, None]:
-    """The same stream; what comes sooner after a message than `MIN_GAP_S` goes with the next.
+    """The same stream; what comes sooner after a message than `gap_s`, or `MIN_GAP_S`, goes with the next.
 
     There is no timer: who wrote that fast will soon write again. The first text and the end wait for nothing,
     and what is held when the stream fails is passed on before the error.
     """
+    gap_s = max(gap_s, MIN_GAP_S)
     held: Chunk | None = None
     sent_s = float("-inf")
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
                 held = chunk if held is None else held.followed_by(chunk)
-                if held.finish is None and clock() - sent_s < MIN_GAP_S:
+                if held.finish is None and clock() - sent_s < gap_s:
                     continue
                 sent_s = clock() if held.text else sent_s
                 sending, held = held, None

@@ -140,6 +140,7 @@ def to_call(ask: Ask) -> Call:
         only_at_start=ask.only_at_start,
         probe=ask.probe,
         adapter=ask.adapter,
+        message_gap_s=ask.message_gap_s,
     )
 
 

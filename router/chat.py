@@ -17,6 +17,7 @@ from router.stream import event, event_around, to_json
 from router.table import RouteTable
 from router.timing import Timing
 
+UNREAD_GAP_S = 0.25  # between messages of an answer that goes out as a whole: each costs what a token costs
 PLACE = "\n"  # no field but the text can be this
 # What the jobs of one request write, merged: the index of the choice, and its next item.
 Items = AsyncGenerator[tuple[int, Delta | Done], None]
@@ -174,12 +175,18 @@ def jobs(request: AnswerRequest, table: RouteTable, answer_id: str, key: str = "
             sampling=request.sampling(index % request.n),
             max_tokens=request.token_limit(),
             stop=tuple(request.stop),
+            message_gap_s=_message_gap_s(request),
             routing=wishes,
             key=key,
             let_in=let_in,
         )
         for index in range(len(prompts) * request.n)
     ]
+
+
+def _message_gap_s(request: AnswerRequest) -> float:
+    """A stop string is looked for in what has come, and should not be found late."""
+    return 0.0 if request.stream or request.stop else UNREAD_GAP_S
 
 
 def _trace(done: Done) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Job:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     routing: Routing = Routing()
+    message_gap_s: float = 0.0  # what of a model's text may wait so long, because nobody reads along
     key: str = ""  # the name of the API key, by which waiting answers take turns
     # Shared by the jobs of one request: the applications that let one of them in. The others wait for as long
     # as it takes, or a request with more choices than there are slots could never be served.

@@ -61,7 +61,8 @@ class Ask:
     goes on instead of starting over. `allowed` are the experts the meta may hand over to; `bias` is added to
     their logits. With `probe` nothing is written: the only piece carries the distribution over the allowed
     experts, and the expert that would take over, if one would. `adapter` is the model's place in an
-    application that serves several (`ModelEntry.adapter`).
+    application that serves several (`ModelEntry.adapter`). Pieces may be as far apart as `message_gap_s`,
+    though the model writes faster; the first text and the end wait for nothing.
     """
 
     request_id: str
@@ -76,6 +77,7 @@ class Ask:
     only_at_start: bool = False
     probe: bool = False
     adapter: str | None = None
+    message_gap_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

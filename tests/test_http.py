@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from router.chat import UNREAD_GAP_S
 from router.http import build_app
 from router.model import Ask, Message, Prompt, Sampling
 from tests.fakes import (
@@ -103,6 +104,16 @@ async def test_all_choices_come_back_in_order_with_seeds_and_ids_of_their_own(
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     sent = sorted((ask.request_id, ask.sampling.seed) for ask in asks(gateway, "meta"))
     assert sent == [(f"{body['id']}-0", 2**63 - 1), (f"{body['id']}-1", 0), (f"{body['id']}-2", 1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "gap_s"), [({}, UNREAD_GAP_S), ({"stream": True}, 0.0), ({"stop": ["x"]}, 0.0)]
+)
+async def test_models_may_bunch_what_nobody_reads_along_and_no_stop_string_could_be_in(
+    client: httpx.AsyncClient, gateway: FakeGateway, fields: dict[str, Any], gap_s: float
+):
+    await client.post(CHAT, json=chat(**fields))
+    assert [ask.message_gap_s for name in ("meta", "roman") for ask in asks(gateway, name)] == [gap_s] * 2
 
 
 async def test_the_conversation_reaches_the_model_as_plain_text(

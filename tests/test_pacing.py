@@ -34,8 +34,8 @@ class Writer:
         finally:
             self.is_closed = True
 
-    def paced(self) -> AsyncGenerator[Chunk, None]:
-        return paced(self.write(), clock=lambda: self.now_s)
+    def paced(self, gap_s: float = 0.0) -> AsyncGenerator[Chunk, None]:
+        return paced(self.write(), gap_s, clock=lambda: self.now_s)
 
 
 def words(*texts: str) -> list[Chunk]:
@@ -54,6 +54,12 @@ async def test_what_comes_at_a_models_usual_pace_is_sent_as_it_comes():
 async def test_what_comes_faster_goes_in_bunches_and_the_first_word_at_once():
     script = [(0.6 * MIN_GAP_S, chunk) for chunk in [*words("a", "b", "c", "d", "e"), END]]
     assert await texts_of(Writer(script)) == ["a", "bc", "de", ""]
+
+
+async def test_where_nobody_reads_along_messages_are_farther_apart():
+    script = [(0.1, chunk) for chunk in [*words("a", "b", "c", "d", "e"), END]]
+    paced_texts = [chunk.text async for chunk in Writer(script).paced(gap_s=0.25)]
+    assert paced_texts == ["a", "bcd", "e"]
 
 
 async def test_a_first_chunk_without_text_does_not_hold_up_the_first_word():

@@ -112,6 +112,12 @@ def test_a_model_may_have_deadlines_of_its_own(first: list[Item]):
         assert num_calls(models) == {"chem": num_tries}
 
 
+def test_what_waits_for_its_message_is_not_taken_for_silence():
+    models = playing(chem=[[word("a"), STOP]])
+    answer(models, replace(DIRECT, message_gap_s=0.25), experts=entry("chem", gap_s=0.4))
+    assert models["chem"].asks[0].message_gap_s == 0.1
+
+
 def test_an_expert_that_is_away_is_waited_for_where_the_table_says_so():
     routes = FakeRoutes(ready=("law", META), returns={"chem": Pause(9)})
     models = playing(meta=[[to("chem")]], chem=[[word("there again"), STOP]])

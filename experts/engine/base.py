@@ -42,7 +42,8 @@ class Call:
     on (seed, p) alone, so a resumed generation goes on where it broke off. `allowed` and `bias` concern the
     experts of a meta; `only_at_start` lets them win at the first token alone. A `probe` writes nothing and
     returns the distribution over the allowed experts at the first position. `adapter` names a LoRA adapter
-    that the engine has loaded; None: the model as it is.
+    that the engine has loaded; None: the model as it is. `message_gap_s` concerns whoever passes chunks on:
+    they may be bunched to messages so far apart.
     """
 
     request_id: str
@@ -62,6 +63,7 @@ class Call:
     only_at_start: bool = False
     probe: bool = False
     adapter: str | None = None
+    message_gap_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
