@@ -10,8 +10,9 @@ from cluster.adapter_source import UriAdapter
 from cluster.config import ClusterConfig
 from cluster.k8s_block import GIB, HeadPod, KubernetesBlock, Placement, SecretKey
 from cluster.k8s_groups import WorkerGroup
-from cluster.local import OBJECT_STORE_BYTES, RAY_ENV
+from cluster.local import OBJECT_STORE_BYTES
 from cluster.model_source import HubModel, UriModel
+from cluster.ray_env import RAY_ENV
 from experts.fetch import CACHE_VARIABLE
 
 MANAGED_BY = "app.kubernetes.io/managed-by"

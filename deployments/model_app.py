@@ -43,4 +43,4 @@ class NoIngress:
     """Serve finds the model by the argument."""
 
     def __init__(self, model: DeploymentHandle[Any]) -> None:
-        raise NotImplementedError("this deployment never has a replica; call the model by its handle")
+        raise RuntimeError("this deployment is to have no replica: call the model by its handle")

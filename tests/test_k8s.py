@@ -13,7 +13,7 @@ from cluster.cli_k8s import app as render_command
 from cluster.config import load_config
 from cluster.errors import ConfigError
 from cluster.k8s import build_rayservice, render
-from cluster.local import RAY_ENV
+from cluster.ray_env import RAY_ENV
 from cluster.serve_config import build_serve_config
 from cluster.target import connect_to
 from examples.gpu.samples import EXAMPLES, copy_example

@@ -16,6 +16,7 @@ from cluster import local
 from cluster.errors import HeadBusy, HeadFileBroken, HeadStartFailed, PortTaken
 from cluster.local import find_head, start_head, stop_head
 from cluster.ports import require_free_port
+from cluster.ray_env import RAY_ENV
 from cluster.session import Session, until
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -107,7 +108,7 @@ def test_what_a_thread_frees_is_there_for_the_next_one(tmp_path: Path):
 def test_who_starts_ray_by_hand_is_told_all_that_a_head_of_ours_has():
     lines = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
     told = [shlex.split(line)[1].partition("=") for line in lines if line.startswith("export ")]
-    assert {name: value for name, _, value in told} == local.RAY_ENV
+    assert {name: value for name, _, value in told} == RAY_ENV
 
 
 @pytest.mark.cluster

@@ -9,7 +9,7 @@ from ray.serve._private.http_util import validate_http_proxy_callback_return
 from ray.serve._private.utils import call_function_from_import_path
 from starlette.types import Message, Receive, Scope, Send
 
-from cluster.local import RAY_ENV
+from cluster.ray_env import RAY_ENV
 from deployments.proxy import OwnHeaders
 
 
