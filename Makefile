@@ -64,6 +64,7 @@ bench-vllm: $(VLLM)/.installed  ## the benchmarks that need vLLM
 	-$(VLLM)/bin/python -m benchmarks.overhead
 	-$(VLLM)/bin/python -m benchmarks.affinity
 	-OMP_NUM_THREADS=1 $(VLLM)/bin/python -m benchmarks.engines
+	-$(VLLM)/bin/python -m benchmarks.reference_loop --only larger --engine vllm
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
