@@ -163,8 +163,8 @@ def _report(found: dict[str, Compared], engine: EngineKind) -> list[str]:
         table.add_row(name, "ratio", f"{one.ratio:.1f}", style="bold")
         table.add_section()
     Console().print(table)
-    ratios = {name: _as_json(one) for name, one in found.items()}
-    print(json.dumps({"benchmark": "reference_loop", "engine": engine, **ratios}))
+    figures = {name: _as_json(one) for name, one in found.items()}
+    print(json.dumps({"benchmark": "reference_loop", "engine": engine, **figures}))
     slow = [f"{name}: {one.ratio:.1f} × the loop, wanted {MIN_RATIO:g}" for name, one in found.items()]
     wrong = [f"{name}: {one.num_other_texts} texts differ" for name, one in found.items()]
     return [

@@ -27,7 +27,7 @@ class Router:
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        # Serve's proxy sets a request id of its own on every response.
+        # Serve sets a request id of its own on every response.
         return build_app(self._gateway, echo_request_id=False)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Gateway(Routes, Protocol):
 def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> FastAPI:
     """The app to serve; without `echo_request_id` the server in front puts `x-request-id` on responses.
 
-    Ray Serve's proxy does, and would send the header twice.
+    Ray Serve does, and would send the header twice.
     """
     endpoints = _Endpoints(gateway)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)

@@ -17,6 +17,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentBroadcastResponse
 
 from deployments.load import REPLICA_S, Loads, ServeReplicas
+from deployments.model_app import MODEL_DEPLOYMENT
 from router.errors import ModelUnavailable
 from router.load import ModelLoad
 from tests.fake_replicas import replica
@@ -71,8 +72,17 @@ class FakeHandle:
 def handles(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[FakeHandle]]:
     """Those still to be given out, by application; another one does not exist."""
     left: dict[str, list[FakeHandle]] = {}
-    monkeypatch.setattr("ray.serve.get_app_handle", lambda app: left[app].pop(0))
-    monkeypatch.setattr("ray.serve.get_deployment_handle", lambda name, app: left[app].pop(0))
+
+    def of_model(deployment: str, app: str) -> FakeHandle:
+        assert deployment == MODEL_DEPLOYMENT, "the ingress beside a model has no replicas to ask"
+        return left[app].pop(0)
+
+    def of_ingress(app: str) -> FakeHandle:
+        assert app == "router", "a model is not the ingress of its application"
+        return left[app].pop(0)
+
+    monkeypatch.setattr("ray.serve.get_deployment_handle", of_model)
+    monkeypatch.setattr("ray.serve.get_app_handle", of_ingress)
     context = SimpleNamespace(app_name="router")
     monkeypatch.setattr("deployments.load.serve.get_replica_context", lambda: context)
     return left
