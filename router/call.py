@@ -101,7 +101,7 @@ class Caller:
                 usage.num_completion_tokens += piece.num_tokens
                 finish = piece.finish
                 if piece.num_tokens:
-                    limit_s = entry.gap_s or deadlines.gap_s
+                    limit_s = self._table.gap_s(state.writer)
                 yield piece
                 timing.handed_on()
                 if finish is Finish.CANCELLED:

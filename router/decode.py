@@ -132,8 +132,6 @@ class Decoder:
     def _ask(self, job: Job, state: Answering, probe: bool) -> Ask:
         written, resumed = state.transcript.split()
         allowed = self._allowed(job, state) if state.writer == META else ()
-        entry = self._table.entry(state.writer)
-        gap_s = entry.gap_s or self._table.deadlines.gap_s
         return Ask(
             request_id=job.request_id,
             prompt=job.prompt,
@@ -146,8 +144,10 @@ class Decoder:
             bias=self._bias(job, allowed),
             only_at_start=self._table.when == "start",
             probe=probe,
-            adapter=entry.adapter,
-            message_gap_s=min(job.message_gap_s, gap_s / 4),  # what waits is not yet silence
+            adapter=self._table.entry(state.writer).adapter,
+            message_gap_s=min(
+                job.message_gap_s, self._table.gap_s(state.writer) / 4
+            ),  # what waits is not yet silence
         )
 
     def _allowed(self, job: Job, state: Answering) -> tuple[str, ...]:

@@ -108,6 +108,10 @@ class RouteTable(RoutingRules):
     def entry(self, name: str) -> ModelEntry:
         return self.meta if name == META else self.experts[name]
 
+    def gap_s(self, name: str) -> float:
+        """How long the model may be silent between two tokens."""
+        return self.entry(name).gap_s or self.deadlines.gap_s
+
     def addressed(self, model_id: str) -> str | None:
         """Which model `{name}/…` is; None: none. Looked up, for there may be a thousand."""
         name = model_id.removeprefix(f"{self.name}/")
