@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,16 +50,17 @@ REST_S = 1.2  # on CPUs vLLM's processes wait in busy loops for a second; nobody
 TRACED = {"routing": {"trace": True}}
 NUMBERS = itertools.count(1)
 Ask = Callable[[str, int], Awaitable[Answer]]
+Phases = dict[str, float]  # of one call, in ms: `router.timing.CallTiming`
 
 
 @dataclass
 class Rounds:
-    """Of each round: how long all answers took together; the median time to first text, and, where a meta
-    routed them, of that the meta's prefill as its own engine measured it."""
+    """Of each round: how long all answers took together; the median time to first text; and, where the
+    answers tell, the medians of what each of their calls spent its time on."""
 
     took_s: list[float] = field(default_factory=list)
     ttft_ms: list[float] = field(default_factory=list)
-    prefill_ms: list[float] = field(default_factory=list)
+    calls_ms: list[list[Phases]] = field(default_factory=list)
 
 
 Measured = dict[tuple[int, str], Rounds]  # by number of streams and way
@@ -137,8 +138,7 @@ async def _measure(ways: dict[str, Ask], arguments: argparse.Namespace) -> Measu
                 rounds = measured.setdefault((num_streams, way), Rounds())
                 rounds.took_s.append(took_s)
                 rounds.ttft_ms.append(statistics.median(answer.ttft_ms for answer in answers))
-                prefills_ms = [answer.calls[0]["prefill_ms"] for answer in answers if len(answer.calls) > 1]
-                rounds.prefill_ms += [statistics.median(prefills_ms)] if prefills_ms else []
+                rounds.calls_ms.append(_medians([answer.calls for answer in answers]))
     return measured
 
 
@@ -179,15 +179,23 @@ def _figures(measured: Measured, num_streams: int, num_tokens: int) -> dict[str,
             if way != PREFILL
         },
         "ttft_ms": {way: round(statistics.median(one.ttft_ms), 1) for way, one in rounds.items()},
-        "meta_prefill_ms": round(statistics.median(routed.prefill_ms), 1),
+        "calls_ms": {way: _medians(rounds[way].calls_ms) for way in (DIRECT, ROUTED)},
         "direct_by_server": _ratio(rounds[SERVER].took_s, direct.took_s),
         "direct_by_serve_llm": _ratio(rounds[SERVE_LLM].took_s, direct.took_s),
         "routed_by_direct_and_prefill": _ratio(counted_s, routed.took_s),
         "ttft_over_server_ms": _difference(direct.ttft_ms, rounds[SERVER].ttft_ms),
         "ttft_over_direct_and_prefill_ms": _difference(
-            routed.ttft_ms, [a + b for a, b in zip(direct.ttft_ms, routed.prefill_ms, strict=True)]
+            routed.ttft_ms, [a + b for a, b in zip(direct.ttft_ms, prefill.ttft_ms, strict=True)]
         ),
     }
+
+
+def _medians(answers: Sequence[Sequence[Phases]]) -> list[Phases]:
+    """Of each call of these answers, which all made as many."""
+    return [
+        {phase: round(statistics.median(call[phase] for call in calls), 2) for phase in calls[0]}
+        for calls in zip(*answers, strict=True)
+    ]
 
 
 def _ratio(theirs: list[float], own: list[float]) -> float:

@@ -23,7 +23,7 @@ class Answer:
     first_s: float
     ended_s: float
     text: str
-    calls: Sequence[dict[str, Any]] = ()
+    calls: Sequence[dict[str, float]] = ()
 
     @property
     def ttft_ms(self) -> float:
@@ -49,7 +49,10 @@ def _answer(began_s: float, ended_s: float, came: list[tuple[float, bytes]]) -> 
     if not firsts_s:
         raise RuntimeError("the stream held no text")
     timing = messages[-1][1].get("routing", {}).get("timing", {})
-    return Answer(began_s, firsts_s[0], ended_s, "".join(text for _, text in parts), timing.get("calls", []))
+    calls = [
+        {phase: ms for phase, ms in call.items() if phase != "model"} for call in timing.get("calls", ())
+    ]
+    return Answer(began_s, firsts_s[0], ended_s, "".join(text for _, text in parts), calls)
 
 
 def _text(message: dict[str, Any]) -> str:

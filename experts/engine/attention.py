@@ -7,14 +7,17 @@ block: nearly all of that is thrown away, and it grows with the square of the nu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.generation.continuous_batching import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 NAME = "sdpa"
@@ -50,13 +53,46 @@ def attend(
     is_even = (len(starts) - 1) * longest <= MAX_PADDING * len(index)
     if is_even and kwargs["max_length_q"] == 1 and getattr(module, "sliding_window", None) is None:
         # Each goes on by one token, so all of its past is in the cache, and seen.
-        padded, is_there = _padded(index, starts, longest)
-        kwargs["read_index"] = {of_layer.index: padded}
+        step = _Step.of(cache, kwargs["read_index"])
+        if of_layer.index not in step.padded:
+            step.padded[of_layer.index] = _padded(index, starts, longest, query.dtype)
+        padded = step.padded[of_layer.index]
+        kwargs["read_index"] = {of_layer.index: padded.index}
         key, value = cache.update(key, value, layer, kwargs)
-        return _decoded(query, key, value, is_there, scaling), None
+        return _decoded(query, key, value, padded, scaling), None
     key, value = cache.update(key, value, layer, kwargs)
     bounds = zip(*(pairwise(ends.tolist()) for ends in (kwargs["cu_seq_lens_q"], starts)), strict=True)
-    return _one_by_one(query, key, value, attention_mask, bounds, scaling), None
+    sees_all = of_layer.layer_type == FULL_ATTENTION  # from its beginning
+    return _one_by_one(query, key, value, attention_mask, bounds, scaling, sees_all=sees_all), None
+
+
+@dataclass(frozen=True)
+class _Padded:
+    """Places in the cache [B · W], for each sequence as many as the longest has; `mask` [B, 1, 1, W] hides
+    those that are not its own, if there are such, and `width` is W."""
+
+    index: Tensor
+    mask: Tensor | None
+    width: int
+
+
+@dataclass
+class _Step:
+    """What all layers of a type have in common at one step, by the number of their allocator. The library
+    makes `read_index` anew for each step."""
+
+    read_index: object
+    padded: dict[int, _Padded] = field(default_factory=dict)
+
+    @staticmethod
+    def of(cache: PagedAttentionCache, read_index: object) -> _Step:
+        step = _STEPS.get(cache)
+        if step is None or step.read_index is not read_index:
+            step = _STEPS[cache] = _Step(read_index)
+        return step
+
+
+_STEPS: WeakKeyDictionary[PagedAttentionCache, _Step] = WeakKeyDictionary()  # the newest of each engine
 
 
 def _has_others(query: Tensor, kwargs: dict[str, Any]) -> bool:
@@ -65,24 +101,26 @@ def _has_others(query: Tensor, kwargs: dict[str, Any]) -> bool:
     return is_batch and kwargs.get("position_bias") is None
 
 
-def _padded(index: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Places in the cache [K], one sequence after the other → [B · W], each as long as the longest; and which
-    of them are its own, bool [B, W]."""
+def _padded(index: Tensor, starts: Tensor, longest: int, dtype: torch.dtype) -> _Padded:
+    """From places in the cache [K], one sequence after the other."""
     column, first = torch.arange(longest), starts[:-1, None]
     is_there = column < starts.diff()[:, None]
-    return index[(first + column).where(is_there, first).flatten()], is_there
+    padded = index[(first + column).where(is_there, first).flatten()]
+    if bool(is_there.all()):
+        return _Padded(padded, None, longest)
+    mask = torch.zeros(is_there.shape, dtype=dtype).masked_fill_(~is_there, float("-inf"))
+    return _Padded(padded, mask[:, None, None], longest)
 
 
-def _decoded(query: Tensor, key: Tensor, value: Tensor, is_there: Tensor, scaling: float | None) -> Tensor:
+def _decoded(query: Tensor, key: Tensor, value: Tensor, padded: _Padded, scaling: float | None) -> Tensor:
     """Heads that share a key are like rows of one head that see the same: no key is repeated."""
-    num_sequences, width = is_there.shape
-    num_groups, dim = key.shape[1], key.shape[3]
-    shape = (num_sequences, width, num_groups, dim)
+    num_sequences, num_groups, dim = query.shape[2], key.shape[1], key.shape[3]
+    shape = (num_sequences, padded.width, num_groups, dim)
     output = scaled_dot_product_attention(
         query[0].transpose(0, 1).reshape(num_sequences, num_groups, -1, dim),
         key[0].transpose(0, 1).view(shape).transpose(1, 2),
         value[0].transpose(0, 1).view(shape).transpose(1, 2),
-        attn_mask=None if bool(is_there.all()) else is_there[:, None, None],
+        attn_mask=padded.mask,
         scale=scaling,
     )
     return output.reshape(1, num_sequences, -1, dim)
@@ -95,16 +133,22 @@ def _one_by_one(
     mask: Tensor | None,
     bounds: Iterable[tuple[tuple[int, int], tuple[int, int]]],
     scaling: float | None,
+    *,
+    sees_all: bool,
 ) -> Tensor:
     num_heads = query.shape[1] // key.shape[1]
-    outputs = [
-        scaled_dot_product_attention(
-            query[:, :, first_row:end_row],
-            repeat_kv(key[:, :, first:end], num_heads),
-            repeat_kv(value[:, :, first:end], num_heads),
-            attn_mask=None if mask is None else mask[..., first_row:end_row, first:end],
+
+    def one(rows: slice, keys: slice) -> Tensor:
+        # A prompt in one piece needs no mask, and without one the half that it hides is not computed.
+        is_whole = sees_all and rows.stop - rows.start == keys.stop - keys.start
+        return scaled_dot_product_attention(
+            query[:, :, rows],
+            repeat_kv(key[:, :, keys], num_heads),
+            repeat_kv(value[:, :, keys], num_heads),
+            attn_mask=None if is_whole or mask is None else mask[..., rows, keys],
+            is_causal=is_whole,
             scale=scaling,
         )
-        for (first_row, end_row), (first, end) in bounds
-    ]
+
+    outputs = [one(slice(*rows), slice(*keys)) for rows, keys in bounds]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()

@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
-from experts.engine import attention
+from experts.engine import attention, layout
 from experts.engine.base import Call, Chunk, FinishReason, Stats
 from experts.engine.config import TransformersConfig
 from experts.engine.load import LoadedModel, load
@@ -218,6 +218,7 @@ def _manager(
     page_size = CPU_PAGE_TOKENS if on_cpu else GPU_PAGE_TOKENS
     if on_cpu:
         attention.use()
+        layout.lay_by_columns(loaded.model)
     model: Any = loaded.model  # the decorator of this method hides its type
     manager: ContinuousBatchingManager = model.init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
