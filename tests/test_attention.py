@@ -84,6 +84,20 @@ async def test_no_sequence_is_multiplied_with_another(folder, monkeypatch):
     assert any(num > 7 * (longest - 12) for num in num_pairs)  # eight together
 
 
+async def test_what_all_layers_read_is_worked_out_once_a_step(folder, monkeypatch):
+    widths: list[int] = []
+
+    def counted(index: Tensor, starts: Tensor, longest: int, dtype: torch.dtype) -> Any:
+        widths.append(longest)
+        return padded(index, starts, longest, dtype)
+
+    padded = attention._padded
+    monkeypatch.setattr(attention, "_padded", counted)
+    await all_at_once(folder, "hello", "hello")
+    assert widths
+    assert widths == sorted(set(widths))  # by each step the longest is longer
+
+
 async def test_a_window_that_slides_is_kept_to(tmp_path: Path):
     tokenizer = byte_level()
     torch.manual_seed(0)
