@@ -145,9 +145,8 @@ class Decoder:
             only_at_start=self._table.when == "start",
             probe=probe,
             adapter=self._table.entry(state.writer).adapter,
-            message_gap_s=min(
-                job.message_gap_s, self._table.gap_s(state.writer) / 4
-            ),  # what waits is not yet silence
+            # What waits is not yet silence.
+            message_gap_s=min(job.message_gap_s, self._table.gap_s(state.writer) / 4),
         )
 
     def _allowed(self, job: Job, state: Answering) -> tuple[str, ...]:
