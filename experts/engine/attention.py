@@ -6,15 +6,15 @@ block: nearly all of that is thrown away, and it grows with the square of the nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, MutableMapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
@@ -53,10 +53,9 @@ def attend(
     is_even = (len(starts) - 1) * longest <= MAX_PADDING * len(index)
     if is_even and kwargs["max_length_q"] == 1 and getattr(module, "sliding_window", None) is None:
         # Each goes on by one token, so all of its past is in the cache, and seen.
-        step = _Step.of(cache, kwargs["read_index"])
-        if of_layer.index not in step.padded:
-            step.padded[of_layer.index] = _padded(index, starts, longest, query.dtype)
-        padded = step.padded[of_layer.index]
+        padded = _PADDED.get(index)
+        if padded is None:
+            padded = _PADDED[index] = _padded(index, starts, longest, query.dtype)
         kwargs["read_index"] = {of_layer.index: padded.index}
         key, value = cache.update(key, value, layer, kwargs)
         return _decoded(query, key, value, padded, scaling), None
@@ -76,23 +75,8 @@ class _Padded:
     width: int
 
 
-@dataclass
-class _Step:
-    """What all layers of a type have in common at one step, by the number of their allocator. The library
-    makes `read_index` anew for each step."""
-
-    read_index: object
-    padded: dict[int, _Padded] = field(default_factory=dict)
-
-    @staticmethod
-    def of(cache: PagedAttentionCache, read_index: object) -> _Step:
-        step = _STEPS.get(cache)
-        if step is None or step.read_index is not read_index:
-            step = _STEPS[cache] = _Step(read_index)
-        return step
-
-
-_STEPS: WeakKeyDictionary[PagedAttentionCache, _Step] = WeakKeyDictionary()  # the newest of each engine
+# By the index that the library makes for each step and hands to all layers of a type; an entry goes with it.
+_PADDED: MutableMapping[Tensor, _Padded] = WeakTensorKeyDictionary()
 
 
 def _has_others(query: Tensor, kwargs: dict[str, Any]) -> bool:
