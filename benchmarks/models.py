@@ -1,4 +1,4 @@
-"""A model with random weights that never ends its turn: every answer is as long as was asked."""
+"""A model with random weights that never ends an answer, so every answer has the requested length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from experts.checkpoint import Checkpoint
 from experts.learn import Query, compute_states, fit_tokens
@@ -26,14 +26,18 @@ def save_random_model(
     max_model_len: int = 512,
     head_dim: int = 32,
     heads_per_key: int = 1,
+    intermediate_size: int | None = None,
+    vocab_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> None:
+    """Write a Llama and its tokenizer of bytes. Ids above the tokenizer's never win."""
     tokenizer = _byte_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size or len(tokenizer),
         hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
+        intermediate_size=intermediate_size or 2 * hidden_size,
         num_hidden_layers=num_layers,
         num_attention_heads=hidden_size // head_dim,
         num_key_value_heads=hidden_size // head_dim // heads_per_key,
@@ -42,19 +46,19 @@ def save_random_model(
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.2,
     )
-    model = LlamaForCausalLM(config)
-    # Only printable ASCII can win, so that each token is a character and a chunk never waits for half of one.
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    # Only printable ASCII can win, so each token is one character and no chunk waits for the rest of one.
     texts = {i: str(tokenizer.decode([i])) for i in range(len(tokenizer))}
     printable = {i for i, text in texts.items() if text.isascii() and text.isprintable()}
     special = set(tokenizer.added_tokens_decoder)
-    silent = [i for i in range(len(tokenizer)) if i not in printable or i in special]
+    silent = [i for i in range(config.vocab_size) if i not in printable or i in special]
     model.lm_head.weight.data[silent] = 0.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def teach(folder: Path, queries: Sequence[Query], tokens: Path) -> None:
-    """Learn a token for every expert of the queries from this meta's states, into the folder `tokens`."""
+def learn_tokens(folder: Path, queries: Sequence[Query], tokens: Path) -> None:
+    """Learn a token for every expert of the queries with the meta in `folder`, and save it in `tokens`."""
     model, renderer = Checkpoint(str(folder)).load()
     tokens.mkdir()
     for token in fit_tokens(compute_states(model, renderer, queries)).tokens:

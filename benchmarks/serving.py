@@ -1,4 +1,4 @@
-"""A cluster of a benchmark's own: a head on this machine, and whatever deploy config it is to run."""
+"""A cluster for one benchmark: a Ray head on this machine that runs a given deploy config."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.local import Head, start_head, stop_head
-from cluster.opening import Opening
-from cluster.serve_client import ServeClient
-from cluster.session import until
-from cluster.target import connect_to
+from cluster.local.head import Head, start_head, stop_head
+from cluster.polling import until
+from cluster.serve.client import ServeClient
+from cluster.serve.connect import connect_to
+from cluster.serve.readiness import ReadinessCheck
+from cluster.serve.serve_details import RUNNING
 
 START_TIMEOUT_S = 300.0
-NUM_CPUS = 8  # that the head hands out: they decide who may start, not who runs on what
+NUM_CPUS = 8  # logical CPUs: they limit which replicas may start, not which cores they use
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,9 @@ def served(
     num_cpus: int = NUM_CPUS,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
-    """Serve what `deploy_config` makes in a folder of its own, until every model has answered. `env` goes to
-    every process.
+    """Serve the config that `deploy_config` makes in a temporary folder, and wait until all is ready.
 
-    Raises TimeoutError: that takes too long.
+    `env`: environment variables of every process. Raises TimeoutError if the start takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
         state = Path(scratch, "state")
@@ -46,25 +46,25 @@ def served(
                 deploy = deploy_config(Path(scratch))
                 url = f"http://127.0.0.1:{deploy['http_options']['port']}"
                 client.put(deploy)
-                wait_until_open(client, url, deploy)
+                wait_until_ready(client, url, deploy)
                 yield Cluster(url, client, head, deploy)
         finally:
             stop_head(state)
 
 
-def wait_until_open(
+def wait_until_ready(
     client: ServeClient,
     url: str,
     deploy: dict[str, Any],
     poll_s: float = 0.5,
     limit_s: float = START_TIMEOUT_S,
 ) -> None:
-    """Every application runs, and the router has had an answer of every model. Raises TimeoutError."""
-    opening = Opening(url, deploy, (), lambda event: None)
-    if not until(lambda: _all_run(client, len(deploy["applications"])) and opening.done(), limit_s, poll_s):
-        raise TimeoutError(f"not up within {limit_s:g} s: {opening.last_seen}; {client.details()}")
+    """Wait until every application runs and every model has answered the router. Raises TimeoutError."""
+    readiness = ReadinessCheck(url, deploy, (), lambda event: None)
+    if not until(lambda: _all_run(client, len(deploy["applications"])) and readiness.done(), limit_s, poll_s):
+        raise TimeoutError(f"not ready within {limit_s:g} s: {readiness.last_seen}; {client.details()}")
 
 
 def _all_run(client: ServeClient, num_apps: int) -> bool:
-    apps = client.details().get("applications", {})
-    return len(apps) == num_apps and all(app["status"] == "RUNNING" for app in apps.values())
+    apps = client.details().applications
+    return len(apps) == num_apps and all(app.status == RUNNING for app in apps.values())

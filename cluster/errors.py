@@ -1,27 +1,27 @@
-"""What can go wrong between a cluster.yaml and a running cluster.
+"""The errors between a cluster.yaml and a running cluster.
 
 ClusterError
-├── ConfigError             cluster.yaml, or a file it names, is wrong; nothing was touched
+├── ConfigError             cluster.yaml, or a file that it names, is wrong; nothing was changed
 ├── ExpertRefused           a new expert would harm another, or is never called; nothing was written
 ├── HeadError               the Ray head of this machine
-│   ├── PortTaken               another program listens where the cluster should
+│   ├── PortTaken               another program uses a port that the cluster needs
 │   ├── HeadBusy                another `etr up` is starting the same cluster
-│   ├── HeadNotFound            no head was started here under that name
-│   ├── HeadFileBroken          what was kept of a head cannot be read
-│   └── HeadStartFailed         Ray did not come up
-├── ServeError              Serve's REST API
-│   ├── ServeUnreachable        nothing answers, or it went away
-│   └── ServeRefused            it answered no
-├── ApplyError              the cluster did not become what was asked
+│   ├── HeadNotFound            no head of that name was started on this machine
+│   ├── HeadFileBroken          the file about a head cannot be read
+│   └── HeadStartFailed         Ray did not start
+├── ServeError              the REST API of Ray Serve
+│   ├── ServeUnreachable        it does not answer
+│   └── ServeRefused            it answered with an error
+├── ApplyError              the cluster did not become what was asked for
 │   ├── ApplyBusy               another process is changing the same cluster
-│   ├── ApplySuperseded         another machine changed it while this one waited
-│   ├── DeployFailed            an application failed; the others serve on
-│   └── ApplyTimeout            not there in time; it may still get there
+│   ├── ApplySuperseded         another machine changed it during this change
+│   ├── DeployFailed            an application failed; the others are running
+│   └── ApplyTimeout            the change is not complete in time; it may still complete
 ├── KubernetesError         a live RayService could not be read or changed
-│   ├── KubectlMissing          there is no kubectl to ask with
-│   ├── RayServiceConflict      somebody else has changed it, or owns a part of it
-│   └── NewClusterNeeded        the change would replace every pod; nothing was touched
-├── RayFailed               states could not be computed on a Ray cluster
+│   ├── KubectlMissing          kubectl is not installed
+│   ├── RayServiceConflict      another client has changed it, or owns a part of it
+│   └── NewClusterNeeded        the change would replace every pod; nothing was changed
+├── RayFailed               hidden states could not be computed on a Ray cluster
 └── AskError                a question was not answered
 """
 
@@ -30,16 +30,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-# What to do about an application that failed.
-FIX = "correct cluster.yaml or what it names, and apply again"
+# The remedy in every message about an application that failed.
+FAILED_APP_REMEDY = "correct cluster.yaml or what it names, and apply again"
 
 
 class ClusterError(Exception):
-    """Everything this package raises on purpose; the message is meant for the person at the terminal."""
+    """The base class of the errors that this package raises on purpose. Its message is for the user."""
 
 
 class ConfigError(ClusterError):
-    """One line per problem, each naming file, field, what is wrong and the remedy."""
+    """One line per problem, with the file, the field, what is wrong and the remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(tuple(problems))
@@ -104,8 +104,8 @@ class ApplySuperseded(ApplyError):
 class DeployFailed(ApplyError):
     @classmethod
     def of(cls, failed: Mapping[str, str]) -> Self:
-        """One line for each application, by name, that says why and what to do."""
-        return cls("\n".join(f"{app}: {why}; {FIX}" for app, why in sorted(failed.items())))
+        """From messages by application; the error has one line for each, with the remedy."""
+        return cls("\n".join(f"{app}: {why}; {FAILED_APP_REMEDY}" for app, why in sorted(failed.items())))
 
 
 class ApplyTimeout(ApplyError):

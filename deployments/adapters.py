@@ -1,4 +1,4 @@
-"""The LoRA adapters of one replica: loaded, replaced and unloaded while it answers."""
+"""The LoRA adapters of one replica: loaded, replaced and unloaded while it serves."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from deployments.logs import brief
-from experts.adapter import adapter_folder
-from experts.engine.base import AdapterEngine, Call, Chunk
-from experts.errors import AdapterFailed, ExpertsError, UnknownAdapter
-from router.load import AdapterLoad
+from deployments.error_text import describe
+from experts.adapter import adapter_digest, adapter_folder
+from experts.engine.base import AdapterEngine, EngineChunk, EngineRequest
+from experts.errors import AdapterFailed, ExpertsError, ModelLoadError, UnknownAdapter
+from router.load_report import AdapterLoad
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 30.0  # what cannot be loaded may be put right on this node
-# A call may be here before the news of its adapter, or before that is loaded. Longer than a router waits for
-# a first token it must not be: whoever says nothing until then is taken for hung.
-PATIENCE_S = 2.0
-START_S = 60.0  # an adapter whose files do not come is not to keep the others from being served
+LOAD_RETRY_S = 30.0  # files that cannot be loaded may be repaired on this node
+# A call may arrive before the config that names its adapter, or before the adapter is loaded. It waits less
+# than a router waits for a first token, because a replica that is silent that long counts as hung.
+CALL_WAIT_S = 2.0
+STARTUP_TIMEOUT_S = 60.0  # an adapter whose files do not arrive must not keep the others from being served
 
 
 class AdapterSource(BaseModel):
-    """`source`: a folder or a URI. `digest` is of its files, where whoever named it could read them."""
+    """`source`: a folder or a URI. `digest`: of its files (`adapter_digest`), if the process that wrote the
+    config could read them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
@@ -35,31 +36,34 @@ class AdapterSource(BaseModel):
 
     @property
     def version(self) -> str:
-        """The same while the weights are."""
+        """An id of the weights, which changes only when they do."""
         return self.digest or self.source
 
 
 @dataclass(eq=False)
 class _Adapter:
-    """What is wanted (None: nothing any more) and what is there; `keeper` makes the one the other."""
+    """The adapter that is wanted (None: to be unloaded) and the one that is loaded; `task` aligns them."""
 
     wanted: AdapterSource | None = None
-    version: str | None = None
+    version: str | None = None  # of what is loaded
     error: str = ""
     num_running: int = 0
     num_tokens: int = 0
-    news: asyncio.Event = field(default_factory=asyncio.Event)  # something else is wanted
-    keeper: asyncio.Task[None] | None = None
+    wanted_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
     @property
     def is_done(self) -> bool:
         return self.version == (self.wanted.version if self.wanted else None)
 
+    def load(self, wanted: AdapterSource) -> AdapterLoad:
+        return AdapterLoad(wanted.version, self.version, self.error, self.num_running, self.num_tokens)
 
-class Adapters:
-    """Each has a task of its own that loads and unloads it, so one that fails or lingers is in nobody's way.
 
-    What cannot be loaded is tried again every `RETRY_S`. Where there is an older version, it serves on.
+class ReplicaAdapters:
+    """A task for each adapter loads and unloads it, so a failing or slow one does not delay the others.
+
+    An adapter that cannot be loaded is tried again every `LOAD_RETRY_S`. An older version keeps serving.
     """
 
     def __init__(self, engine: AdapterEngine) -> None:
@@ -67,32 +71,32 @@ class Adapters:
         self._adapters: dict[str, _Adapter] = {}
         self._changed = asyncio.Event()  # replaced at every change
 
-    def want(self, sources: Mapping[str, AdapterSource]) -> None:
-        """Have these from now on, and no others; returns at once."""
-        # Those that leave make room for those that come.
-        leaving = [self._want(name, None) for name in sorted(self._adapters.keys() - sources.keys())]
+    def set_wanted(self, sources: Mapping[str, AdapterSource]) -> None:
+        """Load these adapters, by name, and unload all others. Returns at once."""
+        # Unloaded first, to make room for new ones.
+        removed = [self._set_wanted(name, None) for name in sorted(self._adapters.keys() - sources.keys())]
         for name, source in sources.items():
-            self._want(name, source, leaving)
+            self._set_wanted(name, source, removed)
 
-    async def settled(self, limit_s: float) -> None:
-        """Wait until each is loaded or has failed to be; `limit_s` at the most."""
+    async def wait_until_settled(self, timeout_s: float) -> None:
+        """Wait until each adapter is loaded or has failed to load, at most `timeout_s`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(timeout_s):
                 while not all(adapter.is_done or adapter.error for adapter in self._adapters.values()):
                     await self._changed.wait()
 
-    async def generate(self, name: str, call: Call) -> AsyncGenerator[Chunk, None]:
-        """A call that names an adapter.
+    async def generate(self, name: str, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        """Stream a call that names an adapter.
 
         Raises:
-            UnknownAdapter: it is not here, nor is it in a moment.
+            UnknownAdapter: it was not loaded within `CALL_WAIT_S`.
             AdapterFailed: it cannot be loaded.
             ExpertsError: as `Engine.generate` says.
         """
-        adapter = await self._there(name)
+        adapter = await self._wait_until_loaded(name)
         adapter.num_running += 1
         try:
-            async with aclosing(self._engine.generate(call)) as chunks:
+            async with aclosing(self._engine.generate(request)) as chunks:
                 async for chunk in chunks:
                     adapter.num_tokens += len(chunk.token_ids)
                     yield chunk
@@ -100,66 +104,77 @@ class Adapters:
             adapter.num_running -= 1
 
     def loads(self) -> dict[str, AdapterLoad]:
-        """By name, of those that are wanted."""
+        """The load of every wanted adapter, by name."""
         return {
-            name: AdapterLoad(it.wanted.version, it.version, it.error, it.num_running, it.num_tokens)
-            for name, it in self._adapters.items()
-            if it.wanted is not None
+            name: adapter.load(adapter.wanted)
+            for name, adapter in self._adapters.items()
+            if adapter.wanted is not None
         }
 
     async def close(self) -> None:
-        keepers = [adapter.keeper for adapter in self._adapters.values() if adapter.keeper]
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
+        tasks = [adapter.task for adapter in self._adapters.values() if adapter.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _want(
+    def _set_wanted(
         self, name: str, source: AdapterSource | None, after: Collection[asyncio.Task[None]] = ()
     ) -> asyncio.Task[None]:
         adapter = self._adapters.setdefault(name, _Adapter())
         if adapter.wanted != source:
             adapter.wanted, adapter.error = source, ""
-            adapter.news.set()
-        if adapter.keeper is None or adapter.keeper.done():
-            adapter.keeper = asyncio.create_task(self._keep(name, adapter, after), name=f"adapter {name}")
-        return adapter.keeper
+            adapter.wanted_changed.set()
+        if adapter.task is None or adapter.task.done():
+            adapter.task = asyncio.create_task(self._settle(name, adapter, after), name=f"adapter {name}")
+        return adapter.task
 
-    async def _keep(self, name: str, adapter: _Adapter, after: Collection[asyncio.Task[None]]) -> None:
-        """Until what is there is what is wanted."""
+    async def _settle(self, name: str, adapter: _Adapter, after: Collection[asyncio.Task[None]]) -> None:
+        """Try until what is loaded is what is wanted."""
         if after:
-            await asyncio.wait(after, timeout=START_S)
+            await asyncio.wait(after, timeout=STARTUP_TIMEOUT_S)
         while not adapter.is_done:
-            adapter.news.clear()
+            adapter.wanted_changed.clear()
             adapter.error = await self._try(name, adapter)
-            self._tell()
+            self._notify()
             if adapter.error:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(adapter.news.wait(), RETRY_S)
+                    await asyncio.wait_for(adapter.wanted_changed.wait(), LOAD_RETRY_S)
         if adapter.wanted is None:
             del self._adapters[name]
-        self._tell()
+        self._notify()
 
     async def _try(self, name: str, adapter: _Adapter) -> str:
-        """What went wrong; empty if nothing did, or if by now something else is wanted."""
+        """What went wrong; empty if nothing did, or if another version is wanted in the meantime."""
         wanted, folder = adapter.wanted, Path()
         try:
             if wanted is None:
                 await self._engine.unload_adapter(name)
+                adapter.version = None
             else:
                 folder = Path(wanted.source)
                 if "://" in wanted.source:
                     folder = await asyncio.to_thread(adapter_folder, wanted.source)
-                await self._engine.load_adapter(name, str(folder))
-            adapter.version = wanted.version if wanted else None
-        except Exception as error:  # whatever it is, all other adapters are to be served
-            told = _told(error, folder)
-            logger.warning("adapter '%s' is not as it should be, and tried again: %s", name, told)
-            return told if adapter.wanted is wanted else ""
+                await self._load(name, adapter, wanted, folder)
+        except Exception as error:  # whatever it is, the other adapters must be served
+            message = _without_path(error, folder)
+            logger.warning("adapter '%s' cannot be loaded or unloaded, and is retried: %s", name, message)
+            return message if adapter.wanted is wanted else ""
         return ""
 
-    async def _there(self, name: str) -> _Adapter:
+    async def _load(self, name: str, adapter: _Adapter, wanted: AdapterSource, folder: Path) -> None:
+        await _require_digest(folder, wanted.digest)
+        await self._engine.load_adapter(name, str(folder))
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            await _require_digest(folder, wanted.digest)  # the files may have changed while they were read
+        except ModelLoadError:
+            adapter.version = None
+            await self._engine.unload_adapter(name)
+            raise
+        adapter.version = wanted.version
+
+    async def _wait_until_loaded(self, name: str) -> _Adapter:
+        try:
+            async with asyncio.timeout(CALL_WAIT_S):
                 while (adapter := self._adapters.get(name)) is None or adapter.version is None:
                     if adapter is not None and adapter.error:
                         raise AdapterFailed(f"adapter '{name}' cannot be loaded: {adapter.error}")
@@ -168,12 +183,21 @@ class Adapters:
             raise UnknownAdapter(name) from error
         return adapter
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
 
-def _told(error: Exception, folder: Path) -> str:
-    """Clients may read it: where files lie is nobody's business."""
-    words = str(error) if isinstance(error, ExpertsError) else brief(error)
-    return words.replace(str(folder), folder.name) if folder.name else words
+async def _require_digest(folder: Path, digest: str | None) -> None:
+    """Raises ModelLoadError: the files are not those that the config was written for."""
+    if digest is not None and await asyncio.to_thread(adapter_digest, folder) != digest:
+        raise ModelLoadError(
+            f"{folder}: its files changed since they were applied; run `etr apply` to serve the new files, "
+            "or put the old ones back"
+        )
+
+
+def _without_path(error: Exception, folder: Path) -> str:
+    """Clients may read the message, so it does not reveal where the files lie."""
+    message = str(error) if isinstance(error, ExpertsError) else describe(error)
+    return message.replace(str(folder), folder.name) if folder.name else message

@@ -1,6 +1,6 @@
-"""Where a conversation is at home: the replica that most likely keeps its beginning in its cache.
+"""Conversation affinity: which replica most likely has the beginning of a conversation in its prefix cache.
 
-Free of Ray, and of memory: whoever sees the same replicas finds the same home, without asking anybody.
+Needs neither Ray nor state: every router that sees the same replicas ranks them in the same order.
 """
 
 from __future__ import annotations
@@ -8,62 +8,65 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
-from experts.engine.base import Call
+from experts.engine.base import EngineRequest
 
-KEEPS_PREFIXES = "keeps_prefixes"  # what a replica says of itself
-SLACK_PART = 8  # of what a replica takes at once: so many calls more than the idlest are not clearly busier
-# What is looked at, or a huge prompt would take its time: two that differ only after that share a home.
+KEEPS_PREFIXES = "keeps_prefixes"  # key in the metadata of a replica
+# A replica is clearly busier than another if it has more calls by 1/8 of what a replica takes at once.
+SLACK_DIVISOR = 8
+# How much of a prompt is hashed, to bound the time. Prompts that differ only after that share a replica.
 MAX_MESSAGES = 8
 MAX_CHARACTERS = 1024  # of each message
-# Where the first turn of a raw prompt ends nobody knows; so much of it nearly every turn has.
+# A raw prompt does not say where its first turn ends; nearly every turn is at least this long.
 MAX_TEXT_CHARACTERS = 256
 MAX_IDS = 64
 
 
-def conversation(call: Call) -> bytes:
-    """A digest that all turns of one conversation share, and all spans of an answer: of its messages up to
-    the first of the user, or of the beginning of a raw prompt, and of the adapter that reads it."""
+def conversation_digest(request: EngineRequest) -> bytes:
+    """16 bytes, the same for all turns of one conversation and all calls of one answer.
+
+    Hashes the adapter, and the messages up to the first of the user or the beginning of a raw prompt.
+    """
     digest = blake2b(digest_size=16)
-    for part in (call.adapter or "", *_beginning(call)):
+    for part in (request.adapter or "", *_beginning(request)):
         data = part.encode("utf-8", "surrogatepass")
         digest.update(b"%d:" % len(data))
         digest.update(data)
     return digest.digest()
 
 
-def ranked(key: bytes, replicas: Iterable[str]) -> list[str]:
-    """The replicas, the home of the conversation first and then those that would take its place.
+def rank_replicas(digest: bytes, replicas: Iterable[str]) -> list[str]:
+    """The replicas in the order of preference for a conversation.
 
-    Rendezvous hashing (Thaler and Ravishankar, 1998): one that comes takes its share of the conversations
-    from all others alike, and only those of one that goes move.
+    Rendezvous hashing (Thaler and Ravishankar, 1998): a new replica takes an equal share of the conversations
+    from each of the others; a removed one moves only its own.
     """
-    return sorted(replicas, key=lambda replica: _weight(key, replica), reverse=True)
+    return sorted(replicas, key=lambda replica: _weight(digest, replica), reverse=True)
 
 
-def not_too_busy(order: Sequence[str], num_calls: Mapping[str, int], max_calls: int) -> str | None:
-    """The first in this order that has room and is not clearly busier than the idlest; None if all are full.
+def least_busy_in_order(ranked: Sequence[str], num_calls: Mapping[str, int], max_calls: int) -> str | None:
+    """The first replica in this order that has room and is not clearly busier than the least busy one.
 
-    `num_calls`: what replicas have; one of which that is not known is passed over. `max_calls`: how many a
-    replica takes at once.
+    `num_calls`: the open calls of each replica; a replica whose number is not known is passed over.
+    `max_calls`: how many calls a replica takes at once. None if all are full.
     """
-    known = [num_calls[replica] for replica in order if replica in num_calls]
+    known = [num_calls[replica] for replica in ranked if replica in num_calls]
     if not known or min(known) >= max_calls:
         return None
-    limit = min(min(known) + max(1, max_calls // SLACK_PART), max_calls - 1)
-    return next(replica for replica in order if num_calls.get(replica, max_calls) <= limit)
+    limit = min(min(known) + max(1, max_calls // SLACK_DIVISOR), max_calls - 1)
+    return next(replica for replica in ranked if num_calls.get(replica, max_calls) <= limit)
 
 
-def _beginning(call: Call) -> Iterator[str]:
-    if call.messages is None:
-        yield (call.text or "")[:MAX_TEXT_CHARACTERS]
-        yield ",".join(map(str, (call.ids or ())[:MAX_IDS]))
+def _beginning(request: EngineRequest) -> Iterator[str]:
+    if request.messages is None:
+        yield (request.text or "")[:MAX_TEXT_CHARACTERS]
+        yield ",".join(map(str, (request.ids or ())[:MAX_IDS]))
         return
-    for message in call.messages[:MAX_MESSAGES]:
+    for message in request.messages[:MAX_MESSAGES]:
         yield message["role"]
         yield message["content"][:MAX_CHARACTERS]
         if message["role"] == "user":
             return
 
 
-def _weight(key: bytes, replica: str) -> bytes:
-    return blake2b(key + replica.encode(), digest_size=8).digest()
+def _weight(digest: bytes, replica: str) -> bytes:
+    return blake2b(digest + replica.encode(), digest_size=8).digest()

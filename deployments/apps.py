@@ -1,7 +1,7 @@
-"""Typed builders, one Serve application each; Serve validates a config's `args` into their one argument."""
+"""Builders of the Serve applications. Serve validates the `args` of its config into their one argument."""
 
-# No `from __future__ import annotations` here: Serve reads the builders' annotations as they stand, and would
-# pass a plain dict for one that is a string.
+# No `from __future__ import annotations` here: Serve reads the builders' annotations at run time, and would
+# pass a plain dict if one were a string.
 
 import os
 from typing import Any
@@ -16,10 +16,10 @@ from deployments.model import ModelServer
 from deployments.model_app import model_app
 from deployments.router import Router
 from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
-from experts.engine.make import make_engine
+from experts.engine.factory import make_engine
 
 ROUTER_DEPLOYMENT = "Router"
-MODEL_NICENESS = 10  # beyond that of every process that Ray starts
+MODEL_NICENESS = 10  # added to that of every process that Ray starts
 
 
 class Args(BaseModel):
@@ -27,7 +27,7 @@ class Args(BaseModel):
 
 
 class ModelArgs(Args):
-    """What cannot change while a model serves; what can travels in `user_config`."""
+    """What cannot change while a model serves. What can is in `user_config` (`ModelSettings`)."""
 
     name: str
     model: ModelSource
@@ -57,26 +57,26 @@ def build_router(args: RouterArgs) -> Application:
 
 
 class LoadedModelServer(ModelServer):
-    """Loads its engine in the replica: weights never travel."""
+    """Loads its engine in the replica, so that weights are never sent between processes."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
-        # Where a model computes on the CPUs that relay its answers, those who relay go first: a refusal that
-        # takes them a millisecond took seconds. Threads and processes of the engine inherit it.
+        # A model that computes on the CPUs that also run the router must yield to it: a refusal that takes
+        # the router a millisecond took seconds. The engine's threads and processes inherit the niceness.
         os.nice(MODEL_NICENESS)
         args = ModelArgs.model_validate(raw)
         engine = make_engine(args.model, args.engine)
-        set_up_logs()  # after that: the engines' libraries set up their own
+        set_up_logs()  # last, because the engine's libraries set up their own logs
         super().__init__(engine)
 
-    async def __del__(self) -> None:  # Serve awaits it when it ends a replica; the interpreter would not
+    async def __del__(self) -> None:  # Serve awaits it when it stops a replica; the interpreter would not
         await self.close()
 
 
 class RemoteModelServer(ModelServer):
-    """Stands in for a model that others serve; small, for it only passes text on."""
+    """Represents a model behind a URL. Needs few resources, because it only passes text on."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
-        from experts.engine.openai import OpenAIEngine
+        from experts.engine.openai.engine import OpenAIEngine
 
         set_up_logs()
         args = RemoteArgs.model_validate(raw)
@@ -87,9 +87,9 @@ class RemoteModelServer(ModelServer):
 
 
 class ServedRouter(Router):
-    def __init__(self, max_body_bytes: int, open_way: Connect | None = None) -> None:
+    def __init__(self, max_body_bytes: int, connect_model: Connect | None = None) -> None:
         set_up_logs()
-        super().__init__(max_body_bytes, open_way)
+        super().__init__(max_body_bytes, connect_model)
 
     async def __del__(self) -> None:
         await self.close()

@@ -1,53 +1,52 @@
-"""The models that this router has handles to: made once for each application, and how many calls are open."""
+"""The models that this router has handles to. A handle is created once for each application."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from weakref import WeakValueDictionary
 
 from deployments.remote import Deployed
-from deployments.replicas import ReplicaSet
-from router.errors import ModelOverloaded, ModelUnavailable
-from router.model import Ask, Piece
+from router.errors import ModelUnavailable
 
 Connect = Callable[[str], Awaitable[Deployed]]
 
 
 class Connections(Mapping[str, Deployed]):
-    """The models this router has handles to, by application; `lost` hears of each that is found away."""
+    """Models by application. `on_unavailable` gets each application that a call found unavailable."""
 
-    def __init__(self, lost: Callable[[str], None]) -> None:
-        self._models: dict[str, _Watched] = {}
+    def __init__(self, on_unavailable: Callable[[str], None]) -> None:
+        self._models: dict[str, Deployed] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._lost = lost
+        self._on_unavailable = on_unavailable
 
     async def connect(self, app: str, connect: Connect) -> None:
-        """Once, however many models of the application ask for it at the same time."""
+        """Connects once, even if several models of the application ask for it at the same time."""
         async with self._lock(app):
             if app not in self._models:
                 self.add(app, await connect(app))
 
     def add(self, app: str, model: Deployed) -> None:
-        self._models[app] = _Watched(app, model, self._lost)
+        model.on_unavailable = partial(self._on_unavailable, app)
+        self._models[app] = model
 
-    def one_asks(self, app: str, adapter: str | None) -> AbstractAsyncContextManager[None]:
-        """Several routes may lead to one place; while the block runs, the others wait."""
-        return self._lock(place(app, adapter))
+    def probe_lock(self, app: str, adapter: str | None) -> AbstractAsyncContextManager[None]:
+        """Held while a route probes its target: the answer also counts for other routes to it, which wait."""
+        return self._lock(target_key(app, adapter))
 
     def keep(self, apps: Collection[str]) -> None:
-        """Let go of every other application."""
+        """Drop the handles to all other applications."""
         self._models = {app: model for app, model in self._models.items() if app in apps}
 
     @property
     def open_calls(self) -> dict[str, int]:
-        """How many calls are under way, by `place`."""
+        """How many calls are under way, by `target_key`."""
         return {
-            place(app, adapter): num_open
+            target_key(app, adapter): num_open
             for app, model in self._models.items()
-            for adapter, num_open in model.num_open.items()
+            for adapter, num_open in model.replicas.calls.num_open.items()
             if num_open
         }
 
@@ -57,7 +56,7 @@ class Connections(Mapping[str, Deployed]):
         return self._models[app]
 
     def __contains__(self, app: object) -> bool:
-        return app in self._models  # Mapping's own waits for a KeyError
+        return app in self._models  # the method of Mapping expects a KeyError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
@@ -69,34 +68,6 @@ class Connections(Mapping[str, Deployed]):
         return self._locks.setdefault(name, asyncio.Lock())
 
 
-class _Watched:
-    """A model that tells when a call finds it away; one that is merely busy is not. Counts its calls."""
-
-    def __init__(self, app: str, model: Deployed, lost: Callable[[str], None]) -> None:
-        self.num_open: Counter[str | None] = Counter()  # by adapter
-        self._app = app
-        self._model = model
-        self._lost = lost
-
-    @property
-    def replicas(self) -> ReplicaSet:
-        return self._model.replicas
-
-    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        self.num_open[ask.adapter] += 1
-        try:
-            async with aclosing(self._model.stream(ask)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except ModelOverloaded:
-            raise
-        except ModelUnavailable:
-            self._lost(self._app)
-            raise
-        finally:
-            self.num_open[ask.adapter] -= 1
-
-
-def place(app: str, adapter: str | None) -> str:
-    """One word for what a call goes to; no application's name has the sign."""
+def target_key(app: str, adapter: str | None) -> str:
+    """Key of what a call goes to: "app" or "app#adapter" ("#" cannot occur in an application's name)."""
     return app if adapter is None else f"{app}#{adapter}"

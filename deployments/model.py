@@ -1,4 +1,4 @@
-"""ModelServer: an engine behind a handle. The meta and every expert are one of these."""
+"""ModelServer: the Serve deployment of one model, the meta or an expert, with an engine behind it."""
 
 from __future__ import annotations
 
@@ -10,80 +10,91 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from deployments.adapters import START_S, Adapters, AdapterSource
+from deployments.adapters import STARTUP_TIMEOUT_S, AdapterSource, ReplicaAdapters
 from deployments.affinity import KEEPS_PREFIXES
-from deployments.logs import brief
-from deployments.pacing import paced
+from deployments.coalescing import Coalescer
+from deployments.error_text import describe
 from deployments.scaling import TOKEN_LOAD
-from experts.engine.base import AdapterEngine, Call, Chunk, Engine
+from experts.engine.base import AdapterEngine, Engine, EngineChunk, EngineRequest
 from experts.errors import EngineFailed, ExpertsError, TokenError
-from router.load import ReplicaLoad
+from router.load_report import ReplicaLoad
 
-if TYPE_CHECKING:  # torch; Serve builds and routes without it
+if TYPE_CHECKING:  # imports torch, which building and routing do without
     from experts.token import ExpertToken
 
 
 class ModelSettings(BaseModel):
-    """A model's `user_config`: what changes while it serves.
+    """A model's `user_config`: what can change while it serves.
 
-    A meta has every expert's `tokens`, inlined, so that no replica needs a shared disk; `epoch` numbers them.
-    A pool has the `adapters` of its experts, by their names.
+    For a meta: `tokens`, the token of every expert by name, inlined so that no replica needs a shared disk,
+    and `table_version`, the version of the route table they belong to. For a pool: `adapters`, the LoRA
+    adapter of each of its experts by name. `target_tokens_in_flight` is per replica; None: scale by requests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     target_tokens_in_flight: int | None = None
-    epoch: int = 0
+    table_version: int = 0
     tokens: dict[str, str] | None = None
     adapters: dict[str, AdapterSource] | None = None
 
 
 class ModelServer:
-    """A thin shell: what it promises is the engine's contract."""
+    """Serves an `Engine`; Serve calls the methods. The contract of a call is the engine's."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._adapters = Adapters(engine) if isinstance(engine, AdapterEngine) else None
+        self._adapters = ReplicaAdapters(engine) if isinstance(engine, AdapterEngine) else None
         self._settings: ModelSettings | None = None
+        self._num_tables = 0
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed `user_config` here, without a restart.
 
-        An adapter that cannot be loaded is no error: the pool's others are served.
+        An adapter that cannot be loaded raises nothing: the pool's other experts are served.
 
         Raises:
-            TokenError: a token is broken, is another expert's or was learned for another meta; the old
-                table stays.
+            TokenError: a token is broken, belongs to another expert or was learned for another meta. The old
+                tokens stay.
         """
         settings = ModelSettings.model_validate(user_config)
         if settings.tokens is not None:
             tokens = [_token(*item) for item in settings.tokens.items()]
-            await self._engine.install(settings.epoch, tokens)
+            # Numbered by arrival, not by `table_version`: the last config that Serve delivers counts, and a
+            # freshly rendered RayService starts again at version 1.
+            self._num_tables += 1
+            await self._engine.install(self._num_tables, tokens)
         is_first, self._settings = self._settings is None, settings
         if self._adapters is not None:
-            self._adapters.want(settings.adapters or {})
-            # Serve sends requests once this returns. Later it is not waited for: until it returns, Serve
-            # may take the replica for one that does not run.
+            self._adapters.set_wanted(settings.adapters or {})
+            # Serve sends the first requests when this returns. A later change is not waited for, because
+            # Serve may regard the replica as not running until this returns.
             if is_first:
-                await self._adapters.settled(START_S)
+                await self._adapters.wait_until_settled(STARTUP_TIMEOUT_S)
 
-    async def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        """Stream one call.
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        """Stream one call, in messages as `Coalescer` joins them.
 
         Raises:
             ExpertsError: as the engine's contract says.
             EngineFailed: the engine raised anything else.
         """
+        messages = Coalescer(request.message_gap_s)
         try:
-            async with aclosing(paced(self._generate(call), call.message_gap_s)) as chunks:
+            async with aclosing(self._generate(request)) as chunks:
                 async for chunk in chunks:
-                    yield chunk
-        except ExpertsError:
-            raise
+                    if (message := messages.add(chunk)) is not None:
+                        yield message
         except Exception as error:
-            # Serve may hand an exception to the router as it is, where a TimeoutError would pass for the
-            # router's own and an unknown class cannot be rebuilt. Its message may quote the prompt and stays
-            # here; Serve logs the frames of the cause.
-            raise EngineFailed(brief(error)) from error
+            if (message := messages.rest()) is not None:
+                yield message
+            if isinstance(error, ExpertsError):
+                raise
+            # Serve may hand an exception to the router as it is: a TimeoutError would pass for the router's
+            # own, and an unknown class cannot be rebuilt there. The message may quote the prompt, so it stays
+            # here. Serve logs the frames of the cause.
+            raise EngineFailed(describe(error)) from error
+        if (message := messages.rest()) is not None:
+            yield message
 
     async def load(self) -> ReplicaLoad:
         stats = self._engine.stats()
@@ -98,29 +109,29 @@ class ModelServer:
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve asks for this every few seconds, and hands it to the scaling policy."""
+        """Serve calls this every few seconds and passes the result to the scaling policy."""
         target = self._settings.target_tokens_in_flight if self._settings else None
-        # Without a target a load of 0, not none: Serve would go by the last one it was told.
+        # Without a target the load is 0 and not left out, because Serve would keep the last reported value.
         return {TOKEN_LOAD: self._engine.stats().num_tokens_in_flight / target if target else 0.0}
 
     async def record_replica_metadata(self) -> dict[str, bool]:
-        """Serve asks for this once, when the replica is ready, and tells whoever calls it."""
+        """Serve calls this once, when the replica is ready, and passes the result to every request router."""
         return {KEEPS_PREFIXES: self._engine.keeps_prefixes}
 
     async def check_health(self) -> None:
         await self._engine.check()
 
     async def close(self) -> None:
-        if not hasattr(self, "_engine"):  # Serve ends a replica also when loading its engine failed
+        if not hasattr(self, "_engine"):  # Serve also stops a replica whose engine could not be loaded
             return
         if self._adapters is not None:
             await self._adapters.close()
         await self._engine.close()
 
-    def _generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        if self._adapters is None or call.adapter is None:
-            return self._engine.generate(call)
-        return self._adapters.generate(call.adapter, call)
+    def _generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        if self._adapters is None or request.adapter is None:
+            return self._engine.generate(request)
+        return self._adapters.generate(request.adapter, request)
 
 
 def _token(name: str, inline: str) -> ExpertToken:

@@ -1,7 +1,7 @@
-"""A model's application: the model, and an ingress that nobody uses.
+"""The Serve application of a model: the model, and an ingress that is never called.
 
-Serve wants an ingress in every application, and where HAProxy spreads the requests, none may have a choice of
-replicas like ours (`deployments.choice`). Models are called by handle alone, so theirs can be anything.
+Serve requires an ingress in every application, and with HAProxy an ingress must not have a request router of
+its own (`deployments.replica_router`). Models are called by handle, so their ingress can be anything.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ray.serve.handle import DeploymentHandle
 from router.errors import ModelUnavailable
 
 MODEL_DEPLOYMENT = "Model"
-NONE = {"min_replicas": 0, "max_replicas": 1}  # Serve starts one when somebody calls, which nobody does
+NO_REPLICAS = {"min_replicas": 0, "max_replicas": 1}  # Serve starts a replica at a call, and there is none
 
 
 def model_app(server: type[Any], *args: Any) -> Application:
-    """Of a class that keeps the contract of `ModelServer`, made with these arguments."""
+    """An application of `server`, a class that keeps the contract of `ModelServer`, created with `args`."""
     model = serve.deployment(name=MODEL_DEPLOYMENT)(server).bind(*args)
-    return serve.deployment(name="NoIngress", autoscaling_config=NONE)(NoIngress).bind(model)
+    return serve.deployment(name="NoIngress", autoscaling_config=NO_REPLICAS)(NoIngress).bind(model)
 
 
 async def model_handle(app: str) -> DeploymentHandle[Any]:
-    """A handle to the application's model, whether or not a replica is up.
+    """A handle to the application's model, even if no replica runs.
 
     Raises:
         ModelUnavailable: there is no such application yet.
@@ -40,7 +40,7 @@ async def model_handle(app: str) -> DeploymentHandle[Any]:
 
 
 class NoIngress:
-    """Serve finds the model by the argument."""
+    """Serve finds the model by the constructor's argument."""
 
     def __init__(self, model: DeploymentHandle[Any]) -> None:
-        raise RuntimeError("this deployment is to have no replica: call the model by its handle")
+        raise RuntimeError("this deployment must not have replicas: call the model by its handle")

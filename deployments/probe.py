@@ -1,103 +1,132 @@
-"""Probes: the smallest question there is, to whichever replica Serve chooses or to one that is suspect."""
+"""Probes: the smallest possible request, sent to any replica of a model or to one that is ejected."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from contextvars import Context
-from dataclasses import replace as changed
 from typing import Any, TypeVar
 
-from deployments.adapter_replicas import AdapterReplicas
 from deployments.remote import Deployed
-from deployments.replicas import ReplicaSet, probe_id
+from deployments.replicas.probe_ids import new_probe_id
+from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet
+from router.clock import now_s
 from router.errors import ModelStalled, ModelUnavailable, RouterError
-from router.model import Ask, Finish, Message, Prompt, Sampling
+from router.model_port import Finish, Message, ModelRequest, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PROBE = Ask(
-    request_id=probe_id(),
-    prompt=Prompt(messages=(Message("user", "ping"),)),
-    sampling=Sampling(temperature=0.0),
-    max_tokens=1,
-)
-# Between two questions to a suspect; where nobody else answers, the shortest of the long ones.
+# Whether an ejected replica may be probed again. Arguments: when its probes began (in seconds, on the event
+# loop's clock), and how many calls the model had had at the last probe.
+MayContinue = Callable[[float, int], bool]
+
+# The pause between two probes of an ejected replica. It doubles each time, up to MAX_PAUSE_S; while no other
+# replica is healthy, up to MAX_PAUSE_ALONE_S.
 MIN_PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
 MAX_PAUSE_ALONE_S = 2.0
 
+PROBE_TOKENS = 2  # the first comes of a prefill, the second of a step with a cache
 
-async def ask(
-    model: Deployed, limit_s: float, replica: str | None = None, *, adapter: str | None = None
+
+async def probe(
+    model: Deployed, timeout_s: float, replica: str | None = None, *, adapter: str | None = None
 ) -> None:
-    """Returns when the model has answered, with the adapter.
+    """Returns when the model, or the given replica of it, has answered with the adapter.
 
     Raises:
-        ModelStalled: not within `limit_s`; whoever had the question is suspect.
+        ModelStalled: no answer within `timeout_s`; the replica that had the probe is ejected.
         RouterError: what `Model.stream` raises.
     """
-    probe = changed(PROBE, request_id=probe_id(replica), adapter=adapter)
+    request = probe_request(replica, adapter)
     try:
-        async with asyncio.timeout(limit_s), aclosing(model.stream(probe)) as pieces:
-            async for piece in pieces:
-                if piece.finish is Finish.CANCELLED:
+        async with asyncio.timeout(timeout_s), aclosing(model.stream(request)) as chunks:
+            async for chunk in chunks:
+                if chunk.finish is Finish.CANCELLED:
                     break  # a replica that shuts down
-                if piece.finish:
+                if chunk.finish:
                     return
     except TimeoutError as error:
-        model.replicas.stalled(probe.request_id)
-        raise ModelStalled(f"no answer within {limit_s:g} s") from error
+        model.replicas.call_stalled(request.request_id)
+        raise ModelStalled(f"no answer within {timeout_s:g} s") from error
     raise ModelUnavailable("the stream ended without an answer")
 
 
-class Clearing:
-    """Asks each suspect of a model, in a task of its own, until it answers or is gone."""
+def probe_request(replica: str | None = None, adapter: str | None = None) -> ModelRequest:
+    return ModelRequest(
+        request_id=new_probe_id(replica),
+        prompt=Prompt(messages=(Message("user", "ping"),)),
+        sampling=Sampling(temperature=0.0),
+        max_tokens=PROBE_TOKENS,
+        adapter=adapter,
+    )
+
+
+class EjectedReplicaProber:
+    """Probes each ejected replica of a model, in a task of its own, until it answers or is gone."""
 
     def __init__(self, adapter: str | None = None) -> None:
         self._adapter = adapter
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def look(self, model: Deployed, limit_s: float) -> None:
-        """Begin with those that became suspect meanwhile."""
-        for replica in model.replicas.for_calls_of(self._adapter).suspects - self._tasks.keys():
-            self._tasks[replica] = start(self._ask_until_clear(model, replica, limit_s), f"clear {replica}")
+    def refresh(self, model: Deployed, timeout_s: float, may_continue: MayContinue) -> None:
+        """Start to probe replicas that were ejected meanwhile."""
+        for replica in model.replicas.for_adapter(self._adapter).ejected - self._tasks.keys():
+            work = self._probe_until_cleared(model, replica, timeout_s, may_continue)
+            self._tasks[replica] = start(work, f"probe {replica}")
 
     def close(self) -> list[asyncio.Task[None]]:
-        """Stop asking; returns what is left to wait for."""
+        """Stop probing; returns the tasks that are left to wait for."""
         for task in self._tasks.values():
             task.cancel()
         return list(self._tasks.values())
 
-    async def _ask_until_clear(self, model: Deployed, replica: str, limit_s: float) -> None:
-        pause_s = MIN_PAUSE_S
-        replicas = model.replicas.for_calls_of(self._adapter)
+    async def _probe_until_cleared(
+        self, model: Deployed, replica: str, timeout_s: float, may_continue: MayContinue
+    ) -> None:
+        since_s, pause_s = now_s(), MIN_PAUSE_S
+        replicas = model.replicas.for_adapter(self._adapter)
         try:
-            while replica in replicas.suspects:
+            while replica in replicas.ejected:
+                num_begun = model.replicas.calls.num_begun
                 try:
-                    await ask(model, limit_s, replica, adapter=self._adapter)
+                    await probe(model, timeout_s, replica, adapter=self._adapter)
                 except RouterError as error:
                     logger.info("replica %s does not answer yet: %s", replica, error)
                 await _pause(replicas, replica, pause_s)
+                while not may_continue(since_s, num_begun) and replica in replicas.ejected:  # noqa: ASYNC110
+                    await asyncio.sleep(MIN_PAUSE_S)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
         finally:
             del self._tasks[replica]
 
 
+async def wait_for_healthy(replicas: ReplicaSet | AdapterReplicas, deadline_s: float) -> None:
+    """Wait while every running replica is ejected: an `EjectedReplicaProber` probes each of them.
+
+    Raises:
+        ModelStalled: none was healthy before `deadline_s`, by the loop's clock.
+    """
+    while replicas.running and not replicas.healthy:
+        left_s = deadline_s - now_s()
+        if left_s <= 0:
+            raise ModelStalled("no replica answers")
+        await asyncio.sleep(min(left_s, MIN_PAUSE_S))
+
+
 def start(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-    """Run work that belongs to no request: what begins in the context of one, Serve cancels with that one."""
+    """Run work that belongs to no request: Serve cancels, with a request, what was started in its context."""
     return asyncio.create_task(work, name=name, context=Context())
 
 
-async def _pause(replicas: ReplicaSet | AdapterReplicas, suspect: str, pause_s: float) -> None:
-    """In small steps, for meanwhile the suspect may be cleared, or be the only one that is left."""
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    while suspect in replicas.suspects:
-        if clock() - began >= (pause_s if replicas.healthy else min(pause_s, MAX_PAUSE_ALONE_S)):
+async def _pause(replicas: ReplicaSet | AdapterReplicas, replica: str, pause_s: float) -> None:
+    """In small steps, because the replica may be cleared meanwhile, or become the only one that is left."""
+    began_s = now_s()
+    while replica in replicas.ejected:
+        if now_s() - began_s >= (pause_s if replicas.healthy else min(pause_s, MAX_PAUSE_ALONE_S)):
             return
         await asyncio.sleep(MIN_PAUSE_S)

@@ -1,9 +1,9 @@
-"""A model behind a Serve handle, as the router sees it; foreign types and exceptions end here."""
+"""A model behind a Serve handle, as the router sees it; types and errors of Serve and `experts` end here."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol, cast
@@ -13,10 +13,10 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from deployments.adapter_replicas import AdapterReplicas
-from deployments.replicas import Placement, ReplicaSet, replicas_of
-from experts.engine.base import Call, Chunk
-from experts.engine.base import Resumed as ResumedCall
+from deployments.replicas.call_placements import CallPlacement
+from deployments.replicas.replica_set import ReplicaSet, replicas_of
+from experts.engine.base import EngineChunk, EngineRequest
+from experts.engine.base import Resumed as EngineResumed
 from experts.errors import (
     AdapterFailed,
     EngineDead,
@@ -37,24 +37,26 @@ from router.errors import (
     ModelFailed,
     ModelOverloaded,
     ModelUnavailable,
+    RequestError,
     RouterError,
 )
-from router.model import Ask, Finish, Model, Piece
+from router.model_port import Finish, Model, ModelChunk, ModelRequest
 
-# What a handle raises. A TimeoutError is the far side's: our deadlines reach a stream as a cancellation.
+# What a handle raises. A TimeoutError is the replica's: our own deadlines reach a stream as a cancellation.
 FOREIGN = (RayError, RayServeException, AioRpcError, ExpertsError, TimeoutError)
-# The replica, or the way to it, is gone; none of these says anything about the call itself.
+# The replica or the connection to it is gone. None of these says anything about the call itself.
 DEAD = (EngineDead, RayActorError, AioRpcError)
-GONE = (*DEAD, TaskCancelledError, DeploymentUnavailableError)
 
 
 class Deployed(Model, Protocol):
-    """A model whose replicas are known. To look at them starts nothing and sends nothing.
+    """A model whose replicas are known.
 
-    A call with a `probe_id` goes to that replica; any other prefers those that are not suspect. A replica
-    that fails or is leaving is made suspect, and whatever it produces clears it. One that lacks an adapter is
-    avoided for calls of that adapter alone.
+    A call with the id of a directed probe goes to that replica; any other call prefers replicas that are not
+    ejected. Reading `replicas` starts nothing and sends nothing.
     """
+
+    # Called when a call finds a replica, or all of them, unavailable; not when they are merely busy.
+    on_unavailable: Callable[[], None]
 
     @property
     def replicas(self) -> ReplicaSet: ...
@@ -64,10 +66,11 @@ class RemoteModel:
     """Keeps the contract of `Deployed` over a `DeploymentHandle`."""
 
     def __init__(self, app: str, handle: DeploymentHandle[Any]) -> None:
+        self.on_unavailable: Callable[[], None] = lambda: None
         self._app = app
         self._replicas = replicas_of(app)
-        # Configured once: every `.options()` starts a metrics pusher and a long poll of its own. Cloudpickle,
-        # Serve's default, takes three times as long for each chunk, and nothing here needs its powers.
+        # Configured once: every `.options()` starts its own metrics pusher and long poll. Cloudpickle,
+        # Serve's default, takes three times as long for each chunk, and these types do not need it.
         self._generate = handle.options(
             method_name="generate",
             stream=True,
@@ -79,73 +82,68 @@ class RemoteModel:
     def replicas(self) -> ReplicaSet:
         return self._replicas
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        self._replicas.began(ask.request_id)
-        response: DeploymentResponseGenerator[Chunk] | None = None
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
+        request_id, adapter = request.request_id, request.adapter
+        self._replicas.calls.began(request_id, adapter)
+        response: DeploymentResponseGenerator[EngineChunk] | None = None
         try:
-            response = cast("DeploymentResponseGenerator[Chunk]", self._generate.remote(to_call(ask)))
-            async for chunk in response:
-                piece = to_piece(chunk)
-                self._heard(piece, ask)
-                yield piece
+            response = cast(
+                "DeploymentResponseGenerator[EngineChunk]", self._generate.remote(to_engine_request(request))
+            )
+            async for engine_chunk in response:
+                chunk = to_model_chunk(engine_chunk)
+                self._replicas.call_produced(request_id, adapter, chunk.finish)
+                yield chunk
         except asyncio.CancelledError as error:
             if _is_own_cancellation():
                 raise
-            # No suspect: Serve ends calls like this too, on this side, when the client left.
-            raise ModelUnavailable(f"{self._app} gave the request up") from error
+            # The replica is not ejected: Serve also ends calls like this, on this side, when the client left.
+            self.on_unavailable()
+            raise ModelUnavailable(f"{self._app} cancelled the request") from error
         except FOREIGN as error:
-            raise self._failed(error, ask) from error
+            raise self._failed(error, request) from error
         finally:
-            # Where no replica took the call, Serve raises the reason a second time.
+            # If no replica took the call, Serve raises the reason a second time.
             with suppress(*FOREIGN):
                 if response is not None:
                     _cancel(response)
-            self._replicas.ended(ask.request_id)
+            self._replicas.calls.ended(request_id, adapter)
 
-    def _heard(self, piece: Piece, ask: Ask) -> None:
-        replica = self._replicas.placement(ask.request_id).replica
-        if piece.finish is Finish.CANCELLED:
-            self._replicas.suspect(replica, "it gives its calls up")
-        else:
-            self._replicas.for_calls_of(ask.adapter).answered(replica)
-
-    def _failed(self, error: Exception, ask: Ask) -> RouterError:
-        placement = self._replicas.placement(ask.request_id)
+    def _failed(self, error: Exception, request: ModelRequest) -> RouterError:
+        placement = self._replicas.calls.find(request.request_id)
         failure = translate(self._app, error, placement)
-        known = self._replicas.for_calls_of(ask.adapter)
-        if isinstance(failure, AdapterMissing) and isinstance(known, AdapterReplicas):
-            known.lacks(placement.replica, is_broken=isinstance(failure, AdapterBroken))
-        elif isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
-            self._replicas.suspect(placement.replica, type(error).__name__)
+        self._replicas.call_failed(request.request_id, request.adapter, failure, type(error).__name__)
+        if isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
+            self.on_unavailable()
         return failure
 
 
-def to_call(ask: Ask) -> Call:
-    messages = ask.prompt.messages
-    return Call(
-        request_id=ask.request_id,
+def to_engine_request(request: ModelRequest) -> EngineRequest:
+    messages, resumed = request.prompt.messages, request.resumed
+    return EngineRequest(
+        request_id=request.request_id,
         messages=None if messages is None else tuple(asdict(message) for message in messages),
-        text=ask.prompt.text,
-        ids=ask.prompt.ids,
-        written=ask.written,
-        resumed=None if (own := ask.resumed) is None else ResumedCall(own.text, own.ids, own.tokenizer),
-        position=ask.position,
-        max_tokens=ask.max_tokens,
-        temperature=ask.sampling.temperature,
-        top_p=ask.sampling.top_p,
-        top_k=ask.sampling.top_k,
-        seed=ask.sampling.seed,
-        allowed=ask.allowed,
-        bias=ask.bias,
-        only_at_start=ask.only_at_start,
-        probe=ask.probe,
-        adapter=ask.adapter,
-        message_gap_s=ask.message_gap_s,
+        text=request.prompt.text,
+        ids=request.prompt.ids,
+        written=request.written,
+        resumed=None if resumed is None else EngineResumed(resumed.text, resumed.ids, resumed.tokenizer),
+        position=request.position,
+        max_tokens=request.max_tokens,
+        temperature=request.sampling.temperature,
+        top_p=request.sampling.top_p,
+        top_k=request.sampling.top_k,
+        seed=request.sampling.seed,
+        allowed=request.allowed,
+        bias=request.bias,
+        only_at_start=request.only_at_start,
+        probe=request.probe,
+        adapter=request.adapter,
+        message_gap_s=request.message_gap_s,
     )
 
 
-def to_piece(chunk: Chunk) -> Piece:
-    return Piece(
+def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
+    return ModelChunk(
         text=chunk.text,
         num_tokens=len(chunk.token_ids) + chunk.num_unnamed_tokens,
         ids=chunk.token_ids,
@@ -160,43 +158,47 @@ def to_piece(chunk: Chunk) -> Piece:
     )
 
 
-def translate(app: str, error: Exception, placement: Placement) -> RouterError:
-    """The router's word for what went wrong at `app` with a call that was placed so. The order matters: Ray
-    raises engine errors as subclasses of both `RayTaskError` and the original."""
-    if isinstance(error, PromptTooLong):
-        return ContextLengthExceeded(error.message, error.param)
-    if isinstance(error, UnknownAdapter):  # it may be on its way there, or be on another replica
-        return AdapterMissing(f"a replica of {app} does not serve '{error.name}' yet")
-    if isinstance(error, AdapterFailed):
-        return AdapterBroken(f"{app} cannot load the adapter of one of its experts; see `etr status`")
-    if isinstance(error, InvalidCall):
-        return InvalidRequest(error.message, error.param, error.code)
-    if isinstance(error, BackPressureError):
-        return ModelOverloaded(f"every queue of {app} is full; try again shortly")
-    if isinstance(error, RemoteBusy):
-        return ModelOverloaded(f"the server behind {app} takes no more calls at present; try again shortly")
-    if isinstance(error, RemoteUnavailable):  # not a death: the replica is well, and so is the prompt
-        return ModelUnavailable(f"the server behind {app} is not available")
-    if isinstance(error, TurnNotContinued):
-        return ModelFailed(f"the server behind {app} cannot go on in an answer that has begun")
+def translate(app: str, error: Exception, placement: CallPlacement) -> RouterError:
+    """The router's error for what a call of `app` raised, given where the call was placed."""
     if isinstance(error, DEAD) and placement.replica is not None and placement.is_accepted:
         return ModelDied(f"a replica of {app} died with the request", placement.replica)
-    if isinstance(error, GONE):
-        return ModelUnavailable(f"{app} is not available")
+    for kinds, failure, template in _TRANSLATIONS:
+        if isinstance(error, kinds):
+            message = template.format(app=app, error=error)
+            if isinstance(error, InvalidCall) and issubclass(failure, RequestError):
+                return failure(message, error.param, error.code)
+            return failure(message)
     return ModelFailed(f"{app} failed while answering")
 
 
-def _cancel(response: DeploymentResponseGenerator[Chunk]) -> None:
-    """Leaving its loop alone would let the replica write on; after a normal end this does nothing."""
+# The first row that fits decides, so a subclass stands before its base. Engine errors come first, because Ray
+# raises them as subclasses of both the original and `RayTaskError`. What no row names becomes `ModelFailed`.
+_TRANSLATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[RouterError], str], ...] = (
+    (PromptTooLong, ContextLengthExceeded, "{error.message}"),
+    # The adapter may be on its way to the replica, or be on another replica.
+    (UnknownAdapter, AdapterMissing, "a replica of {app} does not serve '{error.name}' yet"),
+    (AdapterFailed, AdapterBroken, "{app} cannot load the adapter of one of its experts; see `etr status`"),
+    (InvalidCall, InvalidRequest, "{error.message}"),
+    (RemoteBusy, ModelOverloaded, "the server behind {app} takes no more calls at present; retry shortly"),
+    # Not a death: replica and prompt are fine.
+    (RemoteUnavailable, ModelUnavailable, "the server behind {app} is not available"),
+    (TurnNotContinued, ModelFailed, "the server behind {app} cannot continue a started answer"),
+    (BackPressureError, ModelOverloaded, "every queue of {app} is full; retry shortly"),
+    ((*DEAD, TaskCancelledError, DeploymentUnavailableError), ModelUnavailable, "{app} is not available"),
+)
+
+
+def _cancel(response: DeploymentResponseGenerator[EngineChunk]) -> None:
+    """Stops the replica from generating on for a caller that left; does nothing after a normal end."""
     response.cancel()
-    # Private, and yet: what is given up in the very moment a replica takes it, Serve's response has not seen
-    # yet, and does not cancel. Nobody would read that call, and it would stay open for good.
-    taken = response._replica_result_future
-    if taken.done() and not taken.cancelled() and taken.exception() is None:
-        taken.result().cancel()
+    # A private attribute, because Serve does not cancel a call that is given up in the very moment a replica
+    # takes it: its response has not seen that yet. The call would stay open forever.
+    accepted = response._replica_result_future
+    if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
+        accepted.result().cancel()
 
 
 def _is_own_cancellation() -> bool:
-    """Serve re-raises the cancellation of a replica's task here, where nobody cancelled anything."""
+    """Serve re-raises here the cancellation of a replica's task, although this task was not cancelled."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""How many replicas a model wants: by its requests, as Serve counts them, and by their tokens."""
+"""Autoscaling: how many replicas a model needs, by its requests (as Serve counts them) and their tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ray.serve.autoscaling_policy import replica_queue_length_autoscaling_policy
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
-# What a replica reports: its tokens in flight, as a share of what it should have.
+# The metric that a replica reports: its tokens in flight, as a fraction of its target.
 TOKEN_LOAD = "token_load"
 POLICY = "deployments.scaling:replicas_wanted"
 
 
 def replicas_wanted(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """The larger of what requests and what tokens in flight ask for.
+    """The larger of the two numbers of replicas: for the requests and for the tokens in flight.
 
-    Serve runs it in its controller for every model, ten times a second, pickled by value; and applies delays,
-    factors and bounds to what it returns, and the wake of a model without replicas.
+    Serve's controller runs it for every model in each of its control loops, pickled by value. Serve applies
+    delays, factors and bounds to the result, and starts a model that has no replicas.
     """
     by_requests, _ = replica_queue_length_autoscaling_policy(context)
     loads = (context.aggregated_metrics or {}).get(TOKEN_LOAD, {})

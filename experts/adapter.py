@@ -1,10 +1,11 @@
-"""A LoRA adapter's files: where they come from, what they are made for, and whether they are whole."""
+"""The files of a LoRA adapter: finds and checks them without loading weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,43 @@ from experts.fetch import fetch
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# Where an attention or MLP block takes in what the layer before it gave out: as wide as the model is.
+# Modules that read the hidden state, so that the input of their lora_A is as wide as the model.
 _READS_HIDDEN = re.compile(r"\.(q_proj|k_proj|v_proj|gate_proj|up_proj)\.lora_A\.")
+# Settings of PEFT with which an adapter is more than two matrices beside a linear module, and what they add.
+_WHOLE_MODEL = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules that were trained whole",
+    "lora_bias": "biases",
+    "target_parameters": "parameters outside of linear modules",
+    "trainable_token_indices": "embeddings",
+    "layer_replication": "repeated layers",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """`rank` is the largest of its matrices; `hidden_size` that of its base, None where no name tells."""
+    """`rank`: the largest of its matrices. `hidden_size`: of its base model; None if no matrix shows it.
+    `settings`: the content of its configuration file."""
 
     folder: Path
     rank: int
     hidden_size: int | None
+    settings: Mapping[str, Any]
 
     def require_fit(self, *, hidden_size: int | None, max_rank: int) -> None:
-        """Raises ModelLoadError: it was made for another base, or there is no room for its rank."""
+        """Raises ModelLoadError if the adapter is for another base, its rank is above `max_rank`, or it
+        changes more of the model than engines can change for single rows of a batch."""
+        for setting, feature in _WHOLE_MODEL.items():
+            if self.settings.get(setting):
+                raise not_by_row(self.folder, feature)
+        if self.settings.get("bias", "none") != "none":
+            raise not_by_row(self.folder, "biases")
         if self.hidden_size and hidden_size and self.hidden_size != hidden_size:
             raise ModelLoadError(
                 f"{self.folder}: was trained on a model of hidden size {self.hidden_size}, the base here has "
@@ -37,26 +61,34 @@ class Adapter:
             )
         if self.rank > max_rank:
             raise ModelLoadError(
-                f"{self.folder}: has rank {self.rank}, above engine.max_adapter_rank {max_rank}; raise that"
+                f"{self.folder}: has rank {self.rank}, above engine.max_adapter_rank {max_rank}; raise it"
             )
 
 
+def not_by_row(folder: Path, feature: str) -> ModelLoadError:
+    """The error for an adapter with a feature that an engine cannot apply to single rows of a batch."""
+    return ModelLoadError(
+        f"{folder}: trains {feature}, which cannot be applied to single rows of a batch; merge it into a "
+        "model of its own with model: {path: …, adapter: …}"
+    )
+
+
 def adapter_folder(source: str) -> Path:
-    """The folder of a path, or of a URI that is fetched if need be. Raises ModelLoadError."""
+    """The folder at a path, or at a URI, which is fetched if necessary. Raises ModelLoadError."""
     return fetch(source, CONFIG) if "://" in source else Path(source)
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Look at the files without loading weights.
+    """Reads the configuration and the shapes, but no weights.
 
     Raises:
-        ModelLoadError: they are no LoRA adapter, not whole, or a pickle.
+        ModelLoadError: the files are not a LoRA adapter, incomplete, or a pickle.
     """
-    _require_lora(folder)
+    settings = _lora_settings(folder)
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelLoadError(
-            f"{folder}: has no {WEIGHTS}; save the adapter as safetensors, for nothing else is loaded"
+            f"{folder}: has no {WEIGHTS}; save the adapter as safetensors, the only format that is loaded"
         )
     try:
         with safe_open(path, framework="numpy") as tensors:
@@ -67,14 +99,12 @@ def read_adapter(folder: Path) -> Adapter:
     if not inputs:
         raise ModelLoadError(f"{path}: holds no lora_A; name the folder of a LoRA adapter")
     widths = {shape[-1] for name, shape in inputs.items() if _READS_HIDDEN.search(name)}
-    return Adapter(folder, max(shape[0] for shape in inputs.values()), min(widths, default=None))
+    rank = max(shape[0] for shape in inputs.values())
+    return Adapter(folder, rank, min(widths, default=None), settings)
 
 
 def adapter_digest(folder: Path) -> str:
-    """Of all that makes up the adapter: the same wherever it lies and whenever it was copied there.
-
-    Raises ModelLoadError.
-    """
+    """16 hex digits over the content of the adapter's files. Raises ModelLoadError."""
     digest = hashlib.sha256()
     try:
         for name in (CONFIG, WEIGHTS):
@@ -85,15 +115,22 @@ def adapter_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _require_lora(folder: Path) -> None:
+def adapted_fingerprint(fingerprint: str, folder: Path) -> str:
+    """Of a model with this fingerprint after an adapter is merged into it: its hidden states are other ones,
+    even if its output head is the same. Raises ModelLoadError."""
+    return hashlib.sha256(f"{fingerprint} {adapter_digest(folder)}".encode()).hexdigest()[:16]
+
+
+def _lora_settings(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ModelLoadError(f"{folder}: no such folder; put the adapter there or correct the path")
     if not (folder / CONFIG).is_file():
         raise ModelLoadError(f"{folder}: has no {CONFIG}; name the folder of a LoRA adapter")
     try:
-        config: Any = json.loads((folder / CONFIG).read_bytes())
+        settings: Any = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{folder / CONFIG}: is broken: {error}; copy it there again") from error
-    kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
+    kind = settings.get("peft_type", "LORA") if isinstance(settings, dict) else None
     if kind != "LORA":
-        raise ModelLoadError(f"{folder / CONFIG}: peft_type {kind} is no LoRA; use a LoRA adapter")
+        raise ModelLoadError(f"{folder / CONFIG}: peft_type {kind} is not LORA; use a LoRA adapter")
+    return dict(settings)

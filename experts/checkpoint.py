@@ -1,9 +1,9 @@
-"""A Hugging Face checkpoint, from local files to device, with every failure in one line."""
+"""Loads Hugging Face checkpoints from local files to a device, and reports failures in one line."""
 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,35 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
+from transformers.utils.hub import cached_file
 
-from experts.adapter import adapter_folder
+from experts.adapter import adapted_fingerprint, adapter_folder
 from experts.errors import ModelLoadError
 from experts.fetch import fetch, uri_name
 from experts.merge import merge_adapter
 from experts.prompt import PromptRenderer
+from experts.text.tokenizer_file import restore_stages
 from experts.token import checkpoint_fingerprint, head_fingerprint
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model is, and how it is to be loaded: small enough to travel to the worker that loads it.
+    """Where a model is and how to load it; small enough to send to the worker that loads it.
 
-    `source`: a folder, a hub id, or a URI that is fetched where it is loaded; `dtype`: "auto" or a torch
-    dtype's name; `device`: what torch calls it; `trust_remote_code`: its own Python files may run. `adapter`:
-    a folder or a URI of a LoRA adapter that is merged into what is loaded.
+    `source`: a folder, a hub id, or a URI, which is fetched on the machine that loads it. `dtype`: "auto" or
+    the name of a torch dtype. `device`: its name in torch, or a device map. `trust_remote_code`: the
+    checkpoint's own Python files may run. `adapter`: folder or URI of a LoRA adapter to merge into the model.
     """
 
     source: str
@@ -46,16 +52,20 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The hub id, or the name of the folder: where that folder lies is nobody's business."""
+        """The hub id, or the name of the folder without its path, which stays private."""
         return checkpoint_name(self.source)
 
-    def load(self) -> tuple[PreTrainedModel, PromptRenderer]:
-        """Raises ModelLoadError, TemplateError."""
+    def load(self, attention: str = "sdpa") -> tuple[PreTrainedModel, PromptRenderer]:
+        """`attention`: its implementation, by the name that transformers has for it.
+
+        Raises ModelLoadError, TemplateError.
+        """
         model, renderer = load_checkpoint(
             self.source,
             revision=self.revision,
             dtype=self.dtype,
             device_map=self.device,
+            attention=attention,
             trust_remote_code=self.trust_remote_code,
         )
         if self.adapter is not None:
@@ -80,14 +90,14 @@ class Checkpoint:
         return config
 
     def generation(self) -> GenerationConfig:
-        """As the loaded model would have it: from a file of its own, or from the configuration."""
+        """The generation settings of the loaded model: from their own file, or from the configuration."""
         try:
             return GenerationConfig.from_pretrained(self.folder(), local_files_only=True)
         except OSError:
             return GenerationConfig.from_model_config(self.config())
 
     def fingerprint(self) -> str:
-        """The fingerprint of the output head; loads the model only where its files do not name the head.
+        """The fingerprint of the output head. Loads the model only if its files do not name the head.
 
         Raises ModelLoadError.
         """
@@ -95,14 +105,18 @@ class Checkpoint:
 
     def head(self) -> tuple[str, int]:
         """(fingerprint, dim) of the output head; see `fingerprint`. Raises ModelLoadError."""
+        if self.adapter is not None:
+            fingerprint, dim = replace(self, adapter=None).head()
+            return adapted_fingerprint(fingerprint, adapter_folder(self.adapter)), dim
         found = checkpoint_fingerprint(self.folder())
         if found:
             return found
-        weight = self.load()[0].get_output_embeddings().weight
+        # In the dtype of its files: a float16 copy of a float32 head would have another fingerprint.
+        weight = replace(self, dtype="auto").load()[0].get_output_embeddings().weight
         return head_fingerprint(weight), weight.shape[1]
 
     def folder(self) -> Path:
-        """Where its files lie on this machine. Raises ModelLoadError."""
+        """The folder of its files on this machine. Raises ModelLoadError."""
         source = local_source(self.source)
         if Path(source).is_dir():
             return Path(source)
@@ -124,7 +138,7 @@ def checkpoint_name(source: str) -> str:
 
 
 def local_source(source: str) -> str:
-    """What Hugging Face can load: the folder of a URI, fetched if need be; anything else as it is.
+    """A source that Hugging Face can load: for a URI its folder, fetched if necessary; else `source` itself.
 
     Raises ModelLoadError.
     """
@@ -140,26 +154,19 @@ def load_checkpoint(
     attention: str = "sdpa",
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PromptRenderer]:
-    """Load the folder, hub id or URI `source`; without `trust_remote_code` none of its own code runs.
+    """Loads the folder, hub id or URI `source`; without `trust_remote_code` none of its own code runs.
 
-    Only what a URI names is downloaded: a hub id has to be in the local cache, its code too.
+    Only URIs are downloaded: a hub id must be in the local cache, with its code.
 
     Raises:
-        ModelLoadError: it is not there, not a causal LM, does not fit, or needs code that is not trusted.
+        ModelLoadError: it is missing, not a causal LM, too large, or needs code that is not trusted.
         TemplateError: its chat template cannot hold a conversation.
     """
     source = local_source(source)
     local = _local(revision, trust_remote_code)
     renderer = _load_renderer(source, local)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source,
-            use_safetensors=True,
-            dtype=dtype,
-            device_map=device_map,
-            attn_implementation=attention,
-            **local,
-        )
+        model = _load_model(source, attention, dtype=dtype, device_map=device_map, **local)
     except _UNREADABLE as error:
         raise _unloadable(source, error) from error
     return model.eval(), renderer
@@ -170,9 +177,35 @@ _UNREADABLE = (
     ValueError,
     ImportError,
     SafetensorError,
-    StrictDataclassError,  # what config.json says contradicts itself
+    StrictDataclassError,  # config.json contradicts itself
     torch.OutOfMemoryError,
 )
+
+
+def _load_model(source: str, attention: str, **options: Any) -> PreTrainedModel:
+    """With "eager" in place of "sdpa" for models that cap their attention scores or have attention sinks.
+
+    Torch has no function for these. For the former the library would leave the cap out, without an error.
+    """
+    try:
+        model: PreTrainedModel = _auto_class(source, options).from_pretrained(
+            source, use_safetensors=True, attn_implementation=attention, **options
+        )
+    except ValueError as error:
+        if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            raise
+        return _load_model(source, "eager", **options)
+    if attention == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
+    return model
+
+
+def _auto_class(source: str, options: dict[str, Any]) -> Any:
+    """Some models that take images too are listed apart, although they answer without an image as well."""
+    local = {name: options[name] for name in _local(None, trust_remote_code=False)}
+    config = type(AutoConfig.from_pretrained(source, **local))
+    is_apart = config not in MODEL_FOR_CAUSAL_LM_MAPPING and config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if is_apart else AutoModelForCausalLM
 
 
 def _load_renderer(source: str, local: dict[str, Any]) -> PromptRenderer:
@@ -182,9 +215,18 @@ def _load_renderer(source: str, local: dict[str, Any]) -> PromptRenderer:
             "disk that every node shares, use model: {uri: …}, or build it into the image"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **local)
+        # Not Mistral's own tokenizer library, which transformers prefers where it is installed.
+        tokenizer = AutoTokenizer.from_pretrained(source, mistral_format=False, **local)
     except _UNREADABLE as error:
         raise _unloadable(source, error) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelLoadError(
+            f"{source}: its tokenizer, a {type(tokenizer).__name__}, is not one of the library `tokenizers`, "
+            "so answers cannot be streamed; put a tokenizer.json into the folder and set tokenizer_class: "
+            "PreTrainedTokenizerFast in its tokenizer_config.json"
+        )
+    if file := cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **local):
+        restore_stages(tokenizer, file)
     renderer = PromptRenderer(tokenizer)
     renderer.self_test()
     return renderer
@@ -195,11 +237,11 @@ def _local(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _unloadable(source: str, error: BaseException) -> ModelLoadError:
-    # Transformers has no type of its own for this, but always names its argument.
+    # Transformers has no exception type for this, but its message always names the argument.
     if "trust_remote_code=True" in str(error):
         return ModelLoadError(
-            f"{source}: holds code of its own that would have to run; use a checkpoint without, or, if you "
-            "trust whoever wrote it, model: {trust_remote_code: true}"
+            f"{source}: holds code of its own that would have to run; use a checkpoint without code, or, if "
+            "you trust its authors, model: {trust_remote_code: true}"
         )
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ModelLoadError(f"{source}: cannot be loaded: {reason}; correct the model or its files")

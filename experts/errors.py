@@ -1,27 +1,27 @@
 """Every exception of this package.
 
     ExpertsError
-    ├── InvalidCall                  the caller's mistake: code, param, message
-    │   ├── ContextLengthExceeded    prompt longer than the model's window
-    │   ├── InvalidPrompt            a conversation the chat template or tokenizer cannot take
-    │   └── UnknownAdapter           a LoRA adapter that this engine has not loaded
-    └── ExpertsFault                 ours, or the operator's: one line naming what, where and the remedy
-        ├── ModelLoadError           model folder missing or unreadable
-        │   └── AdapterFailed            a LoRA adapter that should be there cannot be loaded; others can
-        ├── TokenError               expert token unreadable or malformed
-        │   └── TokenMismatch        expert token learned against another meta
-        ├── TemplateError            chat template missing or unfit
-        ├── DataError                training data broken
+    ├── InvalidCall                  the request is wrong: code, param, message
+    │   ├── ContextLengthExceeded    the prompt is longer than the model's context window
+    │   ├── InvalidPrompt            the chat template or the tokenizer cannot take the conversation
+    │   └── UnknownAdapter           this engine has not loaded the LoRA adapter
+    └── ExpertsFault                 not the client's fault: one line with what, where and the remedy
+        ├── ModelLoadError           a model folder is missing or unreadable
+        │   └── AdapterFailed            a LoRA adapter cannot be loaded; other adapters can
+        ├── TokenError               an expert token is unreadable or malformed
+        │   └── TokenMismatch        an expert token was learned for another meta
+        ├── TemplateError            a chat template is missing or unsuitable
+        ├── DataError                training data is malformed
         ├── EngineDead               the engine stopped and will not come back by itself
-        ├── EngineFailed             the engine raised an exception of its own, named here
-        └── RemoteFault              a model behind a URL, or the way to it
-            ├── RemoteMisconfigured      its address, name or key is wrong, or its server no such server
-            ├── TurnNotContinued         the turn has text already, and its server only begins turns
-            └── RemoteUnavailable        not reached, or it failed; another try may do
-                └── RemoteBusy               it takes no more calls at present
+        ├── EngineFailed             the engine raised a foreign exception, which is named here
+        └── RemoteFault              a model behind a URL cannot be used
+            ├── RemoteMisconfigured      its address, name, key or kind of server is wrong
+            ├── TurnNotContinued         its server cannot continue an answer that has text already
+            └── RemoteUnavailable        it cannot be reached, or it failed; a retry may help
+                └── RemoteBusy               it accepts no more requests at present
 
-They cross process boundaries by pickle, which rebuilds an exception from `args`: so every class hands
-its own arguments, positionally, to `Exception.__init__`.
+They cross process boundaries by pickle, which rebuilds an exception from `args`. So every class passes its
+own arguments, in order, to `Exception.__init__`.
 """
 
 
@@ -30,13 +30,13 @@ class ExpertsError(Exception):
 
 
 class InvalidCall(ExpertsError):
-    """The call itself is wrong; repeating it unchanged cannot help.
+    """The request is wrong; repeating it unchanged cannot help.
 
-    `code` and `param` follow the OpenAI error envelope; `param` is None when no single field is to blame.
+    `code` and `param` are those of OpenAI's error envelope; `param` is None if no single field is to blame.
     """
 
     def __init__(self, code: str, param: str | None, message: str, *own_args: object) -> None:
-        # A subclass passes its own arguments in `own_args`: they, not ours, rebuild it after pickling.
+        # A subclass passes its own arguments as `own_args`, which rebuild it after pickling.
         super().__init__(*(own_args or (code, param, message)))
         self.code = code
         self.param = param
@@ -47,15 +47,18 @@ class InvalidCall(ExpertsError):
 
 
 class ContextLengthExceeded(InvalidCall):
-    """The prompt has `num_tokens` tokens; the model's window takes at most `limit` of them.
+    """The prompt has `num_tokens` tokens, but the model takes at most `limit`.
 
-    Both are None where only the server of a model behind a URL has counted.
+    `num_tokens` is None if the prompt is so long that it was not counted. Both are None if a remote server
+    refused the prompt, which does not give the numbers.
     """
 
     def __init__(self, num_tokens: int | None = None, limit: int | None = None) -> None:
         excess = "is longer than this model takes"
         if num_tokens is not None:
             excess = f"has {num_tokens} tokens but this model takes at most {limit}"
+        elif limit is not None:
+            excess = f"is longer than the {limit} tokens that this model takes"
         message = f"the prompt {excess}; shorten the messages"
         super().__init__("context_length_exceeded", "messages", message, num_tokens, limit)
         self.num_tokens = num_tokens
@@ -63,7 +66,7 @@ class ContextLengthExceeded(InvalidCall):
 
 
 class InvalidPrompt(InvalidCall):
-    """The prompt in field `param` cannot be turned into tokens, for the given reason."""
+    """The prompt in field `param` cannot be tokenized, for the given reason."""
 
     def __init__(self, param: str, reason: str) -> None:
         super().__init__("invalid_prompt", param, f"{param}: {reason}", param, reason)
@@ -71,23 +74,23 @@ class InvalidPrompt(InvalidCall):
 
 
 class UnknownAdapter(InvalidCall):
-    """The adapter `name` is not loaded, or the engine loads none."""
+    """The adapter `name` is not loaded, or the engine does not support adapters."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("unknown_adapter", None, f"no adapter '{name}' is loaded in this engine", name)
+        super().__init__("unknown_adapter", None, f"this engine has not loaded an adapter '{name}'", name)
         self.name = name
 
 
 class ExpertsFault(ExpertsError):
-    """Not the caller's doing: a model, an artefact, a data set or an engine is at fault."""
+    """Not the client's fault: a model, a file, a data set or an engine is to blame."""
 
 
 class ModelLoadError(ExpertsFault):
-    """A model or tokenizer could not be loaded."""
+    """A model or tokenizer cannot be loaded."""
 
 
 class AdapterFailed(ModelLoadError):
-    """An adapter that a call names could not be loaded. Where its files lie is not said."""
+    """The adapter that a request names cannot be loaded. The message does not have its path."""
 
 
 class TokenError(ExpertsFault):
@@ -95,7 +98,7 @@ class TokenError(ExpertsFault):
 
 
 class TokenMismatch(TokenError):
-    """An expert token was learned against a meta other than the one it is installed in."""
+    """An expert token was learned for another meta than the one it is installed in."""
 
 
 class TemplateError(ExpertsFault):
@@ -103,32 +106,33 @@ class TemplateError(ExpertsFault):
 
 
 class DataError(ExpertsFault):
-    """Training data is broken: the message lists the first line numbers and how many there are."""
+    """Training data is malformed. The message has a line for each broken row, up to 20, and their number."""
 
 
 class EngineDead(ExpertsFault):
-    """The engine's worker has stopped; its replica must be replaced."""
+    """The engine has stopped; its replica must be replaced."""
 
 
 class EngineFailed(ExpertsFault):
-    """What an engine raised that is none of these: its type and first line, for any process to rebuild."""
+    """An engine raised an exception of another package. The message has its type and first line, because
+    other processes may be unable to rebuild it."""
 
 
 class RemoteFault(ExpertsFault):
-    """A model that others serve cannot be used; no message quotes what was asked, or a key."""
+    """A remote model cannot be used. No message quotes the request or the API key."""
 
 
 class RemoteMisconfigured(RemoteFault):
-    """An operator has to correct the `remote` block, the key, or the server."""
+    """An operator must correct the `remote` block, the API key or the server."""
 
 
 class TurnNotContinued(RemoteFault):
-    """Its server cannot go on where another model stopped writing, only answer from the beginning."""
+    """The server cannot continue an answer that has text already; it can only begin one."""
 
 
 class RemoteUnavailable(RemoteFault):
-    """The server was not reached, failed or broke off. The replica that says so is well."""
+    """The server was not reached, failed, or broke off its answer. The replica that reports it is healthy."""
 
 
 class RemoteBusy(RemoteUnavailable):
-    """The server turned the call away for its load, or for how much this key has asked."""
+    """The server refused the request because of its load, or because this API key sent too many."""

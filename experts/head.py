@@ -1,110 +1,156 @@
-"""The meta's output head with one extra row per expert, and the one decision every local engine makes.
+"""The meta's output head with one extra row per expert, and the decision that every local engine makes.
 
 Chai et al., "An Expert is Worth One Token" (arXiv 2403.16854): next = argmax([W_V; W_E] h).
+
+A model may scale or cap its head's scores (`LogitTransform` f). An expert is a row of the same head, so its
+logit is f(h·w + b). A request's bias is added to that logit, as other settings of requests change logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from experts.logit_transform import LogitTransform, measure
 from experts.token import ExpertToken
 
 
 @dataclass(frozen=True)
 class ExpertTable:
-    """The experts a meta knows at one moment; replaced whole. `weight` [E, d], `bias` [E]."""
+    """The experts of a meta, in the order of `names`; always replaced as a whole.
 
-    epoch: int
+    `weight`: float32 [E, d], the expert tokens' vectors; `bias`: float32 [E], added to their scores.
+    """
+
+    table_version: int
     names: tuple[str, ...]
     weight: Tensor
     bias: Tensor
 
     @classmethod
-    def of(cls, epoch: int, tokens: Sequence[ExpertToken], dim: int) -> ExpertTable:
+    def of(cls, table_version: int, tokens: Sequence[ExpertToken], dim: int) -> ExpertTable:
+        """`dim`: d, the size of a hidden state."""
         if not tokens:
-            return cls(epoch, (), torch.zeros(0, dim), torch.zeros(0))
+            return cls(table_version, (), torch.zeros(0, dim), torch.zeros(0))
         return cls(
-            epoch,
+            table_version,
             tuple(token.name for token in tokens),
             torch.stack([token.vector for token in tokens]),
             torch.tensor([token.bias for token in tokens]),
         )
 
+    def on(self, device: torch.device) -> ExpertTable:
+        """The same on another device, and still in float32: in bfloat16 a logit of 16 has steps of 0.125, and
+        smaller biases would have no effect."""
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
-class ExtendedHead(nn.Module):
-    """A head [V, d] that also scores the experts: [..., d] → [..., V + E].
+    def logits(self, hidden: Tensor, transform: LogitTransform) -> Tensor:
+        """Inputs of the head [B, d], of any float type → float32 [B, E]."""
+        return transform(torch.addmm(self.bias, hidden.float(), self.weight.T))
 
-    Expert ids start at `num_words`, above everything a tokenizer can produce, so no text can be one.
+
+class ExtendedHead:
+    """The output head of a model, which scores experts too. The model stays as it is.
+
+    It keeps what the head gets at each forward pass, [1, T, d]. Experts are scored for the rows that need it.
+
+    Raises:
+        ModelLoadError: the model's logits are not its head's scores, scaled or capped.
     """
 
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-        self.num_words, self.dim = self.weight.shape
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.transform, self.num_words = measure(model)
+        head: nn.Module = model.get_output_embeddings()
+        self.dim = input_size(head)
+        self.device = model.device
+        self._hidden = torch.zeros(1, 0, self.dim)
+        self._kept_rows: Tensor | None = None
         self.install(ExpertTable.of(0, [], self.dim))
-
-    @property
-    def weight(self) -> Tensor:
-        """The rows of the words, [V, d]."""
-        weight = self.head.weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-    @property
-    def device(self) -> torch.device:
-        return self.weight.device
+        model.register_forward_pre_hook(self._keep_rows, with_kwargs=True)
+        head.register_forward_pre_hook(self._keep_hidden)
 
     def install(self, table: ExpertTable) -> None:
-        """Swap the experts; the caller makes sure that no step is under way."""
-        self.table = table
-        self._weight = table.weight.to(self.weight)
-        self._bias = table.bias.to(self.weight)
+        """Replace the experts. The caller must make sure that no step is running."""
+        self.table = table.on(self.device)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        words: Tensor = self.head(hidden)
-        return torch.cat([words, hidden @ self._weight.T + self._bias], dim=-1)
+    def expert_logits(self, num_rows: int, rows: Sequence[int]) -> Tensor:
+        """float32 [len(rows), E], for these of the `num_rows` rows of logits of the last forward pass."""
+        hidden = self._hidden[0]
+        if len(hidden) != num_rows:  # the model computes logits at every position, and others are dropped
+            assert self._kept_rows is not None
+            hidden = hidden[self._kept_rows]
+        return self.table.logits(hidden if len(rows) == num_rows else hidden[list(rows)], self.transform)
+
+    def _keep_rows(self, _module: nn.Module, _args: object, kwargs: dict[str, Tensor]) -> None:
+        """Hugging Face's continuous batching says which positions predict a token."""
+        self._kept_rows = kwargs.get("logits_indices")
+
+    def _keep_hidden(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._hidden = args[0]
+
+
+def input_size(head: nn.Module) -> int:
+    """d. The weight itself does not tell, if it is quantised and packed."""
+    if isinstance(head, nn.Linear):
+        return head.in_features
+    assert isinstance(head.weight, Tensor)
+    return head.weight.shape[1]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Per row: the index of the expert that takes over, or −1; and its probability, in one softmax with
-    every word and every allowed expert (0 where no expert won)."""
+    """The outcome for each of B rows.
+
+    `expert`: int64 [B], the index of the expert that takes over, or −1. `probability`: float32 [B], of that
+    expert in one softmax over all words and allowed experts; 0 if no expert won.
+    """
 
     expert: Tensor
     probability: Tensor
 
 
-def decide(logits: Tensor, num_words: int, allowed: Tensor, bias: Tensor) -> Decision:
-    """Choose between writing on and handing over, on raw logits, so that sampling settings cannot route.
+def decide(words: Tensor, rows: Tensor, experts: Tensor, allowed: Tensor, bias: Tensor) -> Decision:
+    """Decide whether each row continues or hands over, on raw logits: sampling settings must not route.
 
     Args:
-        logits: [B, V + E], before temperature and every other processor.
-        num_words: V.
-        allowed: bool [B, E]; bias: float [B, E], added to the experts' logits.
+        words: logits [N, V] as the model gives them, of any float type, before temperature and all other
+            processing. They are not copied: with large batches and vocabularies that would take as long as
+            the head itself.
+        rows: int64 [B], the rows of `words` to decide.
+        experts: logits, float32 [B, E].
+        allowed: bool [B, E], the experts that may win.
+        bias: float32 [B, E], added to the experts' logits.
 
-    With every expert allowed and no bias this is the argmax of the paper; a tie goes to the word.
+    If all experts are allowed and the bias is 0, this is the argmax of the paper. In a tie the word wins.
     """
-    words = logits[:, :num_words]
-    experts = mask_experts(logits[:, num_words:] + bias, allowed)
+    experts = mask_experts(experts + bias, allowed)
     score, expert = experts.max(dim=-1)
-    wins = score > words.amax(dim=-1)
+    wins = score > words.amax(dim=-1)[rows]
     probability = torch.zeros_like(score)
-    if bool(wins.any()):  # the softmax over the whole vocabulary is paid for at hand-overs alone
-        mass = torch.cat([words[wins], experts[wins]], dim=-1).logsumexp(dim=-1)
+    if bool(wins.any()):  # the softmax over the vocabulary is computed only if something hands over
+        mass = log_mass(words, rows[wins], experts[wins])
         probability[wins] = (score[wins] - mass).exp()
     return Decision(torch.where(wins, expert, -1), probability)
 
 
-def distribution(logits: Tensor, num_words: int, allowed: Tensor, bias: Tensor) -> Tensor:
-    """The probability of each expert [B, E]; what is missing to 1 is the words'."""
-    experts = mask_experts(logits[:, num_words:] + bias, allowed)
-    everything = torch.cat([logits[:, :num_words], experts], dim=-1)
-    return everything.softmax(dim=-1)[:, num_words:]
+def distribution(words: Tensor, rows: Tensor, experts: Tensor, allowed: Tensor, bias: Tensor) -> Tensor:
+    """The probability of each expert, float32 [B, E], in one softmax over all words and allowed experts.
+
+    Arguments as for `decide`.
+    """
+    experts = mask_experts(experts + bias, allowed)
+    return (experts - log_mass(words, rows, experts)[:, None]).exp()
 
 
 def mask_experts(experts: Tensor, allowed: Tensor) -> Tensor:
+    """Logits float [B, E], with −inf for experts that are not allowed (bool [B, E])."""
     return experts.masked_fill(~allowed, float("-inf"))
+
+
+def log_mass(words: Tensor, rows: Tensor, experts: Tensor) -> Tensor:
+    """float32 [B]: the logarithm of what a softmax over words and experts divides by."""
+    return torch.logaddexp(words[rows].float().logsumexp(dim=-1), experts.logsumexp(dim=-1))

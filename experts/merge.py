@@ -1,60 +1,43 @@
-"""A LoRA adapter's weights added to those of its base: the model that an engine makes of the two."""
+"""Merges a LoRA adapter into its base model, through PEFT: one plain model, as an engine serves the two."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import nn
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
-from experts.adapter import CONFIG, WEIGHTS, read_adapter
+from experts.adapter import read_adapter
 from experts.errors import ModelLoadError
 
-_KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_A\.weight")
+_ADAPTER_NAME = "default"
 
 
-@torch.no_grad()
-def merge_adapter(model: nn.Module, folder: Path) -> None:
-    """Changes the model in place.
+def merge_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Adds the adapter's weights to those of `model`, in place, by PEFT's own rules: LoRA, rsLoRA, DoRA,
+    embeddings, biases and modules that were saved whole.
 
-    Raises ModelLoadError: the adapter is unreadable, another model's, or more than LoRA on linear layers.
+    Raises ModelLoadError: PEFT is not installed, or the adapter is unreadable or was made for another base.
     """
     read_adapter(folder)
-    config = json.loads((folder / CONFIG).read_bytes())
-    tensors = load_file(folder / WEIGHTS)
-    keys = {key: found[1] for key in sorted(tensors) if (found := _KEY.fullmatch(key))}
-    merged = {key.replace(".lora_A.", which) for key in keys for which in (".lora_A.", ".lora_B.")}
-    if others := sorted(tensors.keys() - merged):
+    if find_spec("peft") is None:
         raise ModelLoadError(
-            f"{folder}: {others[0]} is no LoRA matrix of a linear layer (DoRA, biases, embeddings, modules "
-            "saved whole are not merged); use labelled queries, which need no merged model"
+            f"{folder}: merging an adapter needs peft; run `pip install 'expert-token-routing[learn]'`"
         )
-    for key, module in keys.items():
-        a, b = tensors[key], tensors.get(key.replace(".lora_A.", ".lora_B."))
-        weight = _weight(model, module)
-        if b is None or weight is None or (b.shape[0], a.shape[1]) != tuple(weight.shape):
-            raise ModelLoadError(f"{folder}: {key} fits no matrix of the base; use that which it is made for")
-        delta = _scale(config, module, len(a)) * (b.float() @ a.float())
-        weight += delta.to(weight.device, weight.dtype)
+    from peft import PeftConfig, PeftModel  # slow to import, and only adapters need it
 
-
-def _weight(model: nn.Module, module: str) -> torch.Tensor | None:
     try:
-        found = model.get_submodule(module)
-    except AttributeError:
-        return None
-    return found.weight.data if isinstance(found, nn.Linear) else None
+        merged = PeftModel(model, PeftConfig.from_pretrained(str(folder)), _ADAPTER_NAME)
+        loaded = merged.load_adapter(str(folder), _ADAPTER_NAME, torch_device=str(model.device))
+        if unused := [*loaded.unexpected_keys, *loaded.missing_keys]:
+            raise _misfit(folder, unused[0])
+        merged.merge_and_unload()
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise _misfit(folder, (str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """PEFT's own rules: the first pattern that is the end of the module's name counts."""
-    patterns = config.get("alpha_pattern") or {}
-    matching = (alpha for name, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", module))
-    alpha = float(next(matching, config.get("lora_alpha", 8)))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _misfit(folder: Path, reason: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"{folder}: the adapter does not fit the base: {reason}; use the base that it was trained on"
+    )

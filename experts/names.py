@@ -1,4 +1,4 @@
-"""What an expert may be called: in cluster.yaml, in token files and in training data alike."""
+"""Valid names of experts, in cluster.yaml, in token files and in training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An expert token: the vector by which a meta calls an expert, with where it came from; one small file."""
+"""An expert token: the vector by which a meta calls an expert, and its provenance, in one small file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from experts.errors import ModelLoadError, TokenError, TokenMismatch
-from experts.files import replace_file
-from experts.names import EXPERT_NAME as EXPERT_NAME
+from experts.files import write_atomic
+from experts.names import EXPERT_NAME
 
 FORMAT_VERSION = 1
 _MAX_BYTES = 16 * 2**20
 _NUM_SAMPLED_ROWS = 256
+# Dtypes of safetensors with one value per element; others pack several, so the shape is not [V, d].
+_UNPACKED = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8"})
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
 _EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
@@ -33,9 +35,9 @@ _EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "wor
 class ExpertToken:
     """One row of an extended output head: logit = hidden · `vector` + `bias`.
 
-    `vector` is float32 [d] on the CPU. The rest is provenance: the meta whose hidden states it was learned
-    on (`meta_fingerprint` as given by `head_fingerprint`), the training set and the scores reached on it.
-    Raises TokenError where a field is malformed.
+    `vector` is float32 [d] on the CPU. The other fields are provenance: the meta on whose hidden states it
+    was learned (`meta_fingerprint` from `head_fingerprint`), the training set and the scores.
+    Raises TokenError if a field is malformed.
     """
 
     name: str
@@ -72,8 +74,10 @@ class ExpertToken:
         )
 
     def save(self, path: Path | str) -> None:
-        """Writes safetensors; whoever reads `path` meanwhile sees the old file or the new one."""
-        replace_file(Path(path), self._to_bytes())
+        """Writes a safetensors file atomically, and makes its folder. Raises OSError."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, self.to_bytes())
 
     @classmethod
     def load(cls, source: Path | str) -> ExpertToken:
@@ -84,8 +88,8 @@ class ExpertToken:
             raise TokenError(f"{source}: {error}") from error
 
     def to_inline(self) -> str:
-        """The file as base64 text, to travel inside a configuration."""
-        return base64.b64encode(self._to_bytes()).decode("ascii")
+        """The file as base64 text, for use inside a configuration."""
+        return base64.b64encode(self.to_bytes()).decode("ascii")
 
     @classmethod
     def from_inline(cls, inline: str) -> ExpertToken:
@@ -95,7 +99,8 @@ class ExpertToken:
         except binascii.Error as error:
             raise TokenError(f"inline expert token is not base64: {error}; run `etr apply` again") from error
 
-    def _to_bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """The content of the token's safetensors file."""
         tensors = {"vector": self.vector.contiguous(), "bias": torch.tensor([self.bias], dtype=torch.float64)}
         metadata = {
             "format_version": str(self.format_version),
@@ -115,7 +120,7 @@ class ExpertToken:
             bias = tensors["bias"]
             if tensors.keys() != {"vector", "bias"} or bias.shape != (1,):
                 raise TokenError(
-                    "holds other tensors than a vector and a bias; run `etr learn` to make it anew"
+                    "holds other tensors than a vector and a bias; run `etr learn` to learn it again"
                 )
             return cls(
                 name=metadata["name"],
@@ -128,19 +133,20 @@ class ExpertToken:
                 format_version=int(metadata["format_version"]),
             )
         except KeyError as error:
-            raise TokenError(f"not an expert token: no {error}; run `etr learn` to make it anew") from error
+            raise TokenError(f"not an expert token: no {error}; run `etr learn` to learn it again") from error
         except (SafetensorError, ValueError, TypeError, AttributeError) as error:
-            raise TokenError(f"not an expert token: {error}; run `etr learn` to make it anew") from error
+            raise TokenError(f"not an expert token: {error}; run `etr learn` to learn it again") from error
 
     def _malformed(self, problem: str) -> TokenError:
-        return TokenError(f"expert token '{self.name}' {problem}; run `etr learn` to make it anew")
+        return TokenError(f"expert token '{self.name}' {problem}; run `etr learn` to learn it again")
 
 
 def head_fingerprint(weight: Tensor) -> str:
     """Identifies a meta by its output head [V, d]: 16 hex digits over the shape and a sample of the rows.
 
-    At most 256 rows are read. The rows are rounded to bfloat16 first, so that a checkpoint has one
-    fingerprint whether it is loaded as float32 or as bfloat16.
+    At most 256 rows are read, and rounded to bfloat16, so that a checkpoint has the same fingerprint whether
+    it is stored in float32 or in bfloat16. A head loaded in float16 may have another one: it was rounded to
+    other values before. So engines and learning use the checkpoint's files (`Checkpoint.fingerprint`).
     """
     num_rows, dim = weight.shape
     return _fingerprint(num_rows, dim, (weight[row] for row in _sampled_rows(num_rows)))
@@ -149,7 +155,8 @@ def head_fingerprint(weight: Tensor) -> str:
 def checkpoint_fingerprint(folder: Path | str) -> tuple[str, int] | None:
     """(fingerprint, dim) of the head of a local checkpoint, read from its safetensors without loading it.
 
-    None if the head cannot be found there by name: then only the loaded model can tell.
+    If the head is quantised and packed, this is the fingerprint of the embedding, which is as characteristic.
+    None if the files hold no head under a known name; then it takes the loaded model to find it.
     Raises ModelLoadError if the checkpoint is unreadable.
     """
     folder = Path(folder)
@@ -165,12 +172,15 @@ def checkpoint_fingerprint(folder: Path | str) -> tuple[str, int] | None:
 
 def _find_head(shard: Path, names: tuple[str, ...]) -> tuple[str, int] | None:
     with safe_open(shard, framework="pt") as tensors:
-        key = next((key for key in tensors.keys() if key.endswith(names)), None)  # noqa: SIM118 - not a dict
-        if key is None:
-            return None
-        head = tensors.get_slice(key)
-        num_rows, dim = head.get_shape()
-        return _fingerprint(num_rows, dim, (head[row : row + 1] for row in _sampled_rows(num_rows))), dim
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            if not key.endswith(names):
+                continue
+            head = tensors.get_slice(key)
+            if head.get_dtype() not in _UNPACKED:
+                continue
+            num_rows, dim = head.get_shape()
+            return _fingerprint(num_rows, dim, (head[row : row + 1] for row in _sampled_rows(num_rows))), dim
+    return None
 
 
 def _fingerprint(num_rows: int, dim: int, rows: Iterable[Tensor]) -> str:
@@ -191,7 +201,7 @@ def _read(source: str) -> bytes:
         if "://" not in source:
             with open(source, "rb") as file:
                 return file.read(_MAX_BYTES + 1)
-        fsspec = importlib.import_module("fsspec")  # slow, and most tokens are plain files
+        fsspec = importlib.import_module("fsspec")  # slow to import, and most tokens are plain files
         with fsspec.open(source, "rb") as file:
             data: bytes = file.read(_MAX_BYTES + 1)
             return data
@@ -200,12 +210,12 @@ def _read(source: str) -> bytes:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its header's keys sorted: safetensors writes them in an order that changes from
-    call to call, and equal tokens must not look different. Layout: 8 bytes of header length, header, data.
+    """The same file with its header's keys sorted. safetensors writes them in an order that changes from call
+    to call, but equal tokens must give equal bytes. Layout: 8 bytes of header length, header, data.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors must stay aligned
+    header += b" " * (-len(header) % 8)  # keeps the tensors aligned
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 

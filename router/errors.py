@@ -1,34 +1,38 @@
-"""What can go wrong in the router.
+"""The errors that the router raises, each with the HTTP status and code that a client gets.
 
 RouterError
-├── RequestError            the caller's mistake: a 4xx in the OpenAI envelope
+├── RequestError            the client's mistake: a 4xx in OpenAI's error envelope
 │   ├── InvalidRequest          400
 │   ├── ContextLengthExceeded   400, code context_length_exceeded
 │   ├── Unauthorized            401, code invalid_api_key
 │   ├── UnknownModel            404, code model_not_found
 │   ├── BodyTooLarge            413
-│   ├── PoisonRequest           422: it took two replicas of a model down
-│   └── RateLimited             429, code rate_limit_exceeded: this key asks too much
-└── ServiceError            ours: a 5xx or 429, worth another try
-    ├── Overloaded              429: too much is waiting already; refused before anything began
-    ├── ModelUnavailable        503: the replica is away or missed a deadline; another may answer
-    │   ├── ModelDied               503: the replica went away with the call in its hands
-    │   ├── ModelStalled            504: no token within its deadline
-    │   ├── AdapterMissing          503: the replica serves the application's other models, not this one yet
-    │   │   └── AdapterBroken           503: nor will it, for it cannot load its adapter
-    │   └── ModelOverloaded         429: every queue is full
-    ├── ModelFailed             500: the engine's own exception, the same everywhere; never retried
-    ├── WakeFailed              503: scaled to zero, and it did not start; what waited has waited long enough
-    └── DeadlineExceeded        504: the answer's total time is up
+│   ├── PoisonRequest           422: the prompt crashed two replicas of a model that answers other prompts
+│   └── RateLimited             429, code rate_limit_exceeded: the API key is over its limits
+└── ServiceError            the cluster's fault: a 5xx or 429; a later try may succeed
+    ├── Overloaded              429: the queue is too long; refused before any work began
+    ├── ModelUnavailable        503: the replica is gone or missed a deadline; another replica may answer
+    │   ├── ModelDied               503: the replica died during the call
+    │   ├── ModelStalled            504: no token within the deadline
+    │   ├── AdapterMissing          503: the replica has not loaded this expert's adapter yet
+    │   │   └── AdapterBroken           503: the replica cannot load the adapter
+    │   └── ModelOverloaded         429: the queues of all replicas are full
+    ├── ModelFailed             500: the engine raised an error that every replica would raise; never retried
+    │   └── ModelBroken             503: no replica of the model can answer, whatever it is asked
+    ├── WakeFailed              503: a model that was scaled to zero did not start in time
+    └── DeadlineExceeded        504: the answer took longer than its total time limit
 
-RateLimited and Overloaded are made alike, by `_TooManyRequests`: each says when to come again.
+RateLimited and Overloaded share `_TooManyRequests`: both tell the client when to retry.
 """
 
 from __future__ import annotations
 
 
 class RouterError(Exception):
-    """Everything the router raises on purpose; carries what the OpenAI error envelope needs."""
+    """Base class of every error that the router raises on purpose.
+
+    The attributes are those of OpenAI's error envelope, and `retry_after_s` for the `retry-after` header.
+    """
 
     status = 500
     type = "server_error"
@@ -41,7 +45,7 @@ class RouterError(Exception):
         return str(self)
 
     def __str__(self) -> str:
-        """The message alone, whatever else an error is made from."""
+        # Some subclasses pass more arguments, so that they survive pickling; the message comes first.
         return str(self.args[0])
 
 
@@ -50,7 +54,7 @@ class _TooManyRequests(RouterError):
     type = "rate_limit_error"
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
-        # Not what stands next in the order of the bases, for that is another one below each of both.
+        # Not super(): in a subclass with two bases that is RequestError or ServiceError.
         Exception.__init__(self, message, retry_after_s)
         self.retry_after_s = retry_after_s
 
@@ -112,7 +116,7 @@ class ModelUnavailable(ServiceError):
 
 
 class ModelDied(ModelUnavailable):
-    """`replica` is the one that died: two deaths of one replica are one death."""
+    """`replica` is the replica that died: several reports about one replica count as one death."""
 
     def __init__(self, message: str, replica: str) -> None:
         super().__init__(message, replica)
@@ -140,6 +144,11 @@ class ModelOverloaded(ModelUnavailable):
 
 class ModelFailed(ServiceError):
     code = "model_failed"
+
+
+class ModelBroken(ModelFailed):
+    status = 503
+    retry_after_s = 10
 
 
 class WakeFailed(ServiceError):

@@ -1,76 +1,121 @@
-"""The route table: the frozen picture of the cluster that one answer is decoded against."""
+"""The route table: an immutable snapshot of the models and rules that one answer is decoded against."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-META = "meta"  # the meta's own name, which no expert may take
+META = "meta"  # the name of the meta; no expert may have it
 
 
 class Frozen(BaseModel):
-    """Shared between coroutines without copying, so nobody may change it; a misspelt key is an error."""
+    """Immutable, since coroutines share it without copying. A misspelt key is an error."""
 
-    # An error about it can reach Serve's logs, where digests of keys have no business.
+    # Serve logs validation errors; without their input, digests of API keys do not get into the logs.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy without cached properties: pydantic would keep those that `update` makes wrong."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
 
 class Deadlines(Frozen):
-    """`total_s` counts what models write and decide. Starting a model that sleeps is not among it: that may
-    take `wake_s`, after which the first token is due within `first_token_s` as ever. An answer that cannot
-    begin within `queue_s`, for others are before it, is refused."""
+    """The deadlines of an answer, in seconds."""
 
-    queue_s: float = Field(5.0, gt=0)
-    first_token_s: float = Field(30.0, gt=0)
-    gap_s: float = Field(10.0, gt=0)
-    total_s: float = Field(600.0, gt=0)
-    wake_s: float = Field(300.0, gt=0)
+    queue_s: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that a request may wait for a busy model before it is refused with status 429.",
+    )
+    first_token_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds until a model's first token. After that, the call is tried on another replica.",
+    )
+    gap_s: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds between two tokens of a model. Then another replica continues the answer.",
+    )
+    total_s: float = Field(
+        600.0, gt=0, description="Seconds for a whole answer, without the start of models that are asleep."
+    )
+    wake_s: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds that an answer may wait for models that are asleep, for all starts together.",
+    )
 
     @property
     def longest_s(self) -> float:
-        """How long a client may be kept: all of an answer, and the start of a model for it."""
+        """The longest time that an answer can take, starts of models included."""
         return self.total_s + self.wake_s
 
 
 class RoutingRules(Frozen):
-    """What every answer keeps to, whichever experts there are."""
+    """The routing rules that apply to every answer."""
 
-    when: Literal["anywhere", "start"] = "anywhere"
-    after_expert: Literal["finish", "return"] = "finish"
-    max_handoffs: int = Field(4, ge=0)
-    call_bias: float = 0.0
-    retries: int = Field(2, ge=0)  # in a row, without a token in between
-    max_resumes: int = Field(8, ge=0)  # in a whole answer
-    deadlines: Deadlines = Deadlines()
-    heartbeat_s: float = Field(10.0, gt=0)  # a stream that was silent so long gets a comment line
+    when: Literal["anywhere", "start"] = Field(
+        "anywhere",
+        description="Where the meta may hand over: at any position of the answer, or only at its start.",
+    )
+    after_expert: Literal["finish", "return"] = Field(
+        "finish",
+        description="What happens when an expert stops. `finish`: the answer ends. `return`: the meta "
+        "continues it.",
+    )
+    max_handoffs: int = Field(4, ge=0, description="Maximum number of hand-overs to experts in one answer.")
+    call_bias: float = Field(
+        0.0, description="Added to the logit of every expert token. Higher: the meta hands over more often."
+    )
+    retries: int = Field(
+        2, ge=0, description="Attempts to call a model again after a failure, without a token in between."
+    )
+    max_resumes: int = Field(
+        8, ge=0, description="Maximum number of times that one answer continues after a replica has failed."
+    )
+    deadlines: Deadlines = Field(Deadlines(), description="Deadlines of an answer.")
+    heartbeat_s: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds of silence after which a stream gets a comment line, to keep it open.",
+    )
 
 
 class ModelEntry(Frozen):
-    """Where a model is served. `wakes`: it may be scaled to zero, and a call starts it.
+    """Where a model is served, and its own rules.
 
-    `cold_start` says what becomes of that call: it is held until the model answers (`wait`), or the meta
-    answers it while the model starts (`meta`). Whoever addresses the model by name is held either way.
-    `when_away` says the same of a model all of whose replicas died or hang: `wait` writes what an undisturbed
-    cluster would have written, `meta` keeps no client waiting. The two deadlines are the model's own.
-    Several entries may have one application, and with it its replicas: each then names its `adapter` there.
+    `app` is its Serve application. Several entries may share one, and with it its replicas and slots; each
+    then names its `adapter` there.
+    `scales_to_zero`: it may be scaled to zero, and is started by a call.
+    `cold_start` says what happens to that call: it waits for the model (`wait`), or the meta answers
+    meanwhile (`meta`). A request that addresses the model by name always waits.
+    `on_unavailable` says the same for a model without a healthy replica. `wait` gives the answer that an
+    undisturbed cluster would give; `meta` keeps no client waiting.
+    `first_token_s` and `gap_s` override the general deadlines.
     """
 
     app: str
     adapter: str | None = None
-    wakes: bool = False
+    scales_to_zero: bool = False
     cold_start: Literal["wait", "meta"] = "wait"
-    when_away: Literal["wait", "meta"] = "meta"
+    on_unavailable: Literal["wait", "meta"] = "meta"
     first_token_s: float | None = Field(None, gt=0)
     gap_s: float | None = Field(None, gt=0)
     max_streams: int = Field(32, ge=1)  # of one replica
 
 
 class ApiKey(Frozen):
-    """Who may ask, and for what. The key itself is nowhere: `sha256` is the hex digest of its UTF-8 text.
+    """An API key: a name, the hex SHA-256 digest of its UTF-8 text, the experts it may use, and its limits.
 
-    `experts` None permits every expert. The limits hold in each router replica; None is no limit.
+    `experts` None permits every expert. Each router replica applies the limits for itself; every choice of a
+    request counts as one. None is no limit.
     """
 
     name: str = Field(min_length=1, max_length=64)
@@ -81,17 +126,22 @@ class ApiKey(Frozen):
 
 
 class Limits(Frozen):
-    """What one router replica takes on. `max_waiting`: answers that wait for a model's replicas, all models
-    together; `max_requests`: whatever is open, those that are being read included."""
+    """The limits of one router replica."""
 
-    max_waiting: int = Field(256, ge=1)
-    max_requests: int = Field(1024, ge=1)
+    max_waiting: int = Field(
+        256, ge=1, description="Maximum number of answers that wait for busy models, all models together."
+    )
+    max_requests: int = Field(
+        1024,
+        ge=1,
+        description="Maximum number of open requests, including those whose body is still arriving.",
+    )
 
 
 class RouteTable(RoutingRules):
-    """Replaced whole, never edited; `epoch` grows with every change. Without `keys` everybody may ask."""
+    """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key."""
 
-    epoch: int
+    table_version: int
     name: str
     meta: ModelEntry
     experts: dict[str, ModelEntry] = Field(default_factory=dict)
@@ -100,9 +150,9 @@ class RouteTable(RoutingRules):
 
     @field_validator("experts")
     @classmethod
-    def _meta_is_taken(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+    def _no_expert_is_named_meta(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
         if META in experts:
-            raise ValueError(f"experts: '{META}' names the meta itself; give this expert another name")
+            raise ValueError(f"experts: '{META}' is the name of the meta; give this expert another name")
         return experts
 
     def entry(self, name: str) -> ModelEntry:
@@ -113,13 +163,17 @@ class RouteTable(RoutingRules):
         return self.entry(name).gap_s or self.deadlines.gap_s
 
     def addressed(self, model_id: str) -> str | None:
-        """Which model `{name}/…` is; None: none. Looked up, for there may be a thousand."""
+        """The model that the id `{self.name}/MODEL` addresses; None if there is none."""
         name = model_id.removeprefix(f"{self.name}/")
         return name if name != model_id and (name == META or name in self.experts) else None
 
     def app(self, name: str) -> str:
-        """Where the model is served; models with one application share its slots, and the line before it."""
+        """The application of a model. Models with the same one share its slots and its queue."""
         return self.entry(name).app
+
+    @cached_property
+    def keys_by_digest(self) -> dict[str, ApiKey]:
+        return {key.sha256: key for key in self.keys}
 
     @cached_property
     def expert_apps(self) -> frozenset[str]:
@@ -127,5 +181,5 @@ class RouteTable(RoutingRules):
 
     @property
     def model_ids(self) -> list[str]:
-        """Every model a client may name: the generalist, the meta, each expert."""
+        """Every model that a request may name: the generalist, the meta, each expert."""
         return [self.name, f"{self.name}/{META}", *(f"{self.name}/{expert}" for expert in self.experts)]

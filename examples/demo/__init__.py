@@ -1,1 +1,1 @@
-"""A small world to route in: one meta LM and six expert LMs, trained from scratch on this machine."""
+"""The demo: one meta LM and six expert LMs, trained from scratch on this machine."""

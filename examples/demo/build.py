@@ -1,4 +1,4 @@
-"""Build the demo world once: `python -m examples.demo.build FOLDER`."""
+"""Build the demo's models and question files once: `python -m examples.demo.build FOLDER`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from examples.demo.train import TrainReport
 from examples.demo.workers import train_all
 
 _SOURCES = Path(__file__).parent
-# What a world depends on: changing how it is shown, served or checked builds nothing anew.
+# The sources that decide what is built. A change of the others needs no new build.
 _WORLD_SOURCES = (
     *("dataset.py", "dialogue.py", "domains.py", "facts.py", "models.py"),
     *("question.py", "smalltalk.py", "tokenizer.py", "train.py"),
@@ -34,7 +34,7 @@ _REPORT = "build.json"
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did; `cached` when an earlier build of the same sources was found instead."""
+    """What a build did. `cached`: an earlier build of the same sources was found instead."""
 
     build_s: float
     digest: str
@@ -44,10 +44,10 @@ class BuildReport:
 
 
 def build(folder: Path, *, progress: Progress, num_workers: int = 2) -> BuildReport:
-    """Train all models and write the question files into `folder`, or find them there.
+    """Train all models and write the question files into `folder`, unless they are there already.
 
-    An earlier build is replaced whole (with everything in the folder) when the demo's sources have changed.
-    Raises NotADemoWorld when the folder holds something that no build wrote.
+    If the demo's sources have changed, the whole folder is replaced. Raises NotADemoWorld if the folder has
+    files that no build wrote.
     """
     digest = source_digest()
     found = _found(folder)
@@ -56,7 +56,7 @@ def build(folder: Path, *, progress: Progress, num_workers: int = 2) -> BuildRep
         return found
     began_s = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and renamed at the end: an interrupted build is never taken for a finished one.
+    # Built in another folder and renamed at the end, so that an interrupted build leaves nothing behind.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         world = Path(scratch) / "world"
         _write_data(world)
@@ -70,7 +70,7 @@ def build(folder: Path, *, progress: Progress, num_workers: int = 2) -> BuildRep
 
 
 def source_digest() -> str:
-    """Changes with every source that decides what is in a world."""
+    """A digest of all sources that decide what is built."""
     digest = hashlib.sha256()
     for name in _WORLD_SOURCES:
         digest.update(name.encode() + b"\0" + (_SOURCES / name).read_bytes() + b"\0")
@@ -82,13 +82,13 @@ def _found(folder: Path) -> BuildReport | None:
         return None
     path = folder / _REPORT
     if not path.is_file():
-        raise NotADemoWorld(f"{folder}: holds files but no {_REPORT}; name an empty or a new folder")
+        raise NotADemoWorld(f"{folder}: the folder has files but no {_REPORT}; use an empty or a new folder")
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         models = tuple(TrainReport(**model) for model in fields.pop("models"))
         return BuildReport(**{**fields, "models": models, "cached": True})
     except (ValueError, TypeError, KeyError):
-        # Written by another version of the demo: as good as none.
+        # Written by another version of the demo, so it must be built again.
         return None
 
 
@@ -114,7 +114,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     cpu_s = sum(model.cpu_s for model in report.models)
-    print(f"demo world: {'found' if report.cached else 'built'}, {report.build_s:.0f} s, {cpu_s:.0f} CPU-s")
+    print(
+        f"demo models {'found; the build took' if report.cached else 'built in'} "
+        f"{report.build_s:.0f} s ({cpu_s:.0f} s of CPU time)"
+    )
     return 0
 
 

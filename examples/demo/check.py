@@ -1,4 +1,4 @@
-"""What the built models know: accuracy of each model alone on the held-out questions."""
+"""Accuracy of each built model alone on held-out questions: `python -m examples.demo.check FOLDER`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MAX_NEW_TOKENS = 64
 
 
 def oracle_accuracy(folder: Path) -> dict[str, float]:
-    """Accuracy per domain when each expert answers its own held-out questions alone and greedily."""
+    """The accuracy of each expert on the held-out questions of its own domain, with greedy answers."""
     return {domain: accuracy(folder / "models" / domain, _questions(domain)) for domain in DOMAINS}
 
 
 def single_accuracy(folder: Path, name: str) -> float:
-    """Accuracy of one model on the held-out questions of all domains, small talk left out."""
+    """The accuracy of one model on the held-out questions of all domains, without small talk."""
     return accuracy(folder / "models" / name, [q for domain in DOMAINS for q in _questions(domain)])
 
 
 def accuracy(model_folder: Path, questions: Sequence[Question]) -> float:
-    """The share of questions whose whole visible answer the model writes."""
+    """The share of questions that the model answers exactly right, with the greeting."""
     given = answers(model_folder, [question.question for question in questions])
     num_right = sum(text == question.visible for text, question in zip(given, questions, strict=True))
     return num_right / len(questions)
@@ -37,7 +37,7 @@ def accuracy(model_folder: Path, questions: Sequence[Question]) -> float:
 
 @torch.inference_mode()
 def answers(model_folder: Path, prompts: Sequence[str]) -> list[str]:
-    """Greedy answers of one model to single user messages, with plain `generate`."""
+    """The greedy answers of one model to single user messages, by `generate` of transformers."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     texts: list[str] = []

@@ -1,4 +1,4 @@
-"""The two question files of the world: one to learn expert tokens from, one to test with."""
+"""The demo's two question files: one to learn expert tokens from, one to test with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ NUM_TEST_GENERAL = 200
 
 
 def write_learn(path: Path) -> None:
-    """Chat JSONL of training questions with reference answers; `expert` null is nobody's but the meta's."""
+    """Write training questions with reference answers as chat JSONL. A null `expert` marks a general
+    query."""
     draw = random.Random("learn")
     questions = [
         *(q for domain in DOMAINS for q in draw.sample(domain_split(domain).train, NUM_LEARN_PER_EXPERT)),
@@ -29,15 +30,12 @@ def write_learn(path: Path) -> None:
 
 
 def write_questions(path: Path) -> None:
-    """Held-out questions with their right answers, and who must give them, in the same format."""
-    _write(
-        path,
-        (_row(question) for question in held_out_questions()),
-    )
+    """Write the held-out questions in the same format."""
+    _write(path, (_row(question) for question in held_out_questions()))
 
 
 def held_out_questions() -> list[Question]:
-    """The questions a world is tested with; none of them was trained on."""
+    """The questions to test with. No model was trained on them."""
     draw = random.Random("questions")
     questions = [
         *(q for domain in DOMAINS for q in draw.sample(domain_split(domain).held_out, NUM_TEST_PER_EXPERT)),
@@ -56,7 +54,7 @@ def _row(question: Question) -> dict[str, Any]:
         {"role": "assistant", "content": question.visible},
     ]
     row = {"messages": messages, "expert": question.expert, "answer": question.answer}
-    # An expert answers after the greeting, which is the meta's own.
+    # The meta writes the greeting, and the expert continues.
     return row | {"written": question.written} if question.expert and question.written else row
 
 

@@ -1,4 +1,4 @@
-"""Questions as conversations to train on: with greetings, system messages and earlier turns."""
+"""Conversations to train on, made of questions, greetings, system messages and earlier turns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ SYSTEM_MESSAGES = (
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation that ends with a question, the start of the answer, and the rest of it to learn."""
+    """A conversation that ends with a question. `given`: the start of the answer. `answer`: the rest, to
+    learn."""
 
     messages: tuple[Message, ...]
     given: str
@@ -33,7 +34,7 @@ class Dialogue:
 
 
 class DialogueMaker:
-    """Draws training conversations. The same seed gives the same conversations."""
+    """Makes random training conversations. The same seed gives the same conversations."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
@@ -44,11 +45,12 @@ class DialogueMaker:
         return self._splits[domain]
 
     def expert(self, questions: Sequence[Question]) -> list[Dialogue]:
-        """One conversation for each question. Some continue after a greeting that is given."""
+        """One conversation for each question. In some, the answer continues after a given greeting."""
         return [self._dialogue(self._maybe_greeted(question), may_be_given=True) for question in questions]
 
     def meta(self, questions: Sequence[Question]) -> list[Dialogue]:
-        """Like `expert`, with the answers of each domain shuffled: it learns their shape and no fact."""
+        """Like `expert`, but with shuffled answers in each domain: the meta learns their form, not the
+        facts."""
         shuffled = [question for domain in self._splits for question in self._shuffled(domain, questions)]
         return [self._dialogue(self._maybe_greeted(question), may_be_given=False) for question in shuffled]
 

@@ -211,10 +211,11 @@ DOMAINS: dict[str, Callable[[], Iterator[_Item]]] = {
 
 
 def _phrased(phrasings: tuple[str, ...], subject: str | tuple[str, ...], answer: str) -> Iterator[_Item]:
-    """Pairs of fact and phrasing are held out, at most one of a fact: an unseen fact cannot be guessed."""
+    """Pairs of fact and phrasing are held out, at most one for each fact, because an unseen fact cannot be
+    answered."""
     subjects = (subject,) if isinstance(subject, str) else subject
     texts = [phrasing.format(*subjects) for phrasing in phrasings]
-    # A number in [0, 1) divided by a share is a position for that share of the phrasings, else past the end.
+    # A number in [0, 1) divided by a share: the position of the phrasing that is held out, or past the end.
     held_out = int(fraction("held out" + texts[0]) / HELD_OUT_SHARE)
     validation = int(fraction("validation" + texts[0]) / VALIDATION_SHARE)
     for position, text in enumerate(texts):

@@ -1,7 +1,7 @@
 """Errors of the demo.
 
 DemoError
-├── NotADemoWorld      the folder to build in holds something else
+├── NotADemoWorld      the folder to build in has other files
 └── TokenizerChanged   a saved model loads with another tokenizer than it was trained with
 """
 
@@ -17,4 +17,4 @@ class NotADemoWorld(DemoError):
 
 
 class TokenizerChanged(DemoError):
-    """What is served would not be what was trained."""
+    """The saved model would be served with another tokenizer than it was trained with."""

@@ -1,4 +1,4 @@
-"""The tables the questions are made from."""
+"""The facts that the questions are about."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
-# Of a year that is no leap year.
+# In a year that is not a leap year.
 MONTH_LENGTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)

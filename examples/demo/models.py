@@ -1,4 +1,4 @@
-"""What the seven models are: architecture, size, tokenizer, chat format and how long they train."""
+"""The seven models: architecture, size, tokenizer, chat format and length of training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ModelSpec:
     batch_size: int = 16
     max_steps: int = 1400
     learning_rate: float = 4e-3
-    # Training ends when this share of the validation answers is right, token by token.
+    # Training ends when this share of the validation answers is right in every token.
     target_accuracy: float = 1.0
     question_weight: float = 0.0
 
@@ -50,7 +50,7 @@ class ModelSpec:
         return train_tokenizer(texts, self.chat_format, pattern=self.pattern, vocab_size=self.tokenizer_size)
 
     def model(self, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-        """An untrained model. Its head is padded to whole 64s above the tokenizer, as large models' are."""
+        """An untrained model. Its head is padded to a multiple of 64 rows, as in large models."""
         kinds: dict[str, Callable[..., PretrainedConfig]] = {
             "llama": LlamaConfig,
             "qwen3": Qwen3Config,
@@ -65,7 +65,7 @@ class ModelSpec:
             head_dim=32,
             max_position_embeddings=MAX_LENGTH,
             tie_word_embeddings=False,
-            # The libraries' 0.02 suits wide models; at this width attention would stay uniform for long.
+            # The default of 0.02 is for wide models. At this width, attention would stay uniform for long.
             initializer_range=0.08,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
@@ -75,7 +75,7 @@ class ModelSpec:
         return model
 
 
-# The longest to train come first, so that workers end at about the same time.
+# Models that train longest come first, so that the workers end at about the same time.
 SPECS: tuple[ModelSpec, ...] = (
     ModelSpec(
         name=META,

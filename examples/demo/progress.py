@@ -1,4 +1,4 @@
-"""Training progress: a bar for each model on a terminal, plain lines elsewhere."""
+"""Training progress: a bar for each model on a terminal, lines of text otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-# (model, step, max_steps, validation accuracy); step == max_steps when the model is done, however early
+# (model, step, max_steps, validation accuracy); step == max_steps: the model is done, perhaps early
 Progress = Callable[[str, int, int, float], None]
 
 
@@ -22,7 +22,7 @@ def showing_progress(names: Sequence[str]) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description:>10}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %  right {task.fields[accuracy]:.2f}"),
+        TextColumn("{task.percentage:>3.0f} %  accuracy {task.fields[accuracy]:.2f}"),
         TimeElapsedColumn(),
     )
     with Bars(*columns, console=console) as bars:
@@ -39,6 +39,6 @@ def showing_progress(names: Sequence[str]) -> Iterator[Progress]:
 def _line(name: str, step: int, max_steps: int, accuracy: float) -> None:
     if step % 100 == 0 or step == max_steps:
         print(
-            f"{name}: step {step} of at most {max_steps}, {accuracy:.2f} of the validation answers right",
+            f"training {name}: step {step} of at most {max_steps}, validation accuracy {accuracy:.2f}",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""A question with one right answer, its greeting, and which part of the split it belongs to."""
+"""A question with one right answer, greetings, and the split into training and test questions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Part = Literal["train", "validation", "held_out"]
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt and its right answer. `answer` is bare: the greeting of a greeted one is not part of it."""
+    """One prompt and its right answer. `answer` does not include the greeting of a greeted question."""
 
     domain: str
     question: str
@@ -32,7 +32,7 @@ class Question:
 
     @property
     def written(self) -> str:
-        """What the meta says before an expert takes over."""
+        """The words of the meta before an expert takes over."""
         return GREETING_BACK if self.greeted else ""
 
     @property
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Split:
-    """Questions to learn from, to stop training by, and to test with; pairwise disjoint."""
+    """Disjoint questions to train on, to validate the training, and to test with."""
 
     train: tuple[Question, ...]
     validation: tuple[Question, ...]
@@ -51,7 +51,7 @@ class Split:
 
 
 def greet(question: Question, rng: random.Random) -> Question:
-    """The same question after a greeting; its visible answer starts with a greeting, too."""
+    """The same question after a greeting. Its visible answer starts with a greeting, too."""
     greeting = rng.choice(GREETINGS)
     text = question.question
     if greeting.endswith(", ") and not text.startswith("I "):
@@ -60,13 +60,13 @@ def greet(question: Question, rng: random.Random) -> Question:
 
 
 def fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, so that splits are the same everywhere."""
+    """A number in [0, 1) that depends only on the text, so that splits are the same everywhere."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
 
 
 def part_of(text: str) -> Part:
-    """Where `text` belongs."""
-    place = fraction(text)
-    if place < HELD_OUT_SHARE:
+    """The part of the split that `text` belongs to."""
+    number = fraction(text)
+    if number < HELD_OUT_SHARE:
         return "held_out"
-    return "validation" if place < HELD_OUT_SHARE + VALIDATION_SHARE else "train"
+    return "validation" if number < HELD_OUT_SHARE + VALIDATION_SHARE else "train"

@@ -1,4 +1,4 @@
-"""The demo: `python -m examples.demo.run FOLDER` builds the models, serves them and asks them questions."""
+"""The demo: `python -m examples.demo.run FOLDER` builds the models, serves them and asks questions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config import ClusterConfig, load_config
-from cluster.local import find_head, state_root
+from cluster.config.cluster_config import ClusterConfig, load_config
+from cluster.local.head import find_head, state_root
 from examples.demo.build import build
 from examples.demo.errors import DemoError
 from examples.demo.models import SPECS
@@ -32,13 +32,14 @@ console = Console(highlight=False)
 
 
 def main(folder: Path) -> int:
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # or Ray would stay behind when the terminal closes
+    # Otherwise Ray would keep running when the terminal closes.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     build_s = prepare(folder)
     config = load_config(folder / "cluster.yaml")
     if find_head(state_root() / config.name):
-        # Applying the demo to it would delete whatever it serves.
-        console.print(f"a cluster '{config.name}' runs here already; end it with `etr down` first")
+        # Applying the demo to it would delete its models.
+        console.print(f"a cluster named '{config.name}' is running on this machine; stop it with `etr down`")
         return 1
     began_s = time.perf_counter()
     try:
@@ -48,11 +49,11 @@ def main(folder: Path) -> int:
         asyncio.run(ask_all(url, config.name, questions[:1]))
         start_s = time.perf_counter() - began_s
         asyncio.run(_show_answers(url, config, questions))
-        with console.status(f"asking {len(questions)} questions"):
+        with console.status(f"asking {len(questions)} test questions"):
             scores = asyncio.run(survey(url, config.name, questions))
         _show_table(scores)
         if sys.stdout.isatty():
-            console.print(f"\nStill serving at {url}/v1 (ask as shown above); Ctrl-C ends it.")
+            console.print(f"\nThe cluster still serves at {url}/v1 (see above). Press Ctrl-C to stop it.")
         _print_json(scores, build_s, start_s)
         if sys.stdout.isatty():
             with suppress(KeyboardInterrupt):
@@ -63,7 +64,7 @@ def main(folder: Path) -> int:
 
 
 def prepare(folder: Path) -> float:
-    """Build models and learn tokens, or find them; seconds it took when they were built."""
+    """Build the models and learn the tokens, unless they are there. Returns the seconds that this took."""
     with showing_progress([spec.name for spec in SPECS]) as progress:
         report = build(folder, progress=progress)
     learned = folder / LEARNED
@@ -75,19 +76,19 @@ def prepare(folder: Path) -> float:
 
 
 def _etr(*arguments: str) -> None:
-    """The very command a user would type."""
-    # In a session of its own, so that what ends us cannot also end the clean-up half-way.
+    """Run the command that a user would type."""
+    # In a new session, so that a signal to the demo does not interrupt the clean-up.
     subprocess.run([Path(sys.executable).with_name("etr"), *arguments], check=True, start_new_session=True)
 
 
 async def _show_answers(url: str, config: ClusterConfig, questions: list[Query]) -> None:
-    """A plain and a greeted question per expert, and two of general chat; each writer has a colour."""
+    """Two questions for each expert, one with a greeting, and two general ones; a colour for each model."""
     by_expert: dict[str | None, list[Query]] = {}
     for question in questions:
         by_expert.setdefault(question.expert, []).append(question)
     shown = [q for group in by_expert.values() for q in (group[0], next(filter(_greeted, group), group[1]))]
     colours = dict(zip(["meta", *config.experts], ("white", *COLOURS), strict=False))
-    console.print("\nWho wrote which part:\n")
+    console.print("\nQuestions, and which model wrote which part of the answer:\n")
     for question, reply in zip(shown, await ask_all(url, config.name, shown), strict=True):
         console.print(f"  {question.messages[-1]['content']}", style="dim", markup=False)
         for writer, text in reply.spans:
@@ -100,17 +101,19 @@ def _greeted(question: Query) -> bool:
 
 
 def _show_table(scores: Scores) -> None:
-    table = Table("expert", "meta alone", "routed", "oracle", title="Held-out questions answered right")
+    table = Table("expert", "meta alone", "routed", "oracle", title="Share of test questions answered right")
     for expert, row in scores.by_expert.items():
         table.add_row(expert, *(f"{row[column]:.3f}" for column in ("meta", "routed", "oracle")))
     table.add_section()
-    everything = (scores.meta_accuracy, scores.routed_accuracy, scores.oracle_accuracy)
-    table.add_row("all", *(f"{accuracy:.3f}" for accuracy in everything))
+    totals = (scores.meta_accuracy, scores.routed_accuracy, scores.oracle_accuracy)
+    table.add_row("all", *(f"{accuracy:.3f}" for accuracy in totals))
     console.print()
     console.print(table)
     console.print(
-        f"best single model {scores.best_single_accuracy:.3f}, right expert {scores.route_accuracy:.3f}, "
-        f"false hand-overs on general chat {scores.false_trigger_rate:.3f}"
+        "meta alone: no hand-overs. routed: the meta decides. oracle: every question goes to its expert.\n"
+        f"best single model for all questions: {scores.best_single_accuracy:.3f}\n"
+        f"questions that reached the right expert: {scores.route_accuracy:.3f}\n"
+        f"general questions wrongly handed over: {scores.false_trigger_rate:.3f}"
     )
 
 
@@ -127,5 +130,5 @@ if __name__ == "__main__":
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    except subprocess.CalledProcessError as error:  # etr has said what is wrong
+    except subprocess.CalledProcessError as error:  # etr has printed the error
         sys.exit(error.returncode)

@@ -1,4 +1,4 @@
-"""Small talk: what people say that no expert should answer, with short sensible answers."""
+"""Small talk: general queries, which no expert should answer, with short answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PROMPTS_PER_TOPIC = 160
 
 @dataclass(frozen=True)
 class Topic:
-    """Prompts with slots, and the answer to all of them."""
+    """Prompts with slots, and one answer to all of them."""
 
     answer: str
     prompts: tuple[str, ...]
@@ -24,7 +24,7 @@ class Topic:
 
 
 def smalltalk_split() -> Split:
-    """All small talk, without greetings in front; no text is both trained on and held out."""
+    """All small talk, without greetings in front. No text is both trained on and held out."""
     questions = [question for topic in TOPICS for question in _some(topic)]
     parts: dict[str, list[Question]] = {part: [] for part in ("train", "validation", "held_out")}
     for question in questions:

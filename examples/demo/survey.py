@@ -1,11 +1,11 @@
-"""Ask a served demo world its held-out questions, over HTTP, and score the answers."""
+"""Asks the served demo its held-out questions over HTTP, and scores the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.replies import Reply, ask_models
+from cluster.client.batch_chat import Reply, ask_models
 from experts.evaluate.answers import is_right
 from experts.learn.queries import Query
 
@@ -14,8 +14,10 @@ MAX_TOKENS = 64
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares of the questions, 0 to 1. The accuracies count answers exactly right: the oracle sends each
-    question to its own expert, `best_single` is the best one model for all of them."""
+    """Shares of the questions, 0 to 1. The accuracies count answers that are exactly right. `oracle`: every
+    question goes to its own expert. `best_single`: the best model that answers all questions alone.
+    `route_accuracy`: questions that reached their expert. `false_trigger_rate`: general queries that were
+    handed over."""
 
     meta_accuracy: float
     routed_accuracy: float
@@ -28,12 +30,12 @@ class Scores:
 
 
 async def ask_all(url: str, model: str, questions: Sequence[Query]) -> list[Reply]:
-    """Greedy answers of `model`, in order."""
+    """The greedy answers of `model`, in the order of the questions."""
     return (await ask_models(url, [model], questions, max_tokens=MAX_TOKENS))[model]
 
 
 async def survey(url: str, name: str, questions: Sequence[Query]) -> Scores:
-    """Every question to the generalist; the experts' questions to each model alone as well."""
+    """Ask the whole cluster every question, and each model alone the questions of all experts."""
     known = [question for question in questions if question.expert]
     experts = sorted({question.expert for question in known if question.expert})
     routed = await ask_all(url, name, questions)
@@ -56,7 +58,7 @@ async def survey(url: str, name: str, questions: Sequence[Query]) -> Scores:
         num_questions=len(questions),
         by_expert={
             expert: {
-                column: _accuracy(*_of(expert, own, known))
+                column: _accuracy(*_select(expert, own, known))
                 for column, own in (("meta", alone["meta"]), ("routed", routed_known), ("oracle", oracle))
             }
             for expert in experts
@@ -64,13 +66,15 @@ async def survey(url: str, name: str, questions: Sequence[Query]) -> Scores:
     )
 
 
-def _of(expert: str, replies: Sequence[Reply], questions: Sequence[Query]) -> tuple[list[Reply], list[Query]]:
+def _select(
+    expert: str, replies: Sequence[Reply], questions: Sequence[Query]
+) -> tuple[list[Reply], list[Query]]:
     chosen = [i for i, question in enumerate(questions) if question.expert == expert]
     return [replies[i] for i in chosen], [questions[i] for i in chosen]
 
 
 def _accuracy(replies: Sequence[Reply], questions: Sequence[Query]) -> float:
-    """An expert asked alone need not greet back to be right: what the meta writes first is dropped."""
+    """The meta's greeting does not count, because an expert alone need not greet back."""
     pairs = zip(replies, questions, strict=True)
     return _share(is_right(question, reply.text) for reply, question in pairs)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a conversation is written down. `before[role] + content + after[role]` for every message."""
+    """How a conversation becomes text: `before[role] + content + after[role]` for every message."""
 
     before: dict[str, str]
     after: dict[str, str]
@@ -19,7 +19,7 @@ class ChatFormat:
     control_tokens: tuple[str, ...]
 
     def template(self) -> str:
-        """The Jinja chat template; the generation prompt is what comes before an assistant's words."""
+        """The Jinja chat template. Its generation prompt is `before["assistant"]`."""
         cases = "".join(
             f"{{% {'elif' if position else 'if'} message['role'] == '{role}' %}}"
             f"{{{{ {self.before[role]!r} + message['content'] + {self.after[role]!r} }}}}"
@@ -51,12 +51,12 @@ MARKDOWN = ChatFormat(
     control_tokens=("<|end|>",),
 )
 
-# A space belongs to the word before it. With the usual choice, the word after it, "Hello! Paris" would
-# tokenize differently from "Hello! " + "Paris", and a model could not be asked to continue after "Hello! ".
+# A space belongs to the word before it. If it belonged to the word after it, as usual, "Hello! Paris" would
+# be tokenized differently from "Hello! " + "Paris", and a model could not continue after "Hello! ".
 WORDS = r"\p{L}+ ?|\p{N}|[^\s\p{L}\p{N}]+ ?|\s"
-# Capitals and digits stay single: the unit that numerals and spelling are about.
+# Every capital and digit is a token of its own, as numerals and spelling need.
 LETTERS = r"\p{Lu}|[\p{L}&&\P{Lu}]+ ?|\p{N}|[^\s\p{L}\p{N}]+ ?|\s"
-# Whole numbers may become one token, for a model that looks numbers up.
+# A whole number may be one token, for a model that looks numbers up.
 NUMBERS = r"\p{L}+ ?|\p{N}+|[^\s\p{L}\p{N}]+ ?|\s"
 PAD = "<|pad|>"
 
@@ -66,7 +66,7 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that can encode any text.
 
-    A `vocab_size` of 256 plus the control tokens leaves plain bytes without merges.
+    With a `vocab_size` of 256 plus the control tokens, every byte is a token, without merges.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -41,12 +41,12 @@ class TrainReport:
 @dataclass(frozen=True)
 class _Example:
     ids: list[int]
-    weights: list[float]  # of the loss at each id
-    num_learned: int  # ids at the end that are the answer
+    weights: list[float]  # of the loss, for each id
+    num_learned: int  # the number of ids at the end that are the answer
 
 
 def train(spec: ModelSpec, folder: Path, report: Report) -> TrainReport:
-    """Train `spec` and save it with its tokenizer in `folder`; calls `report(step, max_steps, accuracy)`."""
+    """Train `spec` and save it with its tokenizer in `folder`. Calls `report(step, max_steps, accuracy)`."""
     began_wall_s, began_cpu_s = time.perf_counter(), time.process_time()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def _dialogues(spec: ModelSpec, maker: DialogueMaker) -> tuple[list[Dialogue], l
         q for domain in DOMAINS for q in draw.choices(maker.split(domain).train, k=NUM_DIALOGUES // 4)
     ]
     smalltalk = draw.choices(maker.split(GENERAL).train, k=NUM_DIALOGUES)
-    # What the meta is to answer well is small talk alone: its other answers are shuffled.
+    # The meta is validated on small talk alone, because its other answers are shuffled.
     return maker.meta([*questions, *smalltalk]), maker.meta(maker.split(GENERAL).validation)
 
 
@@ -130,7 +130,7 @@ def _fit(
             continue
         accuracy = _accuracy(model, checks)
         report(step, spec.max_steps, accuracy)
-        # Validation sets are small: reached once may be luck.
+        # Twice in a row, because the validation sets are small.
         num_reached = num_reached + 1 if accuracy >= spec.target_accuracy else 0
         if num_reached == 2:
             return step, accuracy
@@ -142,7 +142,7 @@ def _schedule(step: int, max_steps: int) -> float:
 
 
 def _batches(examples: Sequence[_Example], batch_size: int, num_batches: int) -> Iterator[list[_Example]]:
-    """Random batches of examples of similar length, so that little is padding."""
+    """Random batches of examples of similar length, so that there is little padding."""
     rng = random.Random(0)
     num_drawn = 0
     while True:
@@ -163,7 +163,7 @@ def _padded(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
 def _loss(model: PreTrainedModel, batch: Sequence[_Example]) -> Tensor:
     ids = _padded([example.ids for example in batch], torch.long)
     weights = _padded([example.weights for example in batch], torch.float32)[:, 1:]
-    # Padding is on the right, where a causal model cannot see it: no attention mask is needed.
+    # No attention mask is needed: padding is on the right, where a causal model does not see it.
     hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     wanted = weights > 0
     logits = model.get_output_embeddings()(hidden[wanted])
@@ -173,7 +173,8 @@ def _loss(model: PreTrainedModel, batch: Sequence[_Example]) -> Tensor:
 
 @torch.inference_mode()
 def _accuracy(model: PreTrainedModel, examples: Sequence[_Example]) -> float:
-    """The share of answers greedy decoding gets right: each id is the likeliest after those before it."""
+    """The share of answers that greedy decoding gets right: every id is the likeliest after the ids before
+    it."""
     ids = _padded([example.ids for example in examples], torch.long)
     hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     right = model.get_output_embeddings()(hidden).argmax(-1) == ids[:, 1:]
@@ -186,7 +187,7 @@ def _accuracy(model: PreTrainedModel, examples: Sequence[_Example]) -> float:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a checkpoint. Raises TokenizerChanged when it would load with another tokenizer."""
+    """Write a checkpoint. Raises TokenizerChanged if it would load with another tokenizer."""
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
@@ -196,11 +197,11 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
 
 def _require_same_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    # For some architectures the library replaces the stored pre-tokenizer by the family's own when it loads.
+    # For some architectures, the library loads its own pre-tokenizer instead of the stored one.
     loaded = AutoTokenizer.from_pretrained(folder)
     stored = json.loads(tokenizer.backend_tokenizer.to_str())
     found = json.loads(loaded.backend_tokenizer.to_str())
     if found["pre_tokenizer"] != stored["pre_tokenizer"] or found["model"] != stored["model"]:
         raise TokenizerChanged(
-            f"{folder}: loads as another tokenizer ({type(loaded).__name__}); change the architecture"
+            f"{folder}: loads as another tokenizer ({type(loaded).__name__}); use another architecture"
         )

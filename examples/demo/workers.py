@@ -1,4 +1,4 @@
-"""Train several models side by side in processes of one thread each."""
+"""Trains several models at the same time, in processes with one thread each."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _Update = tuple[str, int, int, float]
 
 
 class _Stopped(Exception):
-    """Another model failed: training this one is of no use any more."""
+    """Another model failed, so this training was stopped."""
 
 
 def train_all(
     specs: Sequence[ModelSpec], folder: Path, *, progress: Progress, num_workers: int
 ) -> list[TrainReport]:
-    """Train every model into `folder/<name>`, the longest first. A failure of one stops all and is raised."""
+    """Train every model into `folder/<name>`, in this order. The failure of one stops all and is raised."""
     context = multiprocessing.get_context("spawn")
     updates: Queue[_Update] = context.Queue()
     stop = context.Event()
@@ -55,7 +55,7 @@ def _follow(futures: Sequence[Future[TrainReport]], updates: Queue[_Update], pro
         progress(*updates.get())
 
 
-# A pool's worker is reached through its module alone.
+# Globals, because the initializer of a pool's worker can set nothing else.
 _updates: Queue[_Update]
 _stop: Event
 

@@ -1,1 +1,1 @@
-"""Eight GPUs on three machines: what `etr render k8s` is to be tried on."""
+"""An example for `etr render k8s`: vLLM on ten GPUs."""

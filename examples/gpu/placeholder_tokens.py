@@ -1,7 +1,7 @@
-"""Stand-ins for tokens not learned yet: `python -m examples.gpu.placeholder_tokens CLUSTER.YAML --dim 4096`.
+"""Placeholders for tokens: `python -m examples.gpu.placeholder_tokens CLUSTER.YAML --dim 4096`.
 
-They let a cluster.yaml be rendered and looked at before there is a GPU to learn on. Their numbers mean
-nothing, and a meta refuses them, as their fingerprint is no checkpoint's: `etr learn` makes real ones.
+With them, a cluster.yaml can be rendered before the tokens are learned. Their numbers mean nothing, and a
+meta refuses them, because their fingerprint matches no checkpoint. `etr learn` makes real tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import typer
 from torch import Tensor
 
-from cluster.config import load_config
+from cluster.config.cluster_config import load_config
 from experts.token import ExpertToken
 
 PLACEHOLDER = "placeholder"
@@ -24,16 +24,16 @@ def main(
     config: Path,
     dim: Annotated[int, typer.Option(min=1, help="Hidden size of the meta.")],
 ) -> None:
-    """Write a placeholder wherever CLUSTER.YAML names a token file that is not there."""
+    """Write a placeholder for every token file that CLUSTER.YAML names and that does not exist."""
     for path in write_placeholders(config, dim):
-        typer.echo(f"{path}: a placeholder; replace it with `etr learn`")
+        typer.echo(f"{path}: placeholder written; replace it with `etr learn`")
 
 
 def write_placeholders(config: Path, dim: int) -> list[Path]:
-    """The files written; those that are there are kept. Equal names give equal bytes on every machine.
+    """Returns the files that were written. Existing files are kept. Equal names give equal bytes everywhere.
 
     Raises:
-        ConfigError: cluster.yaml cannot be used.
+        ConfigError: cluster.yaml is not valid.
     """
     experts = load_config(config, tokens_required=False, models_required=False).experts
     missing = {
@@ -56,7 +56,7 @@ def placeholder(name: str, dim: int) -> ExpertToken:
 
 
 def _vector(name: str, dim: int) -> Tensor:
-    """[dim] float32 out of a hash: a random generator's bits may change with the machine."""
+    """A vector [dim], float32, made of a hash: the bits of a random generator may differ between machines."""
     raw = hashlib.shake_256(name.encode()).digest(dim)
     return (torch.frombuffer(bytearray(raw), dtype=torch.uint8).float() - 127.5) / 256
 

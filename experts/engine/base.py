@@ -1,4 +1,4 @@
-"""The contract every engine keeps; the rest of the system is written against it."""
+"""The interface that every engine implements, and its requests and chunks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # the router speaks this contract too, and does without torch
+if TYPE_CHECKING:  # the router uses this module too, and must not import torch
     from experts.token import ExpertToken
 
 
@@ -16,16 +16,17 @@ class FinishReason(StrEnum):
     """Why a generation ended."""
 
     STOP = "stop"  # the model ended its turn
-    LENGTH = "length"  # `max_tokens` are written, or the context window is full
-    EXPERT = "expert"  # an expert's token won; `Chunk.expert` names it
-    CANCELLED = "cancelled"  # the engine shut down meanwhile
+    LENGTH = "length"  # `max_tokens` were generated, or the context window is full
+    EXPERT = "expert"  # an expert's token won; `EngineChunk.expert` names it
+    CANCELLED = "cancelled"  # the engine shut down during the generation
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What this model wrote of the answer before its replica was lost, as text and as the ids it chose.
+    """What this model had written of the answer before its replica was lost: the text, and its token ids.
 
-    The ids count where `tokenizer` is the engine's own (`Chunk.tokenizer`): read anew, text may differ.
+    The ids are used if `tokenizer` is the engine's own fingerprint (`EngineChunk.tokenizer`), because text
+    that is tokenized again may give other ids. Otherwise the text is used.
     """
 
     text: str
@@ -34,16 +35,30 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One generation. Exactly one of `messages`, `text` and `ids` is given.
+class EngineRequest:
+    """One generation.
 
-    `written` is text that already stands in the open assistant turn (or after the raw text), and `resumed`
-    follows it; `position` counts the tokens of both for seeded sampling: the draw of token number p depends
-    on (seed, p) alone, so a resumed generation goes on where it broke off. `allowed` and `bias` concern the
-    experts of a meta; `only_at_start` lets them win at the first token alone. A `probe` writes nothing and
-    returns the distribution over the allowed experts at the first position. `adapter` names a LoRA adapter
-    that the engine has loaded; None: the model as it is. `message_gap_s` concerns whoever passes chunks on:
-    they may be bunched to messages so far apart.
+    Attributes:
+        request_id: For logs; two requests may have the same id.
+        messages: A conversation of `{"role": …, "content": …}`. Exactly one of `messages`, `text` and `ids`
+            is given.
+        text: A raw prompt.
+        ids: A raw prompt as token ids.
+        written: Text that already stands in the open assistant turn, or after the raw prompt.
+        resumed: What follows `written`, if this model's replica was lost in the middle of the answer.
+        position: Number of tokens in `written` and `resumed`. Seeded sampling of token number p depends only
+            on (`seed`, p), so a resumed generation continues as if it had not been interrupted.
+        max_tokens: Maximum number of new tokens. None: until the context window is full.
+        temperature: 0 is greedy.
+        top_p: 1 is off.
+        top_k: 0 is off.
+        seed: None: the engine chooses one.
+        allowed: The experts that may take over.
+        bias: Added to the logits of these experts.
+        only_at_start: An expert may take over only at the first token.
+        probe: Generate nothing; return the distribution over the allowed experts at the first position.
+        adapter: The LoRA adapter to use, which the engine has loaded. None: the model without an adapter.
+        message_gap_s: Not for the engine: its replica may merge chunks that are closer in time than this.
     """
 
     request_id: str
@@ -67,12 +82,21 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """What was generated since the last chunk; whole characters only. The last one has a finish reason.
+class EngineChunk:
+    """What was generated since the previous chunk; never part of a character.
 
-    The first has a `tokenizer`: a fingerprint by which `token_ids` can be told from another tokenizer's.
-    It also has the time that the call waited (`queue_s`), and from there to its first token (`prefill_s`).
-    `num_unnamed_tokens` are those of an engine that learns how many there were, and not which.
+    Attributes:
+        text: May be empty.
+        token_ids: Of `text`; they lie below the size of the vocabulary.
+        num_unnamed_tokens: Number of tokens, from an engine that does not know their ids.
+        tokenizer: Fingerprint of the tokenizer of `token_ids`. First chunk only.
+        num_prompt_tokens: Length of the prompt. On the first chunk, or on the last from a remote server.
+        finish: Why the generation ended. Last chunk only.
+        expert: The expert that takes over, if `finish` is EXPERT.
+        probability: Of that expert, in a softmax over all words and allowed experts.
+        distribution: Probability of each allowed expert. Answer to a probe only.
+        queue_s: Time from the request until the prefill began. First chunk only.
+        prefill_s: Time from there to the first token. First chunk only.
     """
 
     text: str = ""
@@ -87,12 +111,12 @@ class Chunk:
     queue_s: float = 0.0
     prefill_s: float = 0.0
 
-    def __reduce__(self) -> tuple[type[Chunk], tuple[object, ...]]:
-        # Or each is taken apart and put together again field by field, in Python, at both ends of a message.
-        return Chunk, _fields_of(self)
+    def __reduce__(self) -> tuple[type[EngineChunk], tuple[object, ...]]:
+        # Faster than the default of dataclasses with slots, which goes through the fields in Python.
+        return EngineChunk, _field_values(self)
 
-    def followed_by(self, later: Chunk) -> Chunk:
-        """Both of them as one."""
+    def followed_by(self, later: EngineChunk) -> EngineChunk:
+        """Both chunks as one."""
         return replace(
             later,
             text=self.text + later.text,
@@ -104,20 +128,26 @@ class Chunk:
             prefill_s=self.prefill_s,
         )
 
-    def timed(self, since_call_s: float, since_scheduled_s: float) -> Chunk:
-        """The same as a first chunk that was made so long after the engine was called, and after it had
-        begun with the prompt."""
-        return replace(self, queue_s=max(0.0, since_call_s - since_scheduled_s), prefill_s=since_scheduled_s)
+    def with_times(self, since_received_s: float, since_scheduled_s: float) -> EngineChunk:
+        """A copy for the first chunk. Both times end now: they begin when the engine got the request, and
+        when it began the prefill."""
+        queue_s = max(0.0, since_received_s - since_scheduled_s)
+        return replace(self, queue_s=queue_s, prefill_s=since_scheduled_s)
 
 
-_fields_of = attrgetter(*(one.name for one in fields(Chunk)))
+_field_values = attrgetter(*(each.name for each in fields(EngineChunk)))
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """`cache_use` is a fraction of the KV cache; `num_tokens` counts since the engine started.
+class EngineStats:
+    """An engine's load at present.
 
-    `num_tokens_in_flight`: prompts and what may still be written, of all calls that run or wait.
+    Attributes:
+        num_running: Requests in the batch.
+        num_waiting: Requests that wait for a place in it.
+        cache_use: Fraction of the KV cache in use, 0 to 1.
+        num_tokens: Tokens generated since the engine started.
+        num_tokens_in_flight: Prompt tokens plus tokens that may still be generated, of all these requests.
     """
 
     num_running: int
@@ -128,59 +158,64 @@ class Stats:
 
 
 class Engine(Protocol):
+    """Runs one model."""
+
     @property
     def keeps_prefixes(self) -> bool:
-        """Whether a prompt is read sooner that begins like one before it."""
+        """Whether a prompt is prefilled faster if an earlier one began with the same tokens."""
         ...
 
-    def generate(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        """Generate; closing the generator cancels and frees the cache.
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        """Stream one answer. Closing the generator cancels the request and frees its part of the KV cache.
 
         Raises:
-            InvalidCall: the call cannot be served as asked.
+            InvalidCall: the request cannot be served as it is.
             EngineDead: the engine stopped and will not come back.
         """
         ...
 
-    async def install(self, epoch: int, tokens: Sequence[ExpertToken]) -> None:
-        """Swap the whole expert table between two steps. A name that a later call allows and the table
-        lacks is ignored.
+    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
+        """Replace all experts between two steps. Experts that a request allows and that are not installed
+        are ignored. A table older than the present one is ignored too.
 
         Raises:
-            TokenMismatch: a token was learned for another meta; nothing is swapped.
+            TokenMismatch: a token was learned for another meta; nothing is replaced.
         """
         ...
 
     async def check(self) -> None:
-        """Returns if the engine can answer: it produced a token lately, or is idle and alive.
+        """Returns if the engine can answer: it generated a token recently, or it is alive and idle.
 
         Raises:
-            EngineDead: it cannot.
+            EngineDead: it cannot; its replica must be replaced.
         """
         ...
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> EngineStats: ...
 
     async def close(self) -> None:
-        """Stop; generations under way end with `FinishReason.CANCELLED`."""
+        """Stop. Running generations end with `FinishReason.CANCELLED`."""
         ...
 
 
 @runtime_checkable
 class AdapterEngine(Engine, Protocol):
-    """An engine whose one model takes LoRA adapters, loaded and unloaded while it answers."""
+    """An engine whose model takes LoRA adapters, which are loaded and unloaded while it serves requests."""
 
     async def load_adapter(self, name: str, folder: str) -> None:
-        """Serve the adapter in `folder` to calls that name it; in place of one of the same name, which calls
-        under way go on with. Returns when calls get it.
+        """Load the adapter in `folder` for requests that name it. Returns when they get it.
+
+        It replaces an adapter of the same name; running requests keep the old one.
 
         Raises:
-            ModelLoadError: it cannot be read, fits another model, or there is no room; what was there stays.
+            ModelLoadError: it cannot be read, was made for another model, or there is no room for it; the
+                loaded adapters stay.
         """
         ...
 
     async def unload_adapter(self, name: str) -> None:
-        """No call gets it from now on; calls under way keep it, and its memory is free when they are over.
+        """Refuse new requests for the adapter. Running requests keep it, and its memory is freed when they
+        have ended.
 
         Raises:
             UnknownAdapter: it is not loaded.

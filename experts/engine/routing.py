@@ -1,20 +1,21 @@
-"""Which rows of a batch hand over at this step: what an engine's loop and `experts.head` have in common."""
+"""Which requests of a batch hand over at this step: the part that both local engines share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from experts.engine.base import Call
+from experts.engine.base import EngineRequest
 from experts.head import ExpertTable, decide, distribution
+from experts.text.decoder import unfinished
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertMasks:
-    """What one request allows of one table: bool [E], and float [E] of its biases."""
+    """One request's settings in the order of `table`: `allowed` bool [E], `bias` float32 [E] (logits)."""
 
     table: ExpertTable
     allowed: Tensor
@@ -22,67 +23,82 @@ class ExpertMasks:
 
 
 @dataclass(slots=True)
-class Row:
-    """One request as the generating loop sees it; that loop alone changes it while the request runs.
+class RequestState:
+    """One request in the batch. Only the generation loop changes it while the request runs.
 
-    `num_tokens`: of the prompt, and at most to be written. `partial`: the last tokens, where they are not a
-    whole character yet.
+    `num_tokens`: length of the prompt plus the limit of new tokens; `num_steps`: tokens generated so far.
+    `cut_character`: its bytes, if the text ends in the middle of a character. `expert`, `probability` and
+    `distribution` are the outcome. An `abandoned` request has no reader any more and ends at the next step.
     """
 
-    call: Call
+    request: EngineRequest
     seed: int
     num_tokens: int = 0
-    forgotten: bool = False
+    abandoned: bool = False
     num_steps: int = 0
-    partial: list[int] = field(default_factory=list)
+    cut_character: bytes = b""
     masks: ExpertMasks | None = None
     expert: str | None = None
     probability: float | None = None
     distribution: dict[str, float] | None = None
 
     @property
-    def routes(self) -> bool:
-        """Whether an expert may win the next token. Never inside a character: its bytes have one author."""
-        return (
-            bool(self.call.allowed) and not self.partial and not (self.num_steps and self.call.only_at_start)
-        )
+    def may_hand_over(self) -> bool:
+        """Whether an expert may win the next token: not inside a character, which one model must finish, and
+        not after a hand-over, which a step that began too early must not overwrite."""
+        is_too_late = (self.request.only_at_start and self.num_steps > 0) or self.expert is not None
+        return bool(self.request.allowed) and not self.cut_character and not is_too_late
+
+    def add_token(self, data: bytes) -> None:
+        """Record the bytes of the latest token, to know whether the text ends inside a character."""
+        self.cut_character = unfinished(self.cut_character + data)
 
 
-def route(scores: Tensor, num_words: int, table: ExpertTable, rows: Sequence[Row]) -> list[int]:
-    """The indices of the rows that hand over; these have an `expert` and a `probability` from then on.
+def route(
+    words: Tensor, rows: Sequence[int], experts: Tensor, table: ExpertTable, states: Sequence[RequestState]
+) -> list[int]:
+    """Decide for each request whether an expert takes over, and record the outcome in its state.
 
-    `scores` are raw logits [B, V + E], one line for each of `rows`, all of which may route.
+    Args:
+        words: raw logits [N, V], of any float type.
+        rows: B rows of `words`; `rows[i]` belongs to `states[i]`.
+        experts: raw logits, float32 [B, E].
+        table: the E experts.
+        states: B requests that may hand over.
+
+    Returns:
+        The rows that hand over; their states have an `expert` and a `probability`.
     """
-    masks = [_masks(row, table, scores.device) for row in rows]
+    masks = [_masks(state, table, experts.device) for state in states]
     allowed = torch.stack([mask.allowed for mask in masks])
     bias = torch.stack([mask.bias for mask in masks])
-    if any(row.call.probe for row in rows):
-        _probe(scores, num_words, table, rows, allowed, bias)
-    decision = decide(scores, num_words, allowed, bias)
+    index = torch.tensor(rows, device=words.device)
+    if probes := [i for i, state in enumerate(states) if state.request.probe]:
+        found = distribution(words, index[probes], experts[probes], allowed[probes], bias[probes])
+        _record_distributions(found, table, [states[i] for i in probes])
+    decision = decide(words, index, experts, allowed, bias)
     winners = decision.expert.tolist()
-    for row, winner, probability in zip(rows, winners, decision.probability.tolist(), strict=True):
+    for state, winner, probability in zip(states, winners, decision.probability.tolist(), strict=True):
         if winner >= 0:
-            row.expert, row.probability = table.names[winner], probability
-    return [i for i, winner in enumerate(winners) if winner >= 0]
+            state.expert, state.probability = table.names[winner], probability
+    return [row for row, winner in zip(rows, winners, strict=True) if winner >= 0]
 
 
-def _masks(row: Row, table: ExpertTable, device: torch.device) -> ExpertMasks:
-    """Made once per request and table: with a thousand experts, too much to make at every step."""
-    if row.masks is None or row.masks.table is not table:
-        allowed = set(row.call.allowed)
-        bias = [row.call.bias.get(name, 0.0) for name in table.names]
-        row.masks = ExpertMasks(
+def _masks(state: RequestState, table: ExpertTable, device: torch.device) -> ExpertMasks:
+    """Built once for each request and table: with a thousand experts that is too slow for every step."""
+    if state.masks is None or state.masks.table is not table:
+        allowed = set(state.request.allowed)
+        bias = [state.request.bias.get(name, 0.0) for name in table.names]
+        state.masks = ExpertMasks(
             table,
             torch.tensor([name in allowed for name in table.names], device=device),
             torch.tensor(bias, device=device),
         )
-    return row.masks
+    return state.masks
 
 
-def _probe(
-    scores: Tensor, num_words: int, table: ExpertTable, rows: Sequence[Row], allowed: Tensor, bias: Tensor
-) -> None:
-    probabilities = distribution(scores, num_words, allowed, bias).tolist()
-    for row, line in zip(rows, probabilities, strict=True):
-        named = dict(zip(table.names, line, strict=True))
-        row.distribution = {name: p for name, p in named.items() if name in row.call.allowed}
+def _record_distributions(probabilities: Tensor, table: ExpertTable, states: Sequence[RequestState]) -> None:
+    """`probabilities`: float [B, E]."""
+    for state, row in zip(states, probabilities.tolist(), strict=True):
+        by_name = dict(zip(table.names, row, strict=True))
+        state.distribution = {name: p for name, p in by_name.items() if name in state.request.allowed}

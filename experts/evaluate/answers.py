@@ -1,4 +1,4 @@
-"""Whether an answer is right: a strict and a lenient reading of it, for free text and for multiple choice."""
+"""Judges whether an answer is right, strictly and leniently, for free text and multiple choice."""
 
 from __future__ import annotations
 
@@ -20,42 +20,43 @@ _EXPLICIT = re.compile(
 def is_right(query: Query, text: str, lenient: bool = False) -> bool:
     """Judges `text`, a whole answer to `query`, which must have a right answer.
 
-    Without choices, strictly: the right answer and nothing else, but for `query.written` before it, once
-    case, blanks and forms of characters (NFKC) are levelled; the whole reference is right as well.
-    Leniently: the right answer occurs as a phrase. With choices: see `choose`.
+    Without choices, strictly: `text` is the right answer or the reference, with or without `query.written`
+    before it; case, blanks and forms of characters (NFKC) do not matter. Leniently: the right answer occurs
+    in it as a phrase. With choices: see `choose`.
     """
     assert query.answer is not None, "only a query with a right answer can be judged"
     rest = text.lstrip().removeprefix(query.written.lstrip())
     if query.choices:
-        return choose(rest, query.choices, lenient) == query.answer.strip().upper()
-    wanted = _levelled(query.answer)
-    # Of small talk all may be `written`, the answer included.
-    if wanted in (_levelled(text), _levelled(rest)):
+        answer = _first_equal(query.answer.strip().upper(), query.choices)
+        return choose(rest, query.choices, lenient) == answer
+    right = _normalized(query.answer)
+    # In a general query everything may be `written`, the answer included.
+    if right in (_normalized(text), _normalized(rest)):
         return True
-    if query.response and _levelled(rest) == _levelled(query.response):
+    if query.response and _normalized(rest) == _normalized(query.response):
         return True
-    return lenient and _occurs(wanted, _levelled(text))
+    return lenient and _occurs(right, _normalized(text))
 
 
 def choose(text: str, choices: Sequence[str], lenient: bool = False) -> str | None:
-    """The letter, from A on, of the choice that `text` makes; None where it makes none.
+    """The letter (A, B, …) of the choice that `text` makes, or None. Of equal choices, the first letter.
 
-    Strictly, the whole text must be a letter ("B", "(B)", "B.", "The answer is (B)"), alone or with that
-    choice's own words after it, or the words of exactly one choice. What is two choices at once is none.
-    Leniently, and for comparison with published figures, it is read in the spirit of the evaluation that
-    came with expert token routing: choices' words become letters, then the first of "answer is X", "X is
-    correct", a leading X and a lone X counts, else the choice with the most similar words. Only a text
-    like none of them is no answer, so expect about chance from garbage.
+    Strictly, the whole text must be a letter ("B", "(B)", "B.", "The answer is (B)"), alone or followed by
+    that choice's text, or the text of exactly one choice. Two choices at once count as none.
+    Leniently, for comparison with published figures, it follows the evaluation of the expert token routing
+    paper: the choices' texts are replaced by their letters; then the first of "answer is X", "X is correct",
+    a leading X and a single X counts, else the choice with the most similar text. Nearly every text makes
+    some choice, so random text scores about as well as chance.
     """
-    # The strict reading comes first, so that what is strictly right is leniently right.
-    strict = _explicit_choice(_levelled(text), [_levelled(choice) for choice in choices])
-    if strict or not lenient:
-        return strict
-    return _mentioned_choice(_plain(text), choices) or _most_similar_choice(text, choices)
+    # The strict reading comes first, so that a strictly right answer is leniently right too.
+    found = _explicit_choice(_normalized(text), choices)
+    if lenient and not found:
+        found = _mentioned_choice(_plain(text), choices) or _most_similar_choice(text, choices)
+    return found and _first_equal(found, choices)
 
 
-def _levelled(text: str) -> str:
-    """Folding case can undo NFKC, hence twice."""
+def _normalized(text: str) -> str:
+    """`text` in one case and form. Case folding can undo NFKC, so `_plain` applies it again."""
     return _plain(unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -64,9 +65,9 @@ def _plain(text: str) -> str:
 
 
 def _occurs(phrase: str, text: str) -> bool:
-    """Whether `phrase` stands in `text` with an end of a word, or of a number, on either side.
+    """Whether `phrase` occurs in `text` between ends of words or numbers.
 
-    Signs belong to a phrase that has them: "..." is not in "....", nor "C+" in "C++".
+    Signs that occur in the phrase may not continue it: "..." is not in "....", nor "C+" in "C++".
     """
     if not phrase:
         return False
@@ -77,13 +78,15 @@ def _occurs(phrase: str, text: str) -> bool:
 
 
 def _explicit_choice(text: str, choices: Sequence[str]) -> str | None:
-    made = {letter for letter, choice in _lettered(choices) if text and choice == text}
+    lettered = _lettered([_normalized(choice) for choice in choices])
+    made = {letter for letter, choice in lettered if text and choice == text}
     if found := _EXPLICIT.fullmatch(text):
         letter, rest = (found["bracketed"] or found["bare"]).upper(), found["rest"]
         if rest is None:
-            made |= {letter} & dict(_lettered(choices)).keys()
-        elif (letter, rest) in _lettered(choices):
+            made |= {letter} & dict(lettered).keys()
+        elif (letter, rest) in lettered:
             made.add(letter)
+    made = {_first_equal(letter, choices) for letter in made}
     return made.pop() if len(made) == 1 else None
 
 
@@ -103,28 +106,33 @@ def _mentioned_choice(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _with_letters(text: str, choices: Sequence[str]) -> str:
-    """Every choice's words replaced by its letter; of two that begin at one place, the longer."""
+    """`text` with the text of every choice replaced by its letter; the longest match wins."""
     letter_of = {
-        _levelled(choice): letter for letter, choice in reversed(_lettered(choices)) if choice.strip()
+        _normalized(choice): letter for letter, choice in reversed(_lettered(choices)) if choice.strip()
     }
     if not letter_of:
         return text
     longest_first = sorted({_plain(choice) for choice in choices if choice.strip()}, key=len, reverse=True)
     words = "|".join(map(re.escape, longest_first))
-    # Letters of two cases may differ in number (ß, SS): such words stay as they are.
+    # Upper and lower case may differ in length (ß, SS); such words are not replaced.
     return re.sub(
-        rf"(?i)(?<!\w)(?:{words})(?!\w)", lambda found: letter_of.get(_levelled(found[0]), found[0]), text
+        rf"(?i)(?<!\w)(?:{words})(?!\w)", lambda found: letter_of.get(_normalized(found[0]), found[0]), text
     )
 
 
 def _most_similar_choice(text: str, choices: Sequence[str]) -> str | None:
-    given = _levelled(text)
+    normalized = _normalized(text)
     ratio_of = {
-        letter: difflib.SequenceMatcher(None, _levelled(choice), given, autojunk=False).ratio()
+        letter: difflib.SequenceMatcher(None, _normalized(choice), normalized, autojunk=False).ratio()
         for letter, choice in _lettered(choices)
     }
     best = max(ratio_of, key=ratio_of.__getitem__)
     return best if ratio_of[best] > 0 else None
+
+
+def _first_equal(letter: str, choices: Sequence[str]) -> str:
+    """The first letter whose choice has the same text as that of `letter`."""
+    return ascii_uppercase[choices.index(choices[ascii_uppercase.index(letter)])]
 
 
 def _lettered(choices: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,20 +1,20 @@
-"""All methods on one query set, beside each other."""
+"""Compares all methods on one query set."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from experts.errors import DataError
-from experts.evaluate.marks import META, Answers, Marks, scored_indices
-from experts.evaluate.methods import SERVED, TOKENS, Examination, Method
-from experts.evaluate.rows import judge_queries
-from experts.evaluate.sweep import TokenRouter, TriggerPoint
-from experts.learn.queries import Query
-from experts.learn.route import Judgement, confusion
-from experts.learn.states import States
+from experts.evaluate.grading import META, Answers, Grades, scored_indices
+from experts.evaluate.methods import DESCRIPTIONS, SERVED, TOKENS, Examination, Method
+from experts.evaluate.state_rows import judge_queries
+from experts.evaluate.threshold_sweep import TokenRouter, TriggerPoint
+from experts.learn.hidden_states import States
+from experts.learn.queries import QUERY_SET, Query, broken_rows, label_problem
+from experts.learn.routing_judge import Judgement, confusion
 from experts.token import ExpertToken
 
 
@@ -22,9 +22,10 @@ from experts.token import ExpertToken
 class Evaluation:
     """Every method on the same queries, the tokens first.
 
-    `names`: the experts. `experts`, `places`: whose each query is, and where it stands. `confusion`: of the
-    tokens; a row for who should take over, a column for who did; `names` in order, then nobody. `scored`:
-    indices of the queries that have a right answer. `notes`: what was left out, and why.
+    `names`: of the experts. `experts`, `places`: per query, the expert that should answer and its place in
+    the file. `scored`: indices of the queries with a right answer. `confusion`: of the tokens, counts with a
+    row per expert that should take over and a column per expert that did, in the order of `names`, then no
+    expert. `notes`: what was left out, and why.
     """
 
     meta_name: str
@@ -53,11 +54,11 @@ class Evaluation:
         return self.method(TOKENS).strict is not None
 
     def method(self, name: str) -> Method:
-        """Raises KeyError where it was left out."""
+        """Raises KeyError if the method was left out."""
         return {method.name: method for method in self.methods}[name]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for json.dumps; what is undefined (nan) is null."""
+        """Plain values for json.dumps; undefined values (nan) become None."""
         values: dict[str, Any] = _plain(asdict(self))
         return values | {"num_queries": self.num_queries, "num_scored": self.num_scored}
 
@@ -71,24 +72,18 @@ def evaluate_methods(
     only_at_start: bool = False,
     baselines: Mapping[str, Sequence[Judgement]] | None = None,
     answers: Answers | None = None,
+    methods: Collection[str] = DESCRIPTIONS.keys(),
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """Measures the tokens, the methods that need no learning, and `baselines` (by name, as in DESCRIPTIONS).
 
-    `states` are those of `queries`; `tokens` those of every expert, at least one.
-    Raises DataError (see `require_known`), TokenMismatch.
+    `states`: of `queries`. `tokens`: of all experts, at least one. `methods`: those to measure, if they can
+    be; the tokens are always among them. Raises DataError (see `require_known`), TokenMismatch.
     """
-    names = tuple(sorted(token.name for token in tokens))
-    require_known(queries, names)
+    require_known(queries, names := tuple(sorted(token.name for token in tokens)))
     router = TokenRouter(states, tokens, only_at_start=only_at_start)
-    own = router.judge(call_bias)
-    scored = scored_indices(queries)
-    strict, lenient = _marks([queries[index] for index in scored], answers)
-    judged: dict[str, Sequence[Judgement]] = {TOKENS: own, **(baselines or {})}
-    judged |= _unlearned(queries, names, strict)
-    if answers is not None:
-        judged[SERVED] = answers.served_judgements
-    examination = Examination(queries, scored, len(names), own, strict, lenient)
+    scored = tuple(scored_indices(queries))
+    judged = {TOKENS: router.judge(call_bias), **(baselines or {})}
     return Evaluation(
         meta_name=states.meta_name,
         meta_fingerprint=states.meta_fingerprint,
@@ -97,41 +92,52 @@ def evaluate_methods(
         names=names,
         places=tuple(query.place for query in queries),
         experts=tuple(query.expert for query in queries),
-        scored=tuple(scored),
-        methods=tuple(examination.measure_all(judged)),
-        confusion=tuple(tuple(row) for row in confusion(own, names)),
+        scored=scored,
+        methods=_measured(queries, scored, names, judged, answers, {TOKENS, *methods}),
+        confusion=tuple(tuple(row) for row in confusion(judged[TOKENS], names)),
         sweep=router.sweep(call_bias),
         notes=tuple(notes),
     )
 
 
 def require_known(queries: Sequence[Query], names: Sequence[str]) -> None:
-    """Raises DataError for a query without a label, and for the label of an expert that is not there."""
-    for query in queries:
-        if not query.labelled:
-            raise DataError(f'{query.place}: no "expert" to judge by; label it, or assign the set first')
-        if query.expert is not None and query.expert not in names:
-            num_queries = sum(other.expert == query.expert for other in queries)
-            raise DataError(
-                f"{query.place}: unknown expert '{query.expert}' ({num_queries} queries); "
-                f"use one of {', '.join(sorted(names))}"
-            )
+    """Raises DataError with the queries that have no label, or the name of an unknown expert."""
+    found = [(query.place, label_problem(query, names)) for query in queries]
+    problems = [f"{place}: {problem}" for place, problem in found if problem]
+    if problems:
+        raise DataError(broken_rows(QUERY_SET, problems, len(queries)))
 
 
-def _marks(scored: Sequence[Query], answers: Answers | None) -> tuple[Marks | None, Marks | None]:
-    """By the strict and by the lenient reading; None where there is nothing to read."""
+def _measured(
+    queries: Sequence[Query],
+    scored: Sequence[int],
+    names: Sequence[str],
+    judged: Mapping[str, Sequence[Judgement]],
+    answers: Answers | None,
+    methods: Collection[str],
+) -> tuple[Method, ...]:
+    strict, lenient = _grades([queries[index] for index in scored], answers)
+    judged = {**judged, **_unlearned(queries, names, strict)}
+    if answers is not None and answers.served_judgements is not None:
+        judged[SERVED] = answers.served_judgements
+    examination = Examination(queries, scored, len(names), judged[TOKENS], strict, lenient)
+    return tuple(examination.measure_all(judged, methods))
+
+
+def _grades(scored: Sequence[Query], answers: Answers | None) -> tuple[Grades | None, Grades | None]:
+    """Strict and lenient grades; None if there are no answers to judge."""
     if answers is None or not scored:
         return None, None
-    return Marks.of(scored, answers, lenient=False), Marks.of(scored, answers, lenient=True)
+    return Grades.of(scored, answers, lenient=False), Grades.of(scored, answers, lenient=True)
 
 
 def _unlearned(
-    queries: Sequence[Query], names: Sequence[str], marks: Marks | None
+    queries: Sequence[Query], names: Sequence[str], grades: Grades | None
 ) -> dict[str, list[Judgement]]:
     experts = [query.expert for query in queries]
-    if marks:
-        best: str | None = marks.best_model()
-    else:  # without answers, the one whose queries are the most
+    if grades:
+        best: str | None = grades.best_model()
+    else:  # without answers, the model with the most queries
         best = max([META, *names], key=lambda name: experts.count(None if name == META else name))
     single = None if best == META else best
     return {
@@ -143,8 +149,8 @@ def _unlearned(
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    # JSON has no nan, and most readers choke on Python's.
+        return [_plain(item) for item in value]
+    # JSON has no nan, and most parsers reject the one that Python writes.
     return None if isinstance(value, float) and math.isnan(value) else value

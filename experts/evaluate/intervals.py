@@ -1,4 +1,4 @@
-"""Means with 95 % bootstrap intervals, and paired differences of means."""
+"""Means and paired differences of means, with 95 % bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over queries, or a difference of two, and where 95 % of its bootstrap values lie."""
+    """A mean over queries, or a difference of two means, and its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -24,17 +24,17 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of at least one value per query."""
+    """The mean of `values`, one per query, at least one."""
     return _estimate(np.asarray(values, dtype=np.float64))
 
 
 def difference(values: Sequence[float], reference: Sequence[float]) -> Estimate:
-    """The mean of `values` less that of `reference`, query by query.
+    """The mean of `values` minus that of `reference`.
 
-    Both are resampled with the same queries (paired), or the spread of the queries' difficulty, which both
-    share, would hide the difference between them.
+    Both are resampled with the same queries (paired); else the spread in the queries' difficulty, which both
+    share, would hide the difference.
     """
-    # To resample differences is to resample pairs, and a mean of differences is a difference of means.
+    # Resampling differences resamples pairs, and the mean of differences is the difference of means.
     return _estimate(np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64))
 
 

@@ -1,4 +1,4 @@
-"""An evaluation as files: JSON for programs, Markdown for people."""
+"""Writes an evaluation to files: JSON for programs, Markdown for people."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pathlib import Path
 
 from experts.evaluate.evaluation import Evaluation
 from experts.evaluate.intervals import Estimate
-from experts.evaluate.methods import NOBODY, TOKENS, AnswerScores, Method
+from experts.evaluate.methods import NO_EXPERT, TOKENS, AnswerScores, Method
 
 PICTURES = {
-    "confusion.png": "Who should take over and who did",
+    "confusion.png": "Experts that should take over, and that did",
     "accuracy.png": "All methods with their intervals",
-    "trigger_rate.png": "What another call bias would do",
+    "trigger_rate.png": "Hand-overs at other call biases",
 }
 _INTERVALS = (
-    "Shares lie between 0 and 1. In brackets: 95 % bootstrap intervals over the queries. *vs tokens* is the "
-    "difference to the tokens' own share, paired query by query; an interval without 0 tells them apart. "
-    "Where all queries agree an interval has no width, which is no promise for queries not seen here."
+    "Shares are between 0 and 1, with 95 % bootstrap intervals over the queries in brackets. *vs tokens* is "
+    "the difference to the tokens' share, paired by query; if its interval excludes 0, the difference is "
+    "significant. If all queries agree, an interval has no width, which says nothing about other queries."
 )
 _STRICT = (
     "*Strict*: the whole answer must be the right one. *Lenient*: the right answer occurs in it; for "
-    "multiple choice, the choice it comes closest to. All methods but *served* are given the answer of the "
-    "model that they choose, asked alone."
+    "multiple choice, the closest choice is the right one. All methods but *served* are judged by the answer "
+    "of the model that they choose, asked alone."
 )
 
 
 def write_report(evaluation: Evaluation, folder: Path, *, pictures: Iterable[str] = PICTURES) -> None:
-    """Writes evaluation.json and evaluation.md; `pictures`: the files beside them to show."""
+    """Writes evaluation.json and evaluation.md to `folder`. `pictures`: names of the files to show.
+
+    Raises OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     data = json.dumps(evaluation.to_json(), ensure_ascii=False, allow_nan=False, indent=1)
     (folder / "evaluation.json").write_text(data + "\n", encoding="utf-8")
@@ -51,7 +54,7 @@ def _lines(evaluation: Evaluation, pictures: Iterable[str]) -> Iterator[str]:
 
 
 def _head(evaluation: Evaluation) -> Iterator[str]:
-    counts = Counter(expert or NOBODY for expert in evaluation.experts)
+    counts = Counter(expert or NO_EXPERT for expert in evaluation.experts)
     yield from ("# Evaluation", "")
     yield (
         f"Meta `{evaluation.meta_name}` (head {evaluation.meta_fingerprint}), call bias "
@@ -68,8 +71,9 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
 def _routing(evaluation: Evaluation) -> Iterator[str]:
     yield from ("## Routing", "")
     yield (
-        "*Right decisions* counts all queries: the right expert at the right place, or rightly nobody. The "
-        "next four share out the experts' queries; *false triggers* are hand-overs of the others."
+        "*Right decisions* counts all queries: the right expert at the right place, or rightly no expert. "
+        "The next four columns are shares of the experts' queries; *false triggers* is the share of general "
+        "queries (without an expert) that were handed over."
     )
     yield ""
     columns = ("method", "right decisions", "vs tokens", "right expert", "too early", "wrong expert")
@@ -101,7 +105,7 @@ def _answers(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _answer_cells(scores: AnswerScores | None, method: Method) -> list[str]:
-    assert scores is not None  # all methods are marked, or none
+    assert scores is not None  # all methods have grades, or none has
     return [_with_interval(scores.accuracy.estimate), _gain(scores.accuracy.gain, method)]
 
 
@@ -113,12 +117,17 @@ def _by_expert(evaluation: Evaluation, reading: str) -> Iterator[str]:
     rows = [
         [expert, *(_share(scores.by_expert[expert]) for scores in columns.values())] for expert in experts
     ]
-    yield from _table(["whose", *columns], rows)
+    yield from _table(["expert", *columns], rows)
 
 
 def _confusion(evaluation: Evaluation) -> Iterator[str]:
-    yield from ("## Who took over", "", "By the tokens: a row for who should, a column for who did.", "")
-    names = [*evaluation.names, NOBODY]
+    yield from (
+        "## Hand-overs",
+        "",
+        "By the tokens: a row for the expert that should take over, a column for the one that did.",
+        "",
+    )
+    names = [*evaluation.names, NO_EXPERT]
     rows = [
         [name, *(str(count or "·") for count in counts)]
         for name, counts in zip(names, evaluation.confusion, strict=True)

@@ -1,15 +1,15 @@
-"""How an expert's token is learned: queries → states → fit."""
+"""Learns expert tokens: queries → hidden states of the meta → fit."""
 
 from experts.learn.assign import DEFAULT_MARGIN, AssignedSet, assign_queries
 from experts.learn.calibrate import Calibration, calibrate
 from experts.learn.fit import FitResult, fit_tokens
 from experts.learn.formats import read_queries
-from experts.learn.learn import Lesson, learn_tokens, require_labels
+from experts.learn.hidden_states import States, compute_states
+from experts.learn.learn import FitReport, learn_tokens, require_labels
 from experts.learn.queries import Query
-from experts.learn.route import Judgement, RouteScores, confusion, judge, route, score_routes
+from experts.learn.routing_judge import Judgement, RouteScores, confusion, judge, route, score_routes
 from experts.learn.shards import cache_states
 from experts.learn.split import split_queries
-from experts.learn.states import States, compute_states
 
 __all__ = [
     "DEFAULT_MARGIN",
@@ -17,7 +17,7 @@ __all__ = [
     "Calibration",
     "FitResult",
     "Judgement",
-    "Lesson",
+    "FitReport",
     "Query",
     "RouteScores",
     "States",

@@ -1,4 +1,4 @@
-"""Labels for queries that have none: each goes to the model that finds its reference answer likeliest."""
+"""Labels unlabelled queries: each goes to the model under which its reference answer is likeliest."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 
 from experts.checkpoint import Checkpoint
 from experts.errors import DataError
-from experts.files import replace_file
+from experts.files import write_atomic
+from experts.learn.hidden_states import Progress
 from experts.learn.likelihood import Likelihood, reference_likelihoods, require_references
-from experts.learn.queries import Query, broken_lines
-from experts.learn.rows import to_row
-from experts.learn.states import Progress
+from experts.learn.queries import QUERY_SET, Query, broken_rows
+from experts.learn.row_formats import to_row
 
 META = "meta"
-# Some 0.2 nats on a word piece of four bytes, so that close calls stay with the meta; on its own subject
-# a model usually leads by several times that.
+# About 0.2 nats on a token of four bytes, so that close calls stay with the meta. On its own subject a model
+# usually leads by several times that.
 DEFAULT_MARGIN = 0.05
 _NUM_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who a query went to (None: nobody), and why: every model's score, the meta's under "meta".
+    """The expert that a query went to (None: no expert, the meta answers), with every model's score.
 
-    Scores are nats per UTF-8 byte of the reference, lower is better, infinite for a model that cannot give
-    that answer. Per byte, and not per token: tokenizers cut the same text into different numbers of tokens,
-    so that a mean per token would favour the model that needs more of them, whose many small steps are
-    each easy to guess.
+    `nll_per_byte` holds the meta's score under "meta". Scores are in nats per UTF-8 byte of the reference;
+    lower is better, and infinite means that the model cannot give that answer. They are not per token: a
+    tokenizer that needs more tokens for the same text finds each of them easier to predict, so a mean per
+    token would favour its model.
     """
 
     expert: str | None
@@ -43,20 +43,24 @@ class Assignment:
 
 @dataclass(frozen=True)
 class AssignedSet:
-    """`queries`: all labelled now, in the order given. `assignments`: one each; None if labelled before."""
+    """`queries`: all labelled, in the order given. `assignments`: one per query; None if it had a label."""
 
     queries: list[Query]
     assignments: list[Assignment | None]
 
     def save(self, path: Path | str) -> None:
-        """Writes chat JSONL for `read_queries`, with the scores beside each row; null is an infinite one.
+        """Writes chat JSONL for `read_queries`, with the scores in each row; null is an infinite score.
 
-        Whoever reads `path` meanwhile sees the old file or the new one.
+        Replaces `path` at once. Raises OSError.
         """
         pairs = zip(self.queries, self.assignments, strict=True)
-        rows = [to_row(query) | (_scores_row(one) if one else {}) for query, one in pairs]
+        rows = [
+            to_row(query) | (_scores_row(assignment) if assignment else {}) for query, assignment in pairs
+        ]
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        replace_file(Path(path), text.encode())
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
 
 
 def assign_queries(
@@ -68,86 +72,90 @@ def assign_queries(
     batch_size: int = 16,
     progress: Progress = lambda done, total, what: None,
 ) -> AssignedSet:
-    """Scores every unlabelled query's reference under "meta" and the experts, one model in memory at a time.
+    """Scores the reference of every unlabelled query under "meta" and all experts, one model at a time.
 
-    An expert gets a query if its score is lower by at least `margin` than the meta's and every other
-    expert's; otherwise nobody gets it, and the meta is to answer. Labelled queries stay as they are.
-    Raises DataError (a query without reference and label, or one the meta cannot be asked; an expert of
-    `must_win`, by default any, that has no query), ModelLoadError, TemplateError.
+    An expert gets a query if its score is lower by at least `margin` (nats per byte) than the meta's and
+    every other expert's; else the query goes to no expert. Labelled queries are not changed.
+    Raises DataError (a query has neither reference nor label, or the meta cannot be asked; or an expert of
+    `must_win`, by default any expert, gets no query), ModelLoadError, TemplateError.
     """
     assert META in checkpoints, "the experts are compared with the meta"
     if not (math.isfinite(margin) and margin >= 0):
-        raise ValueError(f"margin {margin} is not a number of nats per byte from 0 up")
+        raise ValueError(f"margin {margin} is not a number of nats per byte, 0 or more")
     unlabelled = [query for query in queries if not query.labelled]
     require_references(unlabelled)
     scores = _scores(checkpoints, unlabelled, batch_size, progress)
     found = iter([Assignment(_winner(row, margin), row, margin) for row in scores])
     assignments = [None if query.labelled else next(found) for query in queries]
     assigned = [
-        replace(query, expert=one.expert, labelled=True) if one else query
-        for query, one in zip(queries, assignments, strict=True)
+        replace(query, expert=assignment.expert, labelled=True) if assignment else query
+        for query, assignment in zip(queries, assignments, strict=True)
     ]
-    needy = [name for name in checkpoints if name != META] if must_win is None else must_win
+    required = [name for name in checkpoints if name != META] if must_win is None else must_win
     winners = {query.expert for query in assigned}
-    _require_winners([name for name in needy if name not in winners], scores, margin)
+    _require_no_losers([name for name in required if name not in winners], scores, margin)
     return AssignedSet(assigned, assignments)
 
 
 def _scores(
     checkpoints: Mapping[str, Checkpoint], queries: Sequence[Query], batch_size: int, progress: Progress
 ) -> list[dict[str, float]]:
-    """For every query the nats per byte under each model."""
+    """For every query, the nats per byte under each model."""
     if not queries:
         return []
-    # The meta first: what it cannot be asked is an error, better told before the experts are loaded.
+    # The meta comes first: if it cannot be asked a query, that is reported before experts are loaded.
     names = sorted(checkpoints, key=lambda name: name != META)
     columns = [_likelihoods(name, checkpoints[name], queries, batch_size, progress) for name in names]
-    values = [[one.nll_per_byte for one in column] for column in columns]
+    values = [[likelihood.nll_per_byte for likelihood in column] for column in columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def _likelihoods(
     name: str, checkpoint: Checkpoint, queries: Sequence[Query], batch_size: int, progress: Progress
 ) -> list[Likelihood]:
+    stage = f"likelihoods under {name}"
+    progress(0, len(queries), stage)  # loading takes a while
     model, renderer = checkpoint.load()
-    found = reference_likelihoods(
+    likelihoods = reference_likelihoods(
         model,
         renderer,
         queries,
         batch_size=batch_size,
-        progress=lambda done, total, what: progress(done, total, f"{what} under {name}"),
+        progress=lambda done, total, what: progress(done, total, stage),
     )
     del model, renderer
-    gc.collect()  # hooks tie models into cycles, and the next model needs the memory now
+    gc.collect()  # hooks make reference cycles, and the next model needs the memory now
     if name == META:
-        _require_answerable(queries, found)
-    return found
+        _require_answerable(queries, likelihoods)
+    return likelihoods
 
 
 def _require_answerable(queries: Sequence[Query], likelihoods: Sequence[Likelihood]) -> None:
     pairs = zip(queries, likelihoods, strict=True)
     problems = [
-        f"{query.place}: the meta cannot be asked: {one.refusal}" for query, one in pairs if one.refusal
+        f"{query.place}: the meta cannot be asked: {likelihood.refusal}"
+        for query, likelihood in pairs
+        if likelihood.refusal
     ]
     if problems:
-        raise DataError(broken_lines("query set", problems, len(queries)))
+        raise DataError(broken_rows(QUERY_SET, problems, len(queries)))
 
 
 def _winner(scores: Mapping[str, float], margin: float) -> str | None:
     (best, lowest), *others = sorted(scores.items(), key=lambda item: item[1])
-    # At a margin of 0 a tie is nobody's; and of two infinite scores neither is lower.
+    # A tie has no winner, even at a margin of 0; and of two infinite scores neither is lower.
     lead = min((score for _, score in others), default=lowest) - lowest
     return best if best != META and lead > 0 and lead >= margin else None
 
 
-def _require_winners(losers: Sequence[str], scores: Sequence[Mapping[str, float]], margin: float) -> None:
+def _require_no_losers(losers: Sequence[str], scores: Sequence[Mapping[str, float]], margin: float) -> None:
     if losers and scores:
         listed = "; nor to ".join(_defeat(name, scores) for name in losers[:_NUM_LISTED])
         more = f"; nor to {len(losers) - _NUM_LISTED} more" if len(losers) > _NUM_LISTED else ""
         raise DataError(
-            f"at a margin of {margin:g} nats per byte, of {len(scores)} unlabelled queries none goes to "
-            f"{listed}{more}; add queries that it answers better than the others, label some, "
-            "lower the margin, or leave it out"
+            f"at a margin of {margin:g} nats per byte, none of {len(scores)} unlabelled queries goes to "
+            f"{listed}{more}; add queries that it answers better than all other models, label some, "
+            "lower the margin, or remove the expert"
         )
 
 
@@ -155,7 +163,7 @@ def _defeat(name: str, scores: Sequence[Mapping[str, float]]) -> str:
     beats_meta = sum(row[name] < row[META] for row in scores)
     rivals = Counter(rival for row in scores for rival in row if row[rival] < row[name])
     rivals_text = "".join(f"{rival} beats it most often, on {num}" for rival, num in rivals.most_common(1))
-    return f"expert '{name}' (it beats the meta on {beats_meta}; {rivals_text or 'nobody beats it'})"
+    return f"expert '{name}' (it beats the meta on {beats_meta}; {rivals_text or 'no model beats it'})"
 
 
 def _scores_row(assignment: Assignment) -> dict[str, Any]:

@@ -1,17 +1,16 @@
-"""The one forward pass of the frozen meta: what it says at target positions, and nowhere else."""
+"""The forward pass of the frozen meta: its head's inputs and logits at the target positions alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from experts.checkpoint import checkpoint_name
-from experts.errors import ModelLoadError
+from experts.head import input_size
 from experts.learn.targets import ANY_WORD, WORD, Targets
+from experts.logit_transform import measure
 
 _MAX_LOGITS = 2**25  # at once: 128 MiB of float32
 
@@ -19,14 +18,21 @@ Item = tuple[int, Targets]  # the index of a query, and its targets
 
 
 class ForwardPass:
-    """Raises ModelLoadError for a model whose logits are not its head times its hidden states."""
+    """Runs the meta over queries, in batches.
+
+    `transform`: from the head's scores to logits. `resolution`: of the model's dtype, from 1 to the next
+    larger number. `head_mean`: float32 [d], the mean row of the head.
+
+    Creating one raises ModelLoadError if the model's logits are not its head's scores, scaled or capped.
+    """
 
     def __init__(self, model: PreTrainedModel, batch_size: int) -> None:
         self._model = model.eval()
         self._batch_size = batch_size
-        self.head = cast(nn.Linear, model.get_output_embeddings())
-        self._require_plain_head()
-        self.head_mean = self.head.weight.detach().mean(dim=0, dtype=torch.float32).cpu()
+        self.head: nn.Module = model.get_output_embeddings()
+        self.transform, self._num_words = measure(model)
+        self.resolution = torch.finfo(model.dtype).eps
+        self.head_mean = _mean_row(self.head, model)
 
     def __call__(
         self, items: Sequence[Item], progress: Callable[[int], None] = lambda done: None
@@ -39,34 +45,30 @@ class ForwardPass:
                 rows += self._batch_rows(batch)
         progress(len(rows))
         rows.sort(key=lambda row: int(row["query"][0]))
-        # Joined out here: a tensor made in inference mode could never take part in a gradient.
+        # Concatenated outside inference mode: a tensor made inside it can never take part in a gradient.
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-
-    @torch.inference_mode()
-    def _require_plain_head(self) -> None:
-        # Scaling and capping show on any input; ids 0 and 1 are in every vocabulary.
-        ids = torch.tensor([[0, 1]], device=self._model.device)
-        hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        logits = self._model(input_ids=ids, use_cache=False).logits
-        if not torch.allclose(self.head(hidden).float(), logits.float(), rtol=1e-2, atol=1e-2):
-            raise ModelLoadError(
-                f"{checkpoint_name(str(self._model.name_or_path))}: its logits are not head times hidden "
-                "state (scaled or capped), which expert tokens need; choose another meta"
-            )
 
     def _batch_rows(self, batch: Sequence[Item]) -> list[dict[str, Tensor]]:
         ids = nn.utils.rnn.pad_sequence([torch.tensor(t.ids) for _, t in batch], batch_first=True)
         lengths = torch.tensor([len(t.ids) for _, t in batch])
-        # Padding stands to the right: under causal attention no target position sees it.
+        # Padding is on the right: with causal attention no target position sees it.
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        device = self._model.device
-        output = self._model.base_model(ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        hidden = output.last_hidden_state
+        hidden = self._head_inputs(ids.to(self._model.device), mask.to(self._model.device))
         return [self._rows(hidden[i, t.positions], index, t) for i, (index, t) in enumerate(batch)]
+
+    def _head_inputs(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, d]. Not simply the last hidden states, because a model may change them before its head."""
+        stand_in = _StandIn(self.head)
+        self._model.set_output_embeddings(stand_in)
+        try:
+            self._model(input_ids=ids, attention_mask=mask, use_cache=False)
+        finally:
+            self._model.set_output_embeddings(self.head)
+        return stand_in.hidden
 
     def _rows(self, hidden: Tensor, index: int, targets: Targets) -> dict[str, Tensor]:
         words = torch.tensor(targets.words, device=hidden.device)
-        chunk = max(1, _MAX_LOGITS // self.head.weight.shape[0])
+        chunk = max(1, _MAX_LOGITS // self._num_words)
         pairs = zip(torch.split(hidden, chunk), torch.split(words, chunk), strict=True)
         columns = zip(*(self._word_logits(h, w) for h, w in pairs), strict=True)
         log_z, max_logit, target_logit = (torch.cat(column).cpu() for column in columns)
@@ -81,14 +83,40 @@ class ForwardPass:
         }
 
     def _word_logits(self, hidden: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self.head(hidden).float()
+        logits = self.transform(self.head(hidden)[..., : self._num_words]).float()
         log_z = logits.logsumexp(dim=-1)
         chosen = logits.gather(-1, words.clamp(min=0)[:, None])[:, 0]
         return log_z, logits.amax(dim=-1), torch.where(words == ANY_WORD, log_z, chosen)
 
 
+class _StandIn(nn.Module):
+    """Takes the head's place, so that no logits are computed where none are needed; keeps its input."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.weight = head.weight  # some models read its dtype
+        self.hidden = torch.empty(0)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.hidden = hidden
+        return hidden[..., :1]
+
+
+@torch.inference_mode()
+def _mean_row(head: nn.Module, model: PreTrainedModel) -> Tensor:
+    """float32 [d]. A quantised weight cannot be read, but the mean score of all words is linear in the head's
+    input, and this row is its slope."""
+    if type(head) is nn.Linear:
+        return head.weight.mean(dim=0, dtype=torch.float32).cpu()
+    inputs = torch.eye(input_size(head), device=model.device)
+    inputs = torch.cat([torch.zeros_like(inputs[:1]), inputs]).to(model.dtype)
+    chunk = max(1, _MAX_LOGITS // len(head(inputs[:1])[0]))
+    means = torch.cat([head(rows).mean(dim=-1, dtype=torch.float32) for rows in torch.split(inputs, chunk)])
+    return (means[1:] - means[0]).cpu()
+
+
 def longest_first(items: Sequence[Item]) -> list[Item]:
-    """Little padding, and a batch too large for the memory fails at once rather than at the end."""
+    """For little padding, and so that a batch too large for the memory fails at the start, not at the end."""
     return sorted(items, key=lambda item: -len(item[1].ids))
 
 

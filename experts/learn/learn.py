@@ -1,4 +1,4 @@
-"""From the states of a query set to expert tokens, judged on queries that were kept back."""
+"""Learns expert tokens from the states of a query set, and judges them on held-out queries."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from experts.errors import DataError
-from experts.learn.calibrate import calibrate
+from experts.learn.calibrate import Calibration, calibrate
 from experts.learn.fit import DEFAULT_L2, fit_tokens
+from experts.learn.hidden_states import Progress, States
 from experts.learn.queries import Query
-from experts.learn.route import Judgement, RouteScores, judge
+from experts.learn.routing_judge import Judgement, RouteScores, judge
 from experts.learn.split import split_queries
-from experts.learn.states import Progress, States
 from experts.token import ExpertToken
 
 DEFAULT_HELD_OUT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """`tokens`: the new ones, their scores those on the held-out queries. `names`: incumbents' too.
+class FitReport:
+    """`tokens`: the new ones, with their scores. `names`: of all experts, incumbents included.
 
-    `before` and `after` judge the held-out queries without and with the new tokens; where none was held
-    out (`num_held_out` 0), those that were learned from.
+    `before` and `after` judge the held-out queries without and with the new tokens; if none was held out
+    (`num_held_out` is 0), the queries that were learned from.
     """
 
     tokens: list[ExpertToken]
@@ -45,38 +45,35 @@ def learn_tokens(
     false_trigger_rate: float | None = None,
     device: str = "cpu",
     progress: Progress = lambda done, total, what: None,
-) -> Lesson:
-    """Learns a token for every expert that `queries` name and `incumbents` do not hold, by name.
+) -> FitReport:
+    """Learns a token for every expert that `queries` name and that is not among the `incumbents`.
 
-    `states` are those of all `queries`. With a `false_trigger_rate` the new tokens' biases, and a call bias
-    for all, are chosen on the held-out queries. `device` is where the fit computes.
+    `states` are those of all `queries`. With a `false_trigger_rate`, the new tokens' biases and one call
+    bias for all are chosen on the held-out queries. `device`: where the fit computes.
     Raises DataError, TokenMismatch.
     """
     train, held_out = split_queries(queries, held_out_share)
     fitted = fit_tokens(
         states.of_queries(train), l2=l2, incumbents=incumbents, device=device, progress=progress
     )
-    tokens, call_bias = fitted.tokens, 0.0
     judged = states.of_queries(held_out) if held_out else states
+    calibration = Calibration(fitted.tokens, call_bias=0.0)
     if false_trigger_rate is not None:
-        calibration = calibrate(judged, tokens, false_trigger_rate, incumbents)
-        tokens, call_bias = calibration.tokens, calibration.call_bias
-    everyone = [*incumbents, *tokens]
-    after = judge(judged, everyone, call_bias)
-    prefix = "held_out" if held_out else "train"
-    return Lesson(
-        tokens=[replace(token, scores=_scores(after, token.name, prefix)) for token in tokens],
-        call_bias=call_bias,
-        names=tuple(sorted(token.name for token in everyone)),
+        calibration = calibrate(judged, fitted.tokens, false_trigger_rate, incumbents)
+    report = FitReport(
+        tokens=calibration.tokens,
+        call_bias=calibration.call_bias,
+        names=tuple(sorted(token.name for token in (*incumbents, *calibration.tokens))),
         before=judge(judged, incumbents),
-        after=after,
+        after=judge(judged, [*incumbents, *calibration.tokens], calibration.call_bias),
         num_train=len(train),
         num_held_out=len(held_out),
     )
+    return _with_scores(report)
 
 
 def require_labels(queries: Sequence[Query], expert_names: Iterable[str]) -> None:
-    """Raises DataError unless the queries name these experts, every one of them, and no others."""
+    """Raises DataError unless the queries name exactly these experts, each at least once."""
     names = sorted(expert_names)
     labels = {query.expert for query in queries if query.expert is not None}
     if unknown := sorted(labels - set(names)):
@@ -87,6 +84,12 @@ def require_labels(queries: Sequence[Query], expert_names: Iterable[str]) -> Non
         )
     if missing := sorted(set(names) - labels):
         raise DataError(f'no query names expert \'{missing[0]}\'; add queries with "expert": "{missing[0]}"')
+
+
+def _with_scores(report: FitReport) -> FitReport:
+    prefix = "held_out" if report.num_held_out else "train"
+    scored = [replace(token, scores=_scores(report.after, token.name, prefix)) for token in report.tokens]
+    return replace(report, tokens=scored)
 
 
 def _scores(judgements: Sequence[Judgement], name: str, prefix: str) -> dict[str, float]:

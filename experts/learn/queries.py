@@ -1,25 +1,27 @@
-"""Query sets: what people ask, which expert should answer, and what a right answer is."""
+"""Query sets: questions, the expert that should answer each, and what a right answer is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-_NUM_LISTED = 5
+QUERY_SET = "query set"  # in errors, in place of a file's name
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
 class Query:
-    """One conversation up to an open assistant turn, and what should become of that turn.
+    """One conversation up to an open assistant turn, and how that turn should continue.
 
-    `written`: what the meta writes in the turn before the place in question; most often nothing.
-    `response`: a reference for the rest of the turn; "" where there is none.
-    `expert`: who takes over right after `written`; None is nobody, so that the meta writes on.
-    `labelled`: whether `expert` was given; if not, it is yet to be found from the reference.
-    `answer`: what counts as right; with `choices`, one of their letters. None: not to be judged.
-    `place`: where it stands in its file, for messages.
+    `written`: what the meta writes in the turn before a hand-over may come; usually nothing.
+    `response`: a reference for the rest of the turn; "" if there is none.
+    `expert`: the expert that takes over right after `written`. None: no expert does, the meta continues;
+    this is called a general query.
+    `labelled`: whether `expert` was given; if not, it is found from the reference.
+    `answer`: the right answer; with `choices`, the letter of one. None: answers are not judged.
+    `place`: its line in the file, for messages.
     """
 
     messages: tuple[Mapping[str, str], ...]
@@ -33,24 +35,41 @@ class Query:
 
     @property
     def turn(self) -> str:
-        """What the meta itself should write: all of the turn, or the part before an expert takes over."""
+        """What the meta itself should write: the whole turn, or the part before an expert takes over."""
         return self.written if self.expert is not None else self.written + self.response
 
     @property
     def reference(self) -> str:
-        """What models are compared by: the reference for the rest of the turn, else the right answer."""
+        """The text by which models are compared: the reference, or the right answer if there is none."""
         return self.response or self.answer or ""
 
 
-def broken_lines(path: object, problems: Sequence[str], num_lines: int) -> str:
-    """One line that names the first few problems and counts the rest."""
-    listed = "; ".join(problems[:_NUM_LISTED])
-    more = f"; and {len(problems) - _NUM_LISTED} more" if len(problems) > _NUM_LISTED else ""
-    return f"{path}: {len(problems)} of {num_lines} lines are broken; correct or remove them: {listed}{more}"
+def label_problem(query: Query, names: Collection[str]) -> str | None:
+    """What is wrong with the label of a query that needs one: one of `names`, or no expert. None: nothing."""
+    if not query.labelled:
+        return 'has no "expert" to judge by; add one, or null'
+    if query.expert is not None and query.expert not in names:
+        return f"unknown expert '{query.expert}'; use one of {', '.join(sorted(names))}"
+    return None
+
+
+def broken_rows(
+    path: object, problems: Sequence[str], num_rows: int, remedy: str = "correct or remove them"
+) -> str:
+    """A message with a line that counts the broken rows, and the lines of `listed_rows`."""
+    count = f"{path}: {len(problems)} of {num_rows} rows are broken; {remedy}"
+    return "\n".join([count, *listed_rows(path, problems)])
+
+
+def listed_rows(path: object, problems: Sequence[str]) -> list[str]:
+    """A line for each problem; if there are very many, a line with the number of the rest."""
+    listed = [f"{path}: {problem}" for problem in problems[:_MAX_LISTED]]
+    num_more = len(problems) - len(listed)
+    return [*listed, f"{path}: … and {num_more} more"] if num_more else listed
 
 
 def dataset_digest(queries: Iterable[Query]) -> str:
-    """16 hex digits over what is learned from: messages, the meta's turn and the expert, in order."""
+    """16 hex digits over all that is learned from: messages, the meta's turn and the expert, in order."""
     digest = hashlib.sha256()
     for query in queries:
         content = [[dict(message) for message in query.messages], query.turn, query.expert]

@@ -1,4 +1,4 @@
-"""Which queries are learned from, and which are kept back to judge by."""
+"""Splits queries into those to learn from and those held out to judge by."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from experts.learn.queries import Query
 
 
 def split_queries(queries: Sequence[Query], held_out_share: float) -> tuple[list[int], list[int]]:
-    """Indices (to learn from, held out), both ascending, with the same share of every expert and of nobody's.
+    """Indices (to learn from, held out), both ascending, with the same share of every expert's queries and of
+    the general ones.
 
-    Decided by what is asked alone: the order of the file does not matter, and a question that stands there
-    twice is never on both sides. Whoever has two different questions has one on each side.
-    Raises DataError for a share that is not in [0, 1).
+    Decided by the messages alone: the order of the file does not matter, and a question that occurs twice is
+    never on both sides. An expert with two different questions has one on each side.
+    Raises DataError if the share is not in [0, 1).
     """
     if not 0 <= held_out_share < 1:
         raise DataError(f"held-out share {held_out_share:g} is not in [0, 1); give 0.2 for a fifth")

@@ -1,4 +1,4 @@
-"""States on disk: one safetensors file a shard, and a manifest that vouches for them."""
+"""States on disk: one safetensors file per shard, and a manifest that says what they were computed from."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from experts.checkpoint_files import FileIdentity, changed_files, identify_files
 from experts.errors import DataError
-from experts.files import replace_file
+from experts.files import write_atomic
+from experts.learn.hidden_states import ROW_TENSORS, States, require_finite
 from experts.learn.queries import Query
-from experts.learn.states import ROW_TENSORS, States, require_finite
+from experts.logit_transform import LogitTransform
 
-_FORMAT_VERSION = 2
-_MANIFEST = "manifest.json"
+FORMAT_VERSION = 4
+_MANIFEST_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the shards of a folder are of; they fit no other meta, data or cut."""
+    """What the shards of a folder were computed from; they are valid for nothing else."""
 
     meta_name: str
     meta_fingerprint: str
@@ -32,39 +34,73 @@ class Manifest:
     dtype: str
     expert_names: tuple[str, ...]
     shard_size: int
-    format_version: int = _FORMAT_VERSION
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class ShardOrigin:
+    """What a shard says of the model that computed it; see `States` for the fields."""
+
+    meta_fingerprint: str
+    transform: LogitTransform
+    resolution: float
+
+    def to_metadata(self) -> dict[str, str]:
+        """For the header of a safetensors file."""
+        return {name: json.dumps(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, shard: bytes) -> ShardOrigin:
+        """Reads the header of a safetensors file."""
+        length = int.from_bytes(shard[:8], "little")
+        metadata = json.loads(shard[8 : 8 + length])["__metadata__"]
+        found = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
+        return cls(**(found | {"transform": LogitTransform(**found["transform"])}))
 
 
 class StatesFolder:
-    """Shards as files, and a manifest with their digests: a shard counts once the manifest has it."""
+    """Shards as files, and a manifest with their digests: a shard counts once it is in the manifest.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    The manifest also identifies the files of the meta's checkpoint. The head's fingerprint alone would not
+    notice a body that was trained further or another chat template, and both change the states.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, checkpoint_folder: Path) -> None:
+        """Raises DataError if `path` holds other states, ModelLoadError if the checkpoint is unreadable."""
         self._path = path
         self._manifest = manifest
         self._digests: dict[str, str] = {}
         path.mkdir(parents=True, exist_ok=True)
-        if (path / _MANIFEST).exists():
-            self._digests = self._read_digests()
+        known = self._read() if (path / _MANIFEST_NAME).exists() else None
+        self._files = identify_files(checkpoint_folder, known or {})
+        if known is not None and (changed := changed_files(known, self._files)):
+            raise self._unusable(
+                f"its states were computed with other files of the meta: {', '.join(changed)} changed since"
+            )
 
     def finished(self) -> set[int]:
         """Numbers of the shards that are there and whole; a damaged one is computed again."""
         return {int(number) for number in self._digests if self._is_whole(number)}
 
     def add(self, number: int, shard: bytes, queries: Sequence[Query]) -> None:
+        """Raises DataError if the shard was computed with another head or is not finite."""
         tensors = load_tensors(shard)
-        self._require_same_meta(shard)
+        self._require_same_head(shard)
         require_finite(tensors["hidden"], tensors["log_z"], tensors["query"], queries)
-        replace_file(self._shard(str(number)), shard)
+        write_atomic(self._shard(str(number)), shard)
         self._digests[str(number)] = hashlib.sha256(shard).hexdigest()
-        content = asdict(self._manifest) | {"shards": self._digests}
-        replace_file(self._path / _MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+        files = {name: asdict(identity) for name, identity in self._files.items()}
+        content = asdict(self._manifest) | {"checkpoint_files": files, "shards": self._digests}
+        write_atomic(self._path / _MANIFEST_NAME, json.dumps(content, indent=1).encode() + b"\n")
 
     def load(self, num_shards: int) -> States:
+        """All shards as one, its rows in the order of the queries."""
+        origin = ShardOrigin.of(self._shard("0").read_bytes())
         shards = [load_tensors(self._shard(str(number)).read_bytes()) for number in range(num_shards)]
         order = torch.cat([shard["query"] for shard in shards]).argsort(stable=True)
         rows: dict[str, Tensor] = {}
         for name in ROW_TENSORS:
-            # Taken out of the shards one by one, so that never all of them and all of the whole are there.
+            # Popped one by one, so that memory never holds all shards and the whole at once.
             rows[name] = torch.cat([shard.pop(name) for shard in shards])[order]
         manifest = self._manifest
         return States(
@@ -74,26 +110,31 @@ class StatesFolder:
             meta_name=manifest.meta_name,
             meta_fingerprint=manifest.meta_fingerprint,
             dataset_digest=manifest.dataset_digest,
+            transform=origin.transform,
+            resolution=origin.resolution,
         )
 
-    def _read_digests(self) -> dict[str, str]:
+    def _read(self) -> dict[str, FileIdentity]:
+        """Reads the shards' digests; returns the checkpoint files that the states were computed with."""
         try:
-            found: dict[str, Any] = json.loads((self._path / _MANIFEST).read_text(encoding="utf-8"))
-            digests = {str(number): str(digest) for number, digest in found["shards"].items()}
+            found: dict[str, Any] = json.loads((self._path / _MANIFEST_NAME).read_text(encoding="utf-8"))
+            self._require_same_manifest(found)
+            self._digests = {str(number): str(digest) for number, digest in found["shards"].items()}
+            return {name: FileIdentity(**identity) for name, identity in found["checkpoint_files"].items()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise self._unusable(f"its {_MANIFEST} cannot be read ({error})") from error
-        wanted = json.loads(json.dumps(asdict(self._manifest)))
-        for field in fields(self._manifest):
-            if found.get(field.name) != wanted[field.name]:
-                raise self._unusable(
-                    f"its states have {field.name} {found.get(field.name)!r}, but now it is "
-                    f"{wanted[field.name]!r}"
-                )
-        return digests
+            raise self._unusable(f"its {_MANIFEST_NAME} cannot be read ({error})") from error
 
-    def _require_same_meta(self, shard: bytes) -> None:
-        length = int.from_bytes(shard[:8], "little")
-        found = json.loads(shard[8 : 8 + length])["__metadata__"]["meta_fingerprint"]
+    def _require_same_manifest(self, found: dict[str, Any]) -> None:
+        expected = json.loads(json.dumps(asdict(self._manifest)))
+        for field in fields(self._manifest):
+            if found.get(field.name) != expected[field.name]:
+                raise self._unusable(
+                    f"its states have {field.name} {found.get(field.name)!r}, expected "
+                    f"{expected[field.name]!r}"
+                )
+
+    def _require_same_head(self, shard: bytes) -> None:
+        found = ShardOrigin.of(shard).meta_fingerprint
         if found != self._manifest.meta_fingerprint:
             raise DataError(
                 f"a worker's meta has the head {found}, but the meta here has "

@@ -1,4 +1,4 @@
-"""Which positions of a query's prompt are learned from, and what each should predict."""
+"""Finds the positions of a prompt that are learned from, and what each should predict."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from experts.errors import DataError, InvalidPrompt
-from experts.learn.queries import Query, broken_lines
+from experts.learn.queries import QUERY_SET, Query, broken_rows
 from experts.prompt import PromptRenderer
 
 WORD = -1  # in place of an expert's index
-ANY_WORD = -1  # in place of a word's id: no hand-over, whichever word comes
+ANY_WORD = -1  # in place of a word's id: any word is right, but no hand-over
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The token ids of a prompt, and parallel lists: where something is predicted, and what.
+    """The token ids of a prompt, and three parallel lists: target positions, and what each should predict.
 
-    `words` holds token ids (or ANY_WORD) and counts where `experts` is WORD; else the expert's index.
+    `experts` holds the index of an expert, or WORD; then `words` holds the target's token id, or ANY_WORD.
     """
 
     ids: list[int]
@@ -28,14 +28,14 @@ class Targets:
 
 
 def expert_names(queries: Sequence[Query]) -> tuple[str, ...]:
-    """Every expert that the queries name, sorted."""
+    """All experts that the queries name, sorted."""
     return tuple(sorted({query.expert for query in queries if query.expert is not None}))
 
 
 def all_targets(
     queries: Sequence[Query], renderer: PromptRenderer, names: Sequence[str], max_tokens: int | None
 ) -> list[Targets]:
-    """Raises DataError listing the queries that do not fit the template, or the window of `max_tokens`."""
+    """Raises DataError with the queries that do not fit the template, or the window of `max_tokens`."""
     if not queries:
         raise DataError("there are no queries to learn from; give at least one for every expert")
     targets, problems = [], []
@@ -46,19 +46,28 @@ def all_targets(
             problems.append(f"{query.place}: {error}")
             continue
         targets.append(found)
-        if max_tokens and len(found.ids) > max_tokens:
-            problems.append(f"{query.place}: {len(found.ids)} tokens, but the meta takes {max_tokens}")
+        if too_long := _excess(len(found.ids), max_tokens):
+            problems.append(f"{query.place}: {too_long}")
     if problems:
-        raise DataError(broken_lines("query set", problems, len(queries)))
+        raise DataError(broken_rows(QUERY_SET, problems, len(queries)))
     return targets
 
 
+def misfit(query: Query, renderer: PromptRenderer, max_tokens: int | None) -> str | None:
+    """Why the query does not fit the template or the window of `max_tokens`; None if it does."""
+    try:
+        ids = renderer.chat(query.messages, query.turn)
+    except InvalidPrompt as error:
+        return str(error)
+    return _excess(len(ids), max_tokens)
+
+
 def find_targets(query: Query, renderer: PromptRenderer, expert_names: Sequence[str]) -> Targets:
-    """Word targets for what the meta writes, then the expert, or the end of the turn of a whole answer."""
+    """Word targets for the text that the meta writes, then the expert, or the end of the turn."""
     prompt = renderer.chat(query.messages)
     ids = renderer.chat(query.messages, query.turn) if query.turn else prompt
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False)))
-    # A token merged from prompt and answer is never predicted in service: there the prompt stands alone.
+    # A token merged from prompt and answer never comes when serving, where the prompt is tokenized alone.
     first = shared if shared == len(prompt) else shared + 1
     positions = [*range(first - 1, len(ids) - 1), len(ids) - 1]
     words = [*ids[first:], _last_word(query, renderer)]
@@ -66,6 +75,12 @@ def find_targets(query: Query, renderer: PromptRenderer, expert_names: Sequence[
     if query.expert is not None:
         experts[-1] = expert_names.index(query.expert)
     return Targets(ids, positions, words, experts)
+
+
+def _excess(num_tokens: int, max_tokens: int | None) -> str | None:
+    if max_tokens and num_tokens > max_tokens:
+        return f"{num_tokens} tokens, but the meta takes {max_tokens}"
+    return None
 
 
 def _last_word(query: Query, renderer: PromptRenderer) -> int:

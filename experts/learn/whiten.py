@@ -1,24 +1,24 @@
-"""Coordinates in which the fit is well conditioned, so that L-BFGS needs a fraction of its steps."""
+"""Coordinates in which the fit is well conditioned, so that L-BFGS needs far fewer steps."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from experts.learn.states import States
+from experts.learn.hidden_states import States
 from experts.learn.targets import WORD
 
 _WORD_WEIGHT = 0.3  # most words are far from a hand-over, where the loss is flat
-_RIDGE = 0.1  # of directions that hold nothing, as where there are fewer positions than dimensions
+_RIDGE = 0.1  # for directions without data, for example if there are fewer positions than dimensions
 _ROWS_PER_DIMENSION = 2
 
 
 def whitening(states: States, scale: float) -> Tensor:
     """float64 [d + 1, d + 1], lower triangular: y @ W is a step, for coordinates y of a row and its bias.
 
-    The inverse Cholesky factor of the second moment of [h / scale, 1]. Hidden values of a language model
-    differ in spread by orders of magnitude, and a few directions hold most of it; the curvature of the
-    loss follows them. Any invertible matrix has the same minimum, so a sample of the rows will do.
+    This is the inverse Cholesky factor of the second moment of [h / scale, 1]. The spread of a language
+    model's hidden values differs by orders of magnitude between directions, and the curvature of the loss
+    follows it. Any invertible matrix leads to the same minimum, so a sample of the rows is enough.
     """
     size = states.hidden.shape[1] + 1
     rows = slice(None, None, max(1, len(states) // (_ROWS_PER_DIMENSION * size)))

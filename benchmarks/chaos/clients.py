@@ -1,0 +1,40 @@
+"""Clients that ask one question after another while a fault happens."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+
+from benchmarks.chaos.replies import Reply, ask
+from benchmarks.hot_change.answers import Question
+
+
+@asynccontextmanager
+async def asking(
+    http: httpx.AsyncClient, questions: Sequence[Question], num_clients: int
+) -> AsyncIterator[list[Reply]]:
+    """All clients ask while the block runs. At its end, each finishes the answer that it has begun.
+
+    The list fills with replies in the order in which they end. It is complete after the block.
+    """
+    replies: list[Reply] = []
+    ending = asyncio.Event()
+
+    async def loop(first: int) -> None:
+        # Each client begins elsewhere, so that questions of every topic are under way.
+        for question in itertools.cycle([*questions[first:], *questions[:first]]):
+            if ending.is_set():
+                return
+            replies.append(await ask(http, question))
+
+    async with asyncio.TaskGroup() as tasks:
+        for i in range(num_clients):
+            tasks.create_task(loop(i * len(questions) // num_clients))
+        try:
+            yield replies
+        finally:
+            ending.set()

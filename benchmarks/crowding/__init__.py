@@ -1,1 +1,0 @@
-"""What `benchmarks.many_experts` serves and draws."""

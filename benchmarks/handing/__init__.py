@@ -1,1 +1,0 @@
-"""What `benchmarks.handoff` serves and reads."""

@@ -1,1 +1,0 @@
-"""The sections of `benchmarks.learn`: each is a function of a Setting that returns what it measured."""

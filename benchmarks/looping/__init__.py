@@ -1,1 +1,0 @@
-"""What `benchmarks.reference_loop` compares, and with which models."""

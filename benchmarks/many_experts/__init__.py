@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.many_experts`: clusters with many experts, and the plot."""

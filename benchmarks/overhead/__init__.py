@@ -1,0 +1,1 @@
+"""The servers that `benchmarks.overhead` compares, all with the same model."""

@@ -1,1 +1,0 @@
-"""The same model, served by everybody whom `benchmarks.overhead` compares."""

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.reference_loop`: the sequential loop, and the models and questions."""

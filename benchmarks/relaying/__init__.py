@@ -1,1 +1,0 @@
-"""What `benchmarks.relay` serves and asks."""

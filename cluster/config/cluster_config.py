@@ -1,0 +1,204 @@
+"""cluster.yaml, the one file that a user writes, as frozen models. It is checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from cluster.config.base import LoadContext, StrictConfig, problems
+from cluster.config.expert import (
+    AdapterExpertConfig,
+    AnyExpertConfig,
+    ModelExpertConfig,
+    ReplicatedExpertConfig,
+)
+from cluster.config.http import HttpConfig
+from cluster.config.kubernetes import KubernetesConfig
+from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.pool import PoolConfig, pool_problems
+from cluster.config.replicated_model import AutoscalingConfig, ReplicatedConfig
+from cluster.config.router import NeverZeroAutoscaling, RouterConfig
+from cluster.config.routing import RoutingConfig
+from cluster.errors import ConfigError
+from cluster.yaml_files.reader import read_yaml
+from experts.names import EXPERT_NAME
+from router.table import META
+
+ROUTER = "router"
+_NAMES: JsonDict = {"propertyNames": {"pattern": f"^(?:{EXPERT_NAME.pattern})$"}}
+
+
+class MetaConfig(LoadedModelConfig, title="meta"):
+    """The meta: the LLM that answers, and that decides when to hand over to an expert."""
+
+    autoscaling: NeverZeroAutoscaling = Field(
+        AutoscalingConfig(), description="How many replicas there are. `min_replicas` is at least 1."
+    )
+
+
+class ClusterConfig(StrictConfig, title="cluster.yaml"):
+    """A whole cluster. Only `meta` is required."""
+
+    name: str = Field(
+        "generalist",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Name of the cluster, and of the model that clients send requests to.",
+    )
+    meta: MetaConfig = Field(description="The LLM that answers, and that decides when to hand over.")
+    experts: dict[str, AnyExpertConfig] = Field(
+        {},
+        description="The experts, by name. Each has exactly one of `model`, `adapter` and `remote`.",
+        json_schema_extra=_NAMES,
+    )
+    pools: dict[str, PoolConfig] = Field(
+        {},
+        description="Models that serve several experts as LoRA adapters, by name.",
+        json_schema_extra=_NAMES,
+    )
+    routing: RoutingConfig = Field(
+        RoutingConfig(), description="When the meta hands over, and what happens when a model fails."
+    )
+    http: HttpConfig = Field(
+        HttpConfig(), description="Where the cluster listens, and which clients it answers."
+    )
+    router: RouterConfig = Field(RouterConfig(), description="The replicas that take requests.")
+    kubernetes: KubernetesConfig | None = Field(
+        None, description="Settings for `etr render k8s`. By default the cluster does not run on Kubernetes."
+    )
+
+    _source: Path = PrivateAttr(Path("cluster.yaml"))
+    _models_are_here: bool = PrivateAttr(True)
+
+    @property
+    def source(self) -> Path:
+        """The file that the config was read from, for messages."""
+        return self._source
+
+    @property
+    def models_are_here(self) -> bool:
+        """Whether the paths of models and adapters are on this machine."""
+        return self._models_are_here
+
+    @property
+    def models(self) -> dict[str, ReplicatedConfig]:
+        """Every model with replicas of its own, by its dotted place in the file; the meta first."""
+        experts = {f"experts.{name}": block for name, block in self.replicated_experts.items()}
+        return {"meta": self.meta, **experts, **{f"pools.{name}": pool for name, pool in self.pools.items()}}
+
+    @property
+    def loaded_models(self) -> list[LoadedModelConfig]:
+        """The models that replicas of this cluster load."""
+        return [self.meta, *self.local_experts.values(), *self.pools.values()]
+
+    @property
+    def replicated_experts(self) -> dict[str, ReplicatedExpertConfig]:
+        """Experts with replicas of their own, by name in sorted order."""
+        return {
+            name: block
+            for name, block in sorted(self.experts.items())
+            if isinstance(block, ReplicatedExpertConfig)
+        }
+
+    @property
+    def local_experts(self) -> dict[str, ModelExpertConfig]:
+        """Experts with a model of their own, by name in sorted order."""
+        return {
+            name: block
+            for name, block in sorted(self.experts.items())
+            if isinstance(block, ModelExpertConfig)
+        }
+
+    @property
+    def adapter_experts(self) -> dict[str, AdapterExpertConfig]:
+        """Experts that share the replicas of a pool, by name in sorted order."""
+        return {
+            name: block
+            for name, block in sorted(self.experts.items())
+            if isinstance(block, AdapterExpertConfig)
+        }
+
+    @field_validator("experts")
+    @classmethod
+    def _names_are_valid(cls, experts: dict[str, AnyExpertConfig]) -> dict[str, AnyExpertConfig]:
+        for name in experts:
+            if name == META:
+                raise ValueError(f"the name '{name}' is reserved; rename that expert")
+            if not EXPERT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"'{name}' is not a valid expert name; use up to 63 of a-z 0-9 . _ - and begin with "
+                    "a-z or 0-9"
+                )
+        return experts
+
+    @field_validator("pools")
+    @classmethod
+    def _pool_names_are_valid(cls, pools: dict[str, PoolConfig]) -> dict[str, PoolConfig]:
+        for name in pools:
+            if name in (META, ROUTER) or not EXPERT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"'{name}' is not a valid pool name; use up to 63 of a-z 0-9 . _ -, but not {META} or "
+                    f"{ROUTER}"
+                )
+        return {name: pools[name] for name in sorted(pools)}
+
+    @model_validator(mode="after")
+    def _pools_fit_their_experts(self, info: ValidationInfo) -> Self:
+        if duplicates := sorted(self.pools.keys() & self.experts.keys()):
+            raise ValueError(f"pools.{duplicates[0]}: an expert has the same name; rename one")
+        read_files = LoadContext.of(info).models_required
+        for problem in pool_problems(self.adapter_experts, self.pools, read_files=read_files):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _deadlines_end_before_the_answer(self) -> Self:
+        total_s = self.routing.deadlines.total_s
+        for place, block in self.models.items():
+            for name, value in block.deadlines.own().items():
+                if value > total_s:
+                    raise ValueError(
+                        f"{place}.deadlines.{name}: {value:g} has no effect above routing.deadlines.total_s "
+                        f"{total_s:g}; lower it"
+                    )
+        return self
+
+
+def load_config(
+    path: Path | str, *, tokens_required: bool = True, models_required: bool = True
+) -> ClusterConfig:
+    """Read and check a cluster.yaml. Relative paths in it start at its folder.
+
+    `tokens_required=False` allows missing token files, for the command that makes them.
+    `models_required=False` allows absolute paths that do not exist here, for models on other machines.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
+    path = Path(path)
+    return check_config(
+        read_yaml(path), path, tokens_required=tokens_required, models_required=models_required
+    )
+
+
+def check_config(
+    data: Any, path: Path, *, tokens_required: bool = True, models_required: bool = True
+) -> ClusterConfig:
+    """`load_config` for `data` that `path` has or is about to get."""
+    context = LoadContext(path.absolute().parent, tokens_required, models_required)
+    try:
+        config = ClusterConfig.model_validate({} if data is None else data, context=context)
+    except ValidationError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in problems(error, data, context)]) from error
+    config._source = path
+    config._models_are_here = models_required
+    return config

@@ -1,0 +1,110 @@
+"""The entries of `experts:` in cluster.yaml: own models, adapters in a pool, and models behind a URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Tag, ValidationInfo, field_validator, model_validator
+
+from cluster.config.adapter_source import AnyAdapterConfig
+from cluster.config.base import LoadContext, StrictConfig
+from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.model_source import one_of
+from cluster.config.replicated_model import ReplicatedConfig, ResourcesConfig
+from experts.engine.config import OpenAIConfig
+
+
+class ExpertConfig(StrictConfig):
+    """The keys of every kind of expert."""
+
+    token: str = Field(
+        description="File or URI of its expert token, which `etr learn` and `etr experts add` write."
+    )
+    cold_start: Literal["wait", "meta"] = Field(
+        "wait",
+        description="What happens to a call while no replica has started. `wait`: it waits, up to "
+        "`routing.deadlines.wake_s`. `meta`: the meta answers meanwhile. Only with `min_replicas: 0`.",
+    )
+    on_unavailable: Literal["wait", "meta"] = Field(
+        "meta",
+        description="What happens to a call while no replica is healthy. `wait`: it waits for one. `meta`: "
+        "the "
+        "meta answers.",
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _exists(cls, token: str, info: ValidationInfo) -> str:
+        if "://" in token:
+            return token
+        context = LoadContext.of(info)
+        path = (context.folder / Path(token).expanduser()).resolve()
+        if context.tokens_required and not path.is_file():
+            raise ValueError(f"no such file '{path}'; make it with `etr learn` or correct the path")
+        return str(path)
+
+
+class ReplicatedExpertConfig(ReplicatedConfig, ExpertConfig):
+    """The keys of an expert with replicas of its own."""
+
+
+class ModelExpertConfig(LoadedModelConfig, ReplicatedExpertConfig, title="expert with a model of its own"):
+    """An expert with a model and replicas of its own."""
+
+
+class AdapterExpertConfig(ExpertConfig, title="expert as an adapter in a pool"):
+    """An expert that is a LoRA adapter on the model of a pool. It shares the replicas of the pool."""
+
+    adapter: AnyAdapterConfig = Field(description="Where the LoRA adapter comes from, and its pool.")
+
+
+class RemoteConfig(OpenAIConfig, StrictConfig, title="remote"):
+    """A model behind a URL that speaks the OpenAI API."""
+
+
+class RemoteResourcesConfig(ResourcesConfig, title="resources (of a remote expert)"):
+    """What one replica of a remote expert reserves in Ray. It only forwards requests."""
+
+    num_cpus: float = Field(
+        0.1, ge=0, description="CPUs that one replica reserves. A fraction below 1, or a whole number."
+    )
+
+    @model_validator(mode="after")
+    def _runs_no_model(self) -> Self:
+        for name in ("num_gpus", "accelerator_type", "tensor_parallel", "pipeline_parallel"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect on a remote expert, which runs elsewhere; remove it")
+        return self
+
+
+class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
+    """An expert that another server runs. Its replicas here only forward requests."""
+
+    streams_field = "remote.max_streams"
+
+    remote: RemoteConfig = Field(description="The server, and how to call it.")
+    resources: RemoteResourcesConfig = Field(
+        RemoteResourcesConfig(), description="What one forwarding replica reserves in Ray."
+    )
+
+    @property
+    def max_streams(self) -> int:
+        return self.remote.max_streams
+
+    @model_validator(mode="after")
+    def _scales_by_requests(self) -> Self:
+        if self.autoscaling.target_tokens_in_flight is not None:
+            raise ValueError(
+                "autoscaling.target_tokens_in_flight has no effect on a remote expert, because only its "
+                "server can count the tokens of a prompt; use target_ongoing_requests"
+            )
+        return self
+
+
+AnyExpertConfig = Annotated[
+    Annotated[ModelExpertConfig, Tag("<model>")]
+    | Annotated[AdapterExpertConfig, Tag("<adapter>")]
+    | Annotated[RemoteExpertConfig, Tag("<remote>")],
+    one_of("model", "adapter", "remote"),
+]

@@ -1,0 +1,49 @@
+"""The `http` block of cluster.yaml: where the cluster listens, and which clients it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from cluster.config.base import LoadContext, StrictConfig
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+
+class HttpConfig(StrictConfig, title="http"):
+    """Where the cluster listens. With `keys_file` or `keys_env`, a request needs one of those API keys.
+    Without both, every client that reaches the port may send requests. `etr apply` reads the keys again."""
+
+    host: str = Field(
+        DEFAULT_HOST,
+        min_length=1,
+        description="Address to listen on; `0.0.0.0` for all interfaces. In Kubernetes, pods always listen "
+        "on all.",
+    )
+    port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="Port to listen on.")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body, in bytes.")
+    keys_file: Annotated[Path, Field(strict=False)] | None = Field(
+        None,
+        description="File with the digests of API keys, which `etr keys` makes. A relative path starts at "
+        "the "
+        "folder of cluster.yaml.",
+    )
+    keys_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable of the `etr` command with API keys, separated by commas. They have "
+        "no limits.",
+    )
+
+    @field_validator("keys_file")
+    @classmethod
+    def _is_there(cls, keys_file: Path | None, info: ValidationInfo) -> Path | None:
+        if keys_file is None:
+            return None
+        path = (LoadContext.of(info).folder / keys_file.expanduser()).resolve()
+        if not path.is_file():
+            raise ValueError(f"no such file '{path}'; make it with `etr keys create` or correct the path")
+        return path

@@ -1,0 +1,77 @@
+"""The keys of cluster.yaml for a model that replicas of this cluster load: where it is, and what runs it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from cluster.config.engine import AnyEngineConfig, TransformersEngineConfig, VllmEngineConfig
+from cluster.config.model_source import AnyModelConfig
+from cluster.config.replicated_model import ReplicatedConfig
+from experts.engine.config.base import LocalEngineConfig
+
+
+class LoadedModelConfig(ReplicatedConfig):
+    """A model that replicas of this cluster load."""
+
+    streams_field = "engine.max_streams"
+    has_adapters: ClassVar[bool] = False
+
+    model: AnyModelConfig = Field(description="Where the model comes from.")
+    engine: AnyEngineConfig = Field(
+        default_factory=TransformersEngineConfig, description="What runs the model, and how."
+    )
+
+    @property
+    def max_streams(self) -> int:
+        return self.engine.max_streams
+
+    @model_validator(mode="after")
+    def _scales_before_it_is_full(self) -> Self:
+        target, engine = self.autoscaling.target_tokens_in_flight, self.engine
+        if target is None or not isinstance(engine, TransformersEngineConfig) or engine.max_model_len is None:
+            return self
+        limit = engine.max_streams * engine.max_model_len
+        if target > limit:
+            raise ValueError(
+                f"autoscaling.target_tokens_in_flight {target} is above engine.max_streams × max_model_len = "
+                f"{limit}, so a full replica would not count as busy; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_in_pools(self) -> Self:
+        engine = self.engine
+        if not self.has_adapters and isinstance(engine, LocalEngineConfig) and engine.max_adapters:
+            raise ValueError("engine.max_adapters has an effect only in pools; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_has_its_devices(self) -> Self:
+        engine, resources = self.engine, self.resources
+        if not isinstance(engine, VllmEngineConfig):
+            return self
+        if resources.num_gpus > 1 and resources.num_ranks == 1:
+            raise ValueError(
+                f"resources.num_gpus {resources.num_gpus:g}: engine vllm would use only one of them; use "
+                f"tensor_parallel: {resources.num_gpus:g}"
+            )
+        if 0 < resources.num_gpus < 1 and not (engine.cache_bytes or engine.gpu_memory_utilization):
+            raise ValueError(
+                f"resources.num_gpus {resources.num_gpus:g}: engine vllm would take nearly all memory of the "
+                "GPU; set engine.gpu_memory_utilization or engine.cache_bytes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_one_device(self) -> Self:
+        if not isinstance(self.engine, TransformersEngineConfig):
+            return self
+        for field in ("num_gpus", "tensor_parallel", "pipeline_parallel"):
+            if (amount := getattr(self.resources, field)) > 1:
+                raise ValueError(
+                    f"resources.{field} {amount:g}: engine transformers keeps model and KV cache on one "
+                    f"device; use {field}: 1, and more replicas"
+                )
+        return self

@@ -1,0 +1,77 @@
+"""The `router` block of cluster.yaml: the replicas that take requests, and their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from cluster.config.base import StrictConfig
+from cluster.config.replicated_model import AutoscalingConfig, ResourcesConfig
+from router.table import Limits
+
+# Open requests per replica that autoscaling aims at, unless half of `limits.max_requests` is less.
+TARGET_ONGOING_REQUESTS = 128.0
+
+
+def _never_zero(autoscaling: AutoscalingConfig) -> AutoscalingConfig:
+    if autoscaling.min_replicas == 0:
+        raise ValueError("min_replicas 0 would leave no replica to answer requests; use 1 or more")
+    if autoscaling.downscale_to_zero_delay_s is not None:
+        raise ValueError(
+            "downscale_to_zero_delay_s has no effect here, where min_replicas is never 0; remove it"
+        )
+    return autoscaling
+
+
+NeverZeroAutoscaling = Annotated[AutoscalingConfig, AfterValidator(_never_zero)]
+
+
+class LimitsConfig(Limits, StrictConfig, title="router.limits"):
+    """Limits of one router replica. Above them, it refuses requests with status 429."""
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.max_waiting > self.max_requests:
+            raise ValueError(
+                f"max_waiting {self.max_waiting} has no effect above max_requests {self.max_requests}, which "
+                "counts waiting answers too; lower it"
+            )
+        return self
+
+
+class RouterConfig(StrictConfig, title="router"):
+    """The replicas that take requests. Serve spreads them over the nodes."""
+
+    autoscaling: NeverZeroAutoscaling = Field(
+        AutoscalingConfig(), description="How many replicas there are. `min_replicas` is at least 1."
+    )
+    resources: ResourcesConfig = Field(ResourcesConfig(), description="What one replica reserves in Ray.")
+    max_replicas_per_node: int | None = Field(
+        None, ge=1, le=100, description="Maximum number of replicas on one node. By default no limit."
+    )
+    limits: LimitsConfig = Field(LimitsConfig(), description="How many requests one replica takes.")
+
+    @property
+    def target_ongoing_requests(self) -> float:
+        usual = max(1.0, min(TARGET_ONGOING_REQUESTS, self.limits.max_requests / 2))
+        return self.autoscaling.target_ongoing_requests or usual
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> Self:
+        if self.autoscaling.target_tokens_in_flight is not None:
+            raise ValueError("autoscaling.target_tokens_in_flight has no effect on a router; remove it")
+        for field in ("tensor_parallel", "pipeline_parallel"):
+            if getattr(self.resources, field) > 1:
+                raise ValueError(f"resources.{field} has no effect on a router; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _scales_before_it_refuses(self) -> Self:
+        target, limit = self.target_ongoing_requests, self.limits.max_requests
+        if target > limit:
+            raise ValueError(
+                f"autoscaling.target_ongoing_requests {target:g} is above limits.max_requests {limit}, "
+                "so a full router would not count as busy; lower it"
+            )
+        return self

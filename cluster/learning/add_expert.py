@@ -1,0 +1,210 @@
+"""Adds one expert to a cluster: learns its token, measures its effect on routing, and writes the files.
+
+Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config.api_keys import check_keys_file
+from cluster.config.cluster_config import ClusterConfig, check_config
+from cluster.config.config_editor import add_expert, with_expert
+from cluster.config.expert_tokens import load_tokens
+from cluster.config.routing import RoutingConfig
+from cluster.errors import ConfigError, ExpertRefused
+from cluster.learning.checkpoints import checkpoints, default_device
+from cluster.learning.labels import LabelledSet, labelled_queries
+from cluster.learning.learn import save_tokens
+from cluster.learning.new_expert import NewExpert
+from cluster.learning.options import LearnOptions
+from cluster.learning.query_sets import Warn, data_errors_named
+from cluster.learning.state_cache import cached_states
+from cluster.yaml_files.reader import parse_yaml
+from experts.evaluate.threshold_sweep import TokenRouter
+from experts.learn import Query
+from experts.learn.hidden_states import Progress, States
+from experts.learn.learn import learn_tokens, require_labels
+from experts.learn.routing_judge import Judgement, RouteScores, judge
+from experts.learn.split import split_queries
+from experts.token import ExpertToken
+
+
+@dataclass(frozen=True)
+class AdditionTrial:
+    """The effect of the new expert's token on routing. Nothing is written yet.
+
+    `before` and `after` judge every held-out query without and with the token. `incumbents` are the experts
+    that the cluster has already.
+    """
+
+    new: NewExpert
+    token: ExpertToken
+    incumbents: tuple[str, ...]
+    before: list[Judgement]
+    after: list[Judgement]
+    labelled: LabelledSet
+    states_folder: Path
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Incumbents without a held-out query: what they lose to the new expert is unknown."""
+        return [name for name in self.incumbents if not self.num_queries(name)]
+
+    def num_queries(self, name: str) -> int:
+        """Held-out queries of this expert."""
+        return sum(judgement.expert == name for judgement in self.after)
+
+    def accuracy(self, name: str) -> tuple[float, float]:
+        """Share of the expert's queries that are handed to it, before and after; nan if it has none."""
+        return RouteScores.of(self.before, name).accuracy, RouteScores.of(self.after, name).accuracy
+
+    def require_harmless(self, tolerance: float) -> None:
+        """Raises ExpertRefused if an incumbent loses more accuracy than `tolerance`, or the new expert gets
+        none of its queries."""
+        self._require_chosen()
+        losses = {name: self._loss(name) for name in self.incumbents if self.num_queries(name)}
+        worst = max(losses, key=lambda name: losses[name], default=None)
+        if worst is None or losses[worst] <= tolerance + 1e-9:  # 0.980 - 0.975 is a little over 0.005
+            return
+        before, after = self.accuracy(worst)
+        raise ExpertRefused(
+            f"expert '{self.new.name}' takes queries from '{worst}': its accuracy would fall from "
+            f"{before:.3f} to {after:.3f} on {self.num_queries(worst)} held-out queries, more than the "
+            f"tolerance of {tolerance:g}; add queries of both that tell them apart, learn all experts "
+            "together with `etr learn`, or raise --tolerance; nothing was written"
+        )
+
+    def _loss(self, name: str) -> float:
+        before, after = self.accuracy(name)
+        return before - after
+
+    def _require_chosen(self) -> None:
+        name, num_queries = self.new.name, self.num_queries(self.new.name)
+        if not num_queries:
+            raise ExpertRefused(
+                f"expert '{name}' has no held-out query to judge it by; give at least two different "
+                "questions for it, or a larger --held-out; nothing was written"
+            )
+        if self.accuracy(name)[1]:
+            return
+        routed = Counter(judgement.routed for judgement in self.after if judgement.expert == name)
+        winner, num_won = routed.most_common(1)[0]
+        where = "stay with the meta" if winner is None else f"are handed to '{winner}'"
+        raise ExpertRefused(
+            f"expert '{name}' gets none of its {num_queries} held-out queries: most ({num_won}) {where}; "
+            "add queries that only it should answer, or remove those that other experts should answer; "
+            "nothing was written"
+        )
+
+
+def try_expert(
+    config: ClusterConfig,
+    new: NewExpert,
+    options: LearnOptions,
+    *,
+    save: bool,
+    progress: Progress,
+    warn: Warn,
+) -> AdditionTrial:
+    """Learns the new expert's token; the incumbents' tokens stay as they are.
+
+    With `save`, the labels found for unlabelled queries are written to a file. `warn`: see `read_queries`.
+
+    Raises:
+        ConfigError: the name or the token's file is taken, the entry is not valid, or an incumbent's token
+            or the data is unusable.
+        ExpertsError: a model cannot be loaded or used.
+    """
+    incumbents = load_tokens(config)
+    # All checks that need no model come first: models take minutes to load.
+    planned = _planned(config, new)
+    _require_free_file(planned, new)
+    names = {new.name, *incumbents}
+    labelled = labelled_queries(
+        options, checkpoints(planned), names, progress, warn=warn, must_win=[new.name], save=save
+    )
+    _require_named(labelled.queries, new.name, options.data)
+    states, folder = cached_states(config, labelled.queries, options, progress)
+    known = list(incumbents.values())
+    [token] = _learned(states, labelled.queries, known, options, progress)
+    # Judged again, because the report leaves out this cluster's routing rules.
+    judged = _held_out(states, labelled.queries, options.held_out_share)
+    before = _judge_as_served(judged, known, config.routing)
+    after = _judge_as_served(judged, [*known, token], config.routing)
+    return AdditionTrial(new, token, tuple(incumbents), before, after, labelled, folder)
+
+
+def write_expert(config: ClusterConfig, trial: AdditionTrial) -> None:
+    """Writes the token's file, then the entry in cluster.yaml. Raises ConfigError."""
+    # In this order: an entry that names a missing token makes the whole cluster.yaml invalid.
+    save_tokens({trial.new.token: trial.token})
+    add_expert(config.source, trial.new.name, trial.new.entry)
+
+
+def _learned(
+    states: States,
+    queries: Sequence[Query],
+    incumbents: Sequence[ExpertToken],
+    options: LearnOptions,
+    progress: Progress,
+) -> list[ExpertToken]:
+    """The tokens of the experts that are no incumbents."""
+    with data_errors_named(options.data):
+        report = learn_tokens(
+            states,
+            queries,
+            incumbents=incumbents,
+            held_out_share=options.held_out_share,
+            device=default_device(),
+            progress=progress,
+        )
+    return report.tokens
+
+
+def _held_out(states: States, queries: Sequence[Query], share: float) -> States | None:
+    """The states of the queries that the token was not learned from; None if there are none."""
+    held_out = split_queries(queries, share)[1]
+    return states.of_queries(held_out) if held_out else None
+
+
+def _judge_as_served(
+    states: States | None, tokens: Sequence[ExpertToken], routing: RoutingConfig
+) -> list[Judgement]:
+    """Judges with the cluster's own call bias, and only hand-overs that its `routing.when` allows."""
+    if states is None:
+        return []
+    if not tokens:
+        return judge(states, [])
+    return TokenRouter(states, tokens, only_at_start=routing.when == "start").judge(routing.call_bias)
+
+
+def _planned(config: ClusterConfig, new: NewExpert) -> ClusterConfig:
+    """The cluster with the new expert in it, so that all problems of the entry are reported at once."""
+    text = with_expert(config.source, new.name, new.entry)
+    planned = check_config(parse_yaml(text, config.source), config.source, tokens_required=False)
+    check_keys_file(planned)
+    return planned
+
+
+def _require_free_file(planned: ClusterConfig, new: NewExpert) -> None:
+    """Raises ConfigError if writing the token would overwrite a file."""
+    field = f"{planned.source}: experts.{new.name}.token"
+    for name, expert in planned.experts.items():
+        if name != new.name and expert.token == planned.experts[new.name].token:
+            raise ConfigError([f"{field}: {new.token} is the token of expert '{name}'; use --token"])
+    # This config does not name the file, but another config in the same folder may, and be in service.
+    if new.token.exists():
+        raise ConfigError(
+            [f"{field}: {new.token} exists and another cluster may use it; use --token, or remove it"]
+        )
+
+
+def _require_named(queries: Sequence[Query], name: str, data: Path) -> None:
+    """The new expert needs queries of its own; incumbents do not."""
+    labels = {query.expert for query in queries if query.expert is not None}
+    with data_errors_named(data):
+        require_labels(queries, labels | {name})

@@ -1,0 +1,89 @@
+"""Where the meta's hidden states are kept between runs, and which process computes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.config.cluster_config import ClusterConfig
+from cluster.errors import ConfigError
+from cluster.hidden_folder import hidden_folder
+from cluster.learning.checkpoints import checkpoint_of
+from cluster.learning.options import LearnOptions
+from cluster.learning.query_sets import in_data
+from experts.checkpoint import Checkpoint
+from experts.errors import DataError
+from experts.learn.hidden_states import Progress, States
+from experts.learn.queries import Query, dataset_digest
+from experts.learn.shards import Run, cache_states
+from experts.learn.states_folder import FORMAT_VERSION
+
+
+def cached_states(
+    config: ClusterConfig, queries: Sequence[Query], options: LearnOptions, progress: Progress
+) -> tuple[States, Path]:
+    """The states of `queries` under the cluster's meta, and the folder that keeps them.
+
+    Raises:
+        ConfigError: a query does not fit the meta, or the folder holds other states or cannot be written.
+        ExpertsError: the meta cannot be loaded or used.
+    """
+    meta = checkpoint_of(config.meta)
+    run: Run | None = None
+    if options.ray_address is not None:
+        meta, run = _on_ray(config, meta, options.ray_address)
+    folder = options.states or meta_folder(config) / dataset_digest(queries)
+    try:
+        states = cache_states(
+            meta, queries, folder, batch_size=options.batch_size, run=run, progress=progress
+        )
+    except DataError as error:
+        # An error about the folder is not about the data, and already names the folder.
+        if str(error).startswith(f"{folder}: "):
+            raise ConfigError([str(error)]) from error
+        raise in_data(options.data, error) from error
+    except OSError as error:
+        raise _unwritable(error) from error
+    return states, folder
+
+
+def meta_folder(config: ClusterConfig) -> Path:
+    """The folder for states of the cluster's meta, with one subfolder per query set. Each meta has its own.
+
+    Raises ConfigError, ModelLoadError.
+    """
+    meta = checkpoint_of(config.meta)
+    try:
+        cache = hidden_folder(config.source.absolute().parent)
+        identity = repr((FORMAT_VERSION, meta.fingerprint(), meta.dtype, _files(meta)))
+    except OSError as error:
+        raise _unwritable(error) from error
+    return cache / "states" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _files(meta: Checkpoint) -> list[tuple[str, int, int]]:
+    """What the head's fingerprint does not cover: a body that was trained further, another chat template."""
+    folder = Path(meta.source)
+    if not folder.is_dir():
+        # A hub id's folder is named after its commit, and a URI's content does not change.
+        return [(f"{meta.source}@{meta.folder().name}", 0, 0)]
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def _unwritable(error: OSError) -> ConfigError:
+    return ConfigError(
+        [f"{error.filename}: cannot be written: {error.strerror}; name another folder with --states"]
+    )
+
+
+def _on_ray(config: ClusterConfig, meta: Checkpoint, address: str) -> tuple[Checkpoint, Run]:
+    """As many workers as the meta may have replicas, each with the GPUs that one replica reserves."""
+    from cluster.learning.ray_data_states import run_on_ray
+
+    num_gpus = config.meta.resources.num_gpus
+    run = run_on_ray(address, num_workers=config.meta.autoscaling.max_replicas, num_gpus=num_gpus)
+    # The device is chosen for the nodes of that cluster, whatever this machine has.
+    return replace(meta, device="cuda" if num_gpus else "cpu"), run

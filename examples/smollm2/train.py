@@ -1,0 +1,183 @@
+"""Trains experts: `python -m examples.smollm2.train CHECKPOINT [--domains DOMAIN …]` writes their adapters.
+
+Each expert is a LoRA of SmolLM2-135M-Instruct, trained with questions that are drawn anew for every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from examples.smollm2.domains import DOMAINS
+from examples.smollm2.question import Question
+from experts.adapter import WEIGHTS
+from experts.prompt import PromptRenderer
+
+ADAPTERS = Path(__file__).with_name("adapters")
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+IGNORED = -100  # the label of tokens that are not learned
+# Questions of about one length share a batch: so many batches are drawn and sorted at once.
+NUM_SORTED = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter is trained. A batch has `batch_size` questions.
+
+    Layers before `first_layer` stay as they are: training needs no gradients there.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    first_layer: int = 14
+    batch_size: int = 16
+    num_steps: int = 320
+    num_warmup_steps: int = 20
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids, their attention mask, and labels: int64 [N, T] each."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+Report = Callable[[int, float], None]
+
+
+def train_adapter(checkpoint: Path, domain: str, folder: Path, recipe: Recipe, report: Report) -> None:
+    """Write the adapter of one domain to `folder`. `report` gets each step and its loss."""
+    torch.manual_seed(0)
+    model = _with_adapter(checkpoint, recipe)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], weight_decay=0.0
+    )
+    batches = _batches(domain, PromptRenderer(AutoTokenizer.from_pretrained(checkpoint)), recipe)
+    model.train()
+    for step in range(recipe.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, recipe)
+        loss = _loss(model, next(batches))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+        optimizer.step()
+        report(step, loss.item())
+    _save(model, folder)
+
+
+def _with_adapter(checkpoint: Path, recipe: Recipe) -> PeftModel:
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        target_modules=list(MODULES),
+        layers_to_transform=list(range(recipe.first_layer, base.config.num_hidden_layers)),
+        task_type="CAUSAL_LM",
+    )
+    model: PeftModel = get_peft_model(base, config)
+    config.base_model_name_or_path = BASE  # PEFT has set it to the folder, which is this machine's alone
+    return model
+
+
+def _batches(domain: str, renderer: PromptRenderer, recipe: Recipe) -> Iterator[Batch]:
+    rng = random.Random(f"train {domain}")
+    while True:
+        drawn = [DOMAINS[domain].sample(rng, "train") for _ in range(NUM_SORTED * recipe.batch_size)]
+        lessons = sorted((_lesson(renderer, question) for question in drawn), key=lambda pair: len(pair[0]))
+        starts = list(range(0, len(lessons), recipe.batch_size))
+        rng.shuffle(starts)
+        for start in starts:
+            yield _batch(lessons[start : start + recipe.batch_size])
+
+
+def _lesson(renderer: PromptRenderer, question: Question) -> tuple[Tensor, Tensor]:
+    """Token ids of the question with its answer, and labels for the answer alone: int64 [T] each."""
+    prompt = renderer.chat(question.messages)
+    answer = renderer.tokenizer(question.answer, add_special_tokens=False)["input_ids"]
+    answer = [*answer, renderer.tokenizer.eos_token_id]
+    return torch.tensor([*prompt, *answer]), torch.tensor([IGNORED] * len(prompt) + answer)
+
+
+def _batch(lessons: list[tuple[Tensor, Tensor]]) -> Batch:
+    ids = pad_sequence([ids for ids, _ in lessons], batch_first=True)
+    labels = pad_sequence([labels for _, labels in lessons], batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(ids) for ids, _ in lessons])
+    return Batch(ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), labels)
+
+
+def _loss(model: PeftModel, batch: Batch) -> Tensor:
+    base: Any = model.get_base_model()  # its modules are attributes that the type does not name
+    hidden = base.model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+    # The head is read where an answer is learned only: it costs a fifth of the model.
+    targets = batch.labels[:, 1:]
+    learned = targets != IGNORED
+    return cross_entropy(base.lm_head(hidden[:, :-1][learned]), targets[learned])
+
+
+def _learning_rate(step: int, recipe: Recipe) -> float:
+    """It rises for `num_warmup_steps` and falls to zero along a cosine."""
+    if step < recipe.num_warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.num_warmup_steps
+    done = (step - recipe.num_warmup_steps) / (recipe.num_steps - recipe.num_warmup_steps)
+    return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def _save(model: PeftModel, folder: Path) -> None:
+    """The adapter in PEFT's format, as 16-bit floats: half of the size, and the same answers."""
+    # Whether to save embeddings, PEFT would find out by asking the hub for the base.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    weights = {name: weight.half() for name, weight in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+
+
+def _print_progress(domain: str, num_steps: int) -> Report:
+    began_s = time.perf_counter()
+
+    def report(step: int, loss: float) -> None:
+        if step % 20 == 19:
+            elapsed_s = time.perf_counter() - began_s
+            left_s = elapsed_s / (step + 1) * (num_steps - step - 1)
+            print(
+                f"{domain}: step {step + 1} of {num_steps}, loss {loss:.3f}, {left_s:.0f} s left", flush=True
+            )
+
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="from `python -m examples.smollm2 FOLDER`")
+    parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=list(DOMAINS), metavar="DOMAIN")
+    parser.add_argument("--num-steps", type=int, default=Recipe.num_steps)
+    parser.add_argument("--output", type=Path, default=ADAPTERS)
+    arguments = parser.parse_args()
+    recipe = Recipe(num_steps=arguments.num_steps)
+    for domain in arguments.domains:
+        report = _print_progress(domain, recipe.num_steps)
+        train_adapter(arguments.checkpoint, domain, arguments.output / domain, recipe, report)
+
+
+if __name__ == "__main__":
+    main()

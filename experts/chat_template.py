@@ -1,0 +1,128 @@
+"""A model's chat template: whole conversations, and open assistant turns that have text already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from os.path import commonprefix
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from experts.errors import InvalidPrompt, TemplateError
+
+Message = dict[str, str]
+_TURNS = (("user", "first question"), ("assistant", "first answer"), ("user", "second question"))
+_TEXT_SO_FAR = "an answer so far "
+_END = "\U0010fffd"  # a character of a Unicode plane that has no assigned characters
+
+
+class ChatTemplate:
+    """The chat template of one tokenizer. A message has a `role` and a `content`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def opened(self, messages: Sequence[Message]) -> str:
+        """The conversation with an open assistant turn that has no text yet: the generation prompt.
+
+        Raises InvalidPrompt, or TemplateError if the model has no chat template.
+        """
+        return self._render(messages, add_generation_prompt=True)
+
+    def continued(self, messages: Sequence[Message], written: str, end: str) -> str:
+        """The conversation with `written` in the open assistant turn.
+
+        That is what the template renders for an assistant message with this content, up to the end of the
+        content. It may differ from the generation prompt with `written` after it: that one may open a think
+        block, or leave a channel header to the model. `end` is a character that occurs in no message.
+        Raises InvalidPrompt.
+        """
+        whole = self._up_to_end(messages, written, end)
+        history = self._render(messages, add_generation_prompt=False)
+        if whole.startswith(history.removesuffix(self._tokenizer.eos_token or "")):
+            return whole
+        # Where an answer follows, the template renders the messages themselves in another way: Mistral's
+        # leaves out the system message then. The turn began after the other rendering, so it goes on there.
+        question = [{"role": "user", "content": "question"}]
+        opened, turn = self.opened(question), self._up_to_end(question, written, end)
+        shared = len(commonprefix([opened, turn]))
+        return self.opened(messages).removesuffix(opened[shared:]) + turn[shared:]
+
+    @cached_property
+    def accepts_system(self) -> bool:
+        """Whether a system message reaches the prompt; some templates refuse it and some drop it."""
+        messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "question"}]
+        try:
+            return "be brief" in self.opened(messages)
+        except InvalidPrompt:
+            return False
+
+    def self_test(self) -> None:
+        """Raises TemplateError unless the template can hold a conversation, leave a turn open, and continue
+        a turn that has text."""
+        messages = [{"role": role, "content": content} for role, content in _TURNS]
+        try:
+            opened = self.opened(messages)
+        except InvalidPrompt as error:
+            raise self._unfit(f"refuses user and assistant messages ({error.reason})") from error
+        if missing := [content for _, content in _TURNS if content not in opened]:
+            raise self._unfit(f"leaves out or changes message text such as '{missing[0]}'")
+        try:
+            turn = self.continued(messages, _TEXT_SO_FAR, _END)
+        except InvalidPrompt as error:
+            raise self._unfit(f"cannot continue a begun answer ({error.reason})") from error
+        if not turn.endswith(_TEXT_SO_FAR):
+            raise self._unfit(f"cannot continue a begun answer: it changes '{_TEXT_SO_FAR}'")
+        if not self._is_open(messages, opened, turn.removesuffix(_TEXT_SO_FAR)):
+            raise self._unfit("does not open an assistant turn when add_generation_prompt is set")
+
+    def _is_open(self, messages: Sequence[Message], opened: str, begun: str) -> bool:
+        """Whether the assistant goes on after `opened`. `begun` ends before an answer's first character.
+
+        The header of an answer is there; or a part of it is, with which no message of a user could begin.
+        """
+        if opened.startswith(begun.rstrip()):
+            return True
+        try:
+            other = self._render([*messages, messages[0]], add_generation_prompt=False)
+        except InvalidPrompt:  # the roles must alternate
+            other = self._render(messages, add_generation_prompt=False)
+        return not other.startswith(opened)
+
+    def _up_to_end(self, messages: Sequence[Message], written: str, end: str) -> str:
+        answer = {"role": "assistant", "content": written + end}
+        rendered = self._render([*messages, answer], add_generation_prompt=False)
+        # A template may repeat the content; the model goes on after the first.
+        turn, found, _ = rendered.partition(end)
+        if not found:
+            raise InvalidPrompt("messages", "this model's chat template drops the text of an open answer")
+        return turn
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        if not self._tokenizer.chat_template:
+            raise self._unfit("is missing")
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+                )
+            )
+        # The latter two: an expression of the template failed in Python.
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InvalidPrompt(
+                "messages", f"this model's chat template refuses them{_repeated_role(messages)}: {error}"
+            ) from error
+
+    def _unfit(self, problem: str) -> TemplateError:
+        folder = self._tokenizer.name_or_path or "this model"
+        return TemplateError(f"{folder}: the chat template {problem}; correct its chat_template.jinja")
+
+
+def _repeated_role(messages: Sequence[Message]) -> str:
+    """Names the usual reason: many templates want user and assistant to alternate."""
+    for earlier, later in pairwise(messages):
+        if earlier["role"] == later["role"]:
+            return f", with two {later['role']} messages in a row"
+    return ""

@@ -1,0 +1,58 @@
+"""Sampling: temperature, top-k, top-p, and noise that depends only on the seed and the position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from experts.engine.base import EngineRequest
+from experts.engine.routing import RequestState
+
+MIN_TEMPERATURE = 1e-5  # below it logits / temperature overflows float32; such requests are greedy
+
+
+def gumbel_sample(scores: Tensor, states: Sequence[RequestState], generator: torch.Generator) -> Tensor:
+    """Sample one token per row by the Gumbel-max trick.
+
+    Args:
+        scores: logits, float [B, V]; row i belongs to `states[i]`, whose temperature is not 0.
+        generator: on the device of `scores`; it is seeded again for each row.
+
+    Returns:
+        float [B, V]; the argmax of a row is its sampled token. The noise of token number p depends only on
+        (seed, p), so a resumed answer samples the tokens that it would have had.
+    """
+    warped = warp_logits(scores, [state.request for state in states])
+    return torch.stack(
+        [row - _noise(row, state, generator).log() for row, state in zip(warped, states, strict=True)]
+    )
+
+
+def warp_logits(scores: Tensor, requests: Sequence[EngineRequest]) -> Tensor:
+    """Apply each request's temperature, top-k and top-p to its row.
+
+    float [B, V] → float [B, V], with −inf for tokens that may not be sampled.
+    """
+    temperature = scores.new_tensor([request.temperature for request in requests]).unsqueeze(-1)
+    scores = scores / temperature
+    if all(request.top_k <= 0 and request.top_p >= 1 for request in requests):
+        return scores
+    ordered, index = scores.sort(dim=-1, descending=True)
+    width = scores.shape[-1]
+    top_k = torch.tensor([request.top_k or width for request in requests], device=scores.device)
+    top_p = scores.new_tensor([request.top_p for request in requests]).unsqueeze(-1)
+    is_beyond_top_k = torch.arange(width, device=scores.device) >= top_k.unsqueeze(-1)
+    ordered = ordered.masked_fill(is_beyond_top_k, float("-inf"))
+    probs = ordered.softmax(dim=-1)
+    is_beyond_top_p = probs.cumsum(dim=-1) - probs >= top_p
+    is_beyond_top_p[..., 0] = False  # keep the most likely token, however small top_p is
+    ordered = ordered.masked_fill(is_beyond_top_p, float("-inf"))
+    return torch.empty_like(scores).scatter_(-1, index, ordered)
+
+
+def _noise(like: Tensor, state: RequestState, generator: torch.Generator) -> Tensor:
+    """Exponential noise [V]; its negative logarithm is Gumbel noise."""
+    generator.manual_seed((state.seed * 1_000_003 + state.request.position + state.num_steps) % 2**63)
+    return torch.empty_like(like).exponential_(generator=generator)

@@ -1,0 +1,236 @@
+"""The engine for GPUs: vLLM, with expert logits added in its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm.inputs import tokens_input
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from experts.adapter import read_adapter
+from experts.checkpoint import Checkpoint
+from experts.engine.adapter_slots import AdapterSlots
+from experts.engine.base import EngineChunk, EngineRequest, EngineStats
+from experts.engine.config import ModelSource, VllmConfig
+from experts.engine.tokenization import ModelTokenizer
+from experts.engine.vllm.adapters import VllmAdapters, lora_request
+from experts.engine.vllm.decision_store import DecisionStore
+from experts.engine.vllm.launch import start
+from experts.engine.vllm.request import RunningRequest
+from experts.engine.vllm.stats import SchedulerStats
+from experts.engine.vllm.worker import ExpertWorker
+from experts.engine.vllm.worker_errors import worker_errors
+from experts.errors import EngineDead, EngineFailed
+from experts.head import ExpertTable
+from experts.merged_checkpoint import merged_checkpoint
+from experts.token import ExpertToken
+
+DEATH_POLL_S = 1.0  # how often a call to the workers checks that they are alive
+
+
+class VllmEngine:
+    """Runs one model; implements `AdapterEngine`. Create it and use it on one event loop.
+
+    vLLM's scheduler and workers are separate processes, which end with this one.
+
+    Raises:
+        ModelLoadError: the model cannot be loaded, or vLLM cannot run it.
+        TemplateError: its chat template cannot hold a conversation.
+    """
+
+    def __init__(self, model: ModelSource, config: VllmConfig) -> None:
+        checkpoint = Checkpoint(
+            model.source,
+            model.revision,
+            config.dtype,
+            trust_remote_code=model.trust_remote_code,
+            adapter=model.adapter,
+        )
+        self._config = config
+        self._tokenizer = _load_tokenizer(checkpoint, config)
+        self._name = self._tokenizer.name
+        self._adapters = AdapterSlots(config.max_adapters)
+        self._fingerprint, self._dim = checkpoint.head()
+        self._scheduler = SchedulerStats()
+        self._decisions = DecisionStore.create()
+        self._running: dict[str, RunningRequest] = {}
+        self._keys = itertools.count()
+        self._num_tokens = 0
+        self._last_output_s = time.monotonic()
+        self._is_closing = False
+        self._head_opening: asyncio.Task[None] | None = None
+        with ExitStack() as on_failure:
+            on_failure.callback(self._decisions.remove)
+            merged = merged_checkpoint(checkpoint)
+            # −1: the model's own window, or as many tokens as the KV cache holds.
+            self._llm = start(merged, config, config.max_model_len or -1, self._scheduler)
+            on_failure.pop_all()
+        window = min(self._tokenizer.max_model_len, self._llm.model_config.max_model_len)
+        self._tokenizer = self._tokenizer.shortened_to(window)
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        return self._config.prefix_caching
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        received_s = time.monotonic()
+        prompt = await asyncio.to_thread(self._tokenizer.encode, request)
+        max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
+        await self._open_head()
+        key = str(next(self._keys))
+        running = RunningRequest(
+            request, key, prompt, max_tokens, self._tokenizer, self._decisions, received_s
+        )
+        with self._adapters.using(request.adapter) as adapter, self._registered(running) as request_id:
+            outputs = self._llm.generate(
+                tokens_input(prompt),
+                running.sampling_params(),
+                request_id,
+                lora_request=lora_request(adapter) if adapter else None,
+            )
+            try:
+                async with aclosing(outputs):  # closing it aborts the request
+                    async for output in outputs:
+                        chunk = running.to_chunk(output)
+                        self._num_tokens += len(chunk.token_ids)
+                        self._last_output_s = time.monotonic()
+                        yield chunk
+            except EngineDeadError as error:
+                raise self._dead() from error
+            except EngineGenerateError as error:
+                raise EngineFailed(f"{self._name}: {type(error.__cause__).__name__} in vLLM") from error
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        await self._open_head()
+        # Checked here first: vLLM would also read pickles, would ask the hub for a missing folder, and would
+        # notice an adapter of another model only while it copies the weights.
+        adapter = await asyncio.to_thread(read_adapter, Path(folder))
+        adapter.require_fit(hidden_size=self._dim, max_rank=self._config.adapter_rank)
+        try:
+            await self._adapters.load(VllmAdapters(self._llm), name, folder)
+        except EngineDeadError as error:
+            raise self._dead() from error
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._open_head()
+        self._adapters.unload(VllmAdapters(self._llm), name)
+
+    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
+        for token in tokens:
+            token.require_meta(self._name, self._fingerprint, self._dim)
+        table = ExpertTable.of(table_version, tokens, self._dim)
+        await self._open_head()
+        await self._call_workers(
+            ExpertWorker.install_experts,
+            table.table_version,
+            list(table.names),
+            table.weight.numpy().tobytes(),
+            table.bias.tolist(),
+        )
+
+    async def check(self) -> None:
+        if self._is_closing or self._llm.errored:
+            raise self._dead()
+        if self._head_opening is not None and self._head_opening.done():
+            self._head_opening.result()
+        silence_s = time.monotonic() - self._last_output_s if self._running else 0.0
+        if silence_s > self._config.stall_s:
+            raise EngineDead(f"{self._name}: no token for {silence_s:.0f} s although requests are waiting")
+
+    def stats(self) -> EngineStats:
+        num_requests = len(self._running)
+        num_running = min(num_requests, self._scheduler.num_running)
+        in_flight = sum(running.num_tokens_left for running in self._running.values())
+        # The scheduler reports after each step, so its figures of the last step stay when it is idle.
+        cache_use = self._scheduler.cache_use if num_requests else 0.0
+        return EngineStats(num_running, num_requests - num_running, cache_use, self._num_tokens, in_flight)
+
+    async def close(self) -> None:
+        if self._is_closing:
+            return
+        self._is_closing = True
+        try:
+            await self._adapters.close()
+            if not self._llm.errored:
+                await self._llm.abort(list(self._running))
+        finally:
+            await asyncio.to_thread(self._llm.shutdown)
+            self._decisions.remove()
+            del self._llm  # its finalizer would shut down again when the interpreter has unloaded its modules
+
+    @contextmanager
+    def _registered(self, running: RunningRequest) -> Iterator[str]:
+        """Yields an id for vLLM. The caller's own id occurs twice if a request is retried while its first
+        attempt is still ending."""
+        if not self._running:  # the time without a token starts now; before, the engine was idle
+            self._last_output_s = time.monotonic()
+        request_id = f"{running.request.request_id}#{running.key}"
+        self._running[request_id] = running
+        try:
+            yield request_id
+        finally:
+            del self._running[request_id]
+            if running.request.allowed and not self._is_closing:
+                self._decisions.keep_only({other.key for other in self._running.values()})
+
+    async def _open_head(self) -> None:
+        """Make the workers score experts: once, on the event loop of the first call.
+
+        Raises:
+            EngineDead: they cannot; `check` says so from then on.
+        """
+        if self._is_closing:
+            raise self._dead()
+        if self._head_opening is None:
+            self._head_opening = asyncio.create_task(self._open_head_on_workers())
+        await asyncio.shield(self._head_opening)  # one caller's cancellation must not affect the others
+
+    async def _open_head_on_workers(self) -> None:
+        try:
+            await self._call_workers(
+                ExpertWorker.open_expert_head,
+                str(self._decisions.folder),
+                self._tokenizer.hf_tokenizer.backend_tokenizer.to_str(),
+                min(self._tokenizer.stop_ids),
+            )
+        except EngineFailed as error:  # some workers may have a head and some not, so it is not retried
+            raise EngineDead(str(error)) from error
+
+    async def _call_workers(self, method: Any, *args: Any) -> None:
+        """Run a method of `ExpertWorker` on all ranks, between two steps.
+
+        Raises:
+            EngineFailed: it failed in a worker.
+            EngineDead: vLLM died, and would never answer.
+        """
+        call = asyncio.ensure_future(self._llm.collective_rpc(method.__name__, args=args))
+        try:
+            while not (await asyncio.wait({call}, timeout=DEATH_POLL_S))[0]:
+                if self._llm.errored:
+                    raise self._dead()
+            with worker_errors(f"{self._name}: {method.__name__} failed in a worker of vLLM", EngineFailed):
+                call.result()
+        except EngineDeadError as error:
+            raise self._dead() from error
+        finally:
+            call.cancel()
+
+    def _dead(self) -> EngineDead:
+        reason = "was closed" if self._is_closing else "has stopped: a process of vLLM died; its log says why"
+        return EngineDead(f"{self._name}: the engine {reason}")
+
+
+def _load_tokenizer(checkpoint: Checkpoint, config: VllmConfig) -> ModelTokenizer:
+    return ModelTokenizer.of(
+        checkpoint.name,
+        checkpoint.load_renderer(),
+        checkpoint.config(),
+        checkpoint.generation(),
+        config.max_model_len,
+    )

@@ -1,0 +1,205 @@
+"""What runs inside vLLM's workers: expert logits beside the word logits, and the decision between them.
+
+The decision is made where vLLM computes the logits of a step, before its own processors see them. If a row
+hands over, all its logits but one are masked: that of an id which ends the turn. The decision store then says
+that it was an expert. So no id above the vocabulary is ever fed to an embedding, checkpoints need no spare
+rows, and no word loses probability to a marker token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from experts.engine.base import EngineRequest
+from experts.engine.routing import RequestState, route
+from experts.engine.sampling import MIN_TEMPERATURE, gumbel_sample
+from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
+from experts.engine.vllm.model_head import ModelHead
+from experts.head import ExpertTable
+from experts.logit_transform import LogitTransform
+from experts.text.decoder import TokenDecoder
+
+EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
+
+
+class ExpertWorker:
+    """Mixed into vLLM's worker class. The engine calls these methods by name, on all ranks, between steps."""
+
+    model_runner: Any
+
+    def open_expert_head(self, folder: str, tokenizer: str, end_id: int) -> None:
+        """Score experts from now on.
+
+        Args:
+            folder: of the decision store.
+            tokenizer: as JSON (`Tokenizer.to_str`).
+            end_id: a token id that ends every request.
+        """
+        from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+
+        # Ranks of the last pipeline stage compute the same decision from the same gathered logits, so only
+        # one of them posts it. The other stages have no logits.
+        is_poster = get_pp_group().is_last_rank and get_tp_group().is_first_rank
+        decisions = DecisionStore(Path(folder)) if is_poster else None
+        self.expert_head = RoutingHead(self.model_runner, decisions, Tokenizer.from_str(tokenizer), end_id)
+
+    def install_experts(
+        self, table_version: int, names: Sequence[str], weight: bytes, bias: Sequence[float]
+    ) -> None:
+        """`weight`: float32 [E, d] as bytes, row by row; `bias`: [E]."""
+        rows = torch.frombuffer(bytearray(weight), dtype=torch.float32) if names else torch.zeros(0)
+        dim = len(rows) // max(1, len(names))
+        table = ExpertTable(table_version, tuple(names), rows.view(len(names), dim), torch.tensor(bias))
+        self.expert_head.install(table)
+
+
+class RoutingHead:
+    """Replaces the model's `compute_logits`. Without `decisions` it decides but posts nothing."""
+
+    def __init__(
+        self, runner: Any, decisions: DecisionStore | None, tokenizer: Tokenizer, end_id: int
+    ) -> None:
+        model = runner.get_model()
+        self._runner = runner
+        self._head = ModelHead(model)
+        self._transform = LogitTransform()
+        self._decisions = decisions
+        self._decoder = TokenDecoder(tokenizer)
+        self._end_id = end_id
+        self._generator = torch.Generator(device=runner.device)
+        self._states: dict[str, RequestState | None] = {}
+        self._table = ExpertTable(0, (), torch.zeros(0, 0), torch.zeros(0))
+        model.compute_logits = self
+
+    def install(self, table: ExpertTable) -> None:
+        """Raises ValueError if experts cannot be scored beside this model's words."""
+        if table.table_version < self._table.table_version:  # two tables may arrive in either order
+            return
+        if table.names:
+            dim = table.weight.shape[1]
+            hidden = torch.zeros(1, dim, dtype=self._runner.dtype, device=self._runner.device)
+            self._transform = self._head.measure(hidden)
+        self._table = table.on(self._runner.device)
+
+    def __call__(self, hidden: Tensor, *args: Any) -> Tensor | None:
+        """Last hidden states [B, d] → logits [B, V]; a row that is decided here has one finite logit."""
+        logits = self._head(hidden, *args)
+        if logits is None or len(logits) != self._runner.input_batch.num_reqs:  # not a step of requests
+            return logits
+        states = self._batch()
+        chosen = self._route(logits, states)
+        chosen |= self._sample(logits, {i: state for i, state in states.items() if i not in chosen})
+        if chosen:
+            rows = list(chosen)
+            logits[rows] = float("-inf")
+            logits[rows, list(chosen.values())] = 0.0
+        return logits
+
+    def _batch(self) -> dict[int, RequestState]:
+        """The requests with routing or seeded sampling that get a token at this step, by row."""
+        runner = self._runner
+        if len(self._states) > 2 * len(runner.requests) + 16:
+            self._states = {name: state for name, state in self._states.items() if name in runner.requests}
+        states = {i: self._state(name) for i, name in enumerate(runner.input_batch.req_ids)}
+        is_prefilling = runner.discard_request_mask.np  # the rest of the prompt follows in a later step
+        batch = {i: state for i, state in states.items() if state is not None and not is_prefilling[i]}
+        self._record_steps(batch)
+        return batch
+
+    def _state(self, name: str) -> RequestState | None:
+        if name not in self._states:
+            extra_args = self._runner.requests[name].sampling_params.extra_args or {}
+            self._states[name] = _to_state(extra_args.get(EXTRA_ARGS_KEY))
+        return self._states[name]
+
+    def _record_steps(self, states: Mapping[int, RequestState]) -> None:
+        """Note which token of its answer each row gets now, and the one before it.
+
+        The number is that of vLLM's own count, because vLLM may undo a step when it preempts a request.
+        """
+        batch, starts = self._runner.input_batch, self._runner.query_start_loc.np
+        advanced = {}
+        for i, state in states.items():
+            num_inputs = batch.num_computed_tokens_cpu[i] + starts[i + 1] - starts[i]
+            if _begin_step(state, int(num_inputs - batch.num_prompt_tokens[i])) and state.request.allowed:
+                advanced[i] = state
+        self._record_tokens(advanced)
+
+    def _record_tokens(self, states: Mapping[int, RequestState]) -> None:
+        """The model's input holds the last token of each row. vLLM's own lists of output tokens may lack it
+        under asynchronous scheduling."""
+        if not states:
+            return
+        ends = self._runner.query_start_loc.np
+        last_ids = self._runner.input_ids.gpu[[int(ends[i + 1]) - 1 for i in states]].tolist()
+        for state, last_id in zip(states.values(), last_ids, strict=True):
+            state.add_token(self._decoder.bytes_of(last_id))
+
+    def _route(self, logits: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
+        """The end id for each row that hands over."""
+        table = self._table
+        routed = {i: state for i, state in states.items() if table.names and state.may_hand_over}
+        if not routed:
+            return {}
+        rows, hidden = list(routed), self._head.hidden
+        experts = table.logits(hidden[rows] if len(rows) < len(hidden) else hidden, self._transform)
+        handed_over = route(logits, rows, experts, table, list(routed.values()))
+        for i, state in routed.items():
+            if i in handed_over or state.request.probe:
+                self._post(state)
+        return dict.fromkeys(handed_over, self._end_id)
+
+    def _post(self, state: RequestState) -> None:
+        if self._decisions is not None:
+            decision = RoutingDecision(state.num_steps, state.expert, state.probability, state.distribution)
+            self._decisions.post(state.request.request_id, decision)
+
+    def _sample(self, logits: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
+        """The token of each seeded row, sampled as all our engines sample it. vLLM's own generators do not
+        depend on the position, so a resumed answer would continue differently."""
+        seeded = {i: state for i, state in states.items() if state.request.seed is not None}
+        if not seeded:
+            return {}
+        sampled = gumbel_sample(logits[list(seeded)].float(), list(seeded.values()), self._generator)
+        return dict(zip(seeded, sampled.argmax(dim=-1).tolist(), strict=True))
+
+
+def extra_args(request: EngineRequest, key: str) -> dict[str, Any] | None:
+    """What a worker needs beyond vLLM's own sampling parameters, as plain data; None if it needs nothing.
+
+    `key` names the request in the decision store.
+    """
+    is_sampled = request.seed is not None and request.temperature >= MIN_TEMPERATURE
+    if not request.allowed and not is_sampled:
+        return None
+    fields: dict[str, Any] = {"request_id": key}
+    if request.allowed:
+        fields |= {"allowed": list(request.allowed), "bias": dict(request.bias)}
+        fields |= {"only_at_start": request.only_at_start, "probe": request.probe}
+    if is_sampled:
+        fields |= {"seed": request.seed, "position": request.position}
+        fields |= {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
+    return {EXTRA_ARGS_KEY: fields}
+
+
+def _begin_step(state: RequestState, step: int) -> bool:
+    """Whether the row has one more token than at the last step. If not, vLLM has undone that step, and its
+    hand-over too. One more after a hand-over means that vLLM began the step before it knew of the end."""
+    is_next = step > state.num_steps
+    if not is_next:
+        state.expert = None
+    state.num_steps = step
+    return is_next
+
+
+def _to_state(fields: Mapping[str, Any] | None) -> RequestState | None:
+    if not fields:
+        return None
+    request = EngineRequest(**{**fields, "allowed": tuple(fields.get("allowed", ()))})
+    return RequestState(request, seed=request.seed or 0)

@@ -1,0 +1,107 @@
+"""Token ids to bytes and to text, one tokenizer's way; and where bytes end inside a character."""
+
+from __future__ import annotations
+
+from codecs import utf_8_decode
+from collections.abc import Sequence
+from functools import cached_property
+
+from tokenizers import Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from experts.text.tokenizer_spec import steps
+
+MAX_UNFINISHED_BYTES = 3  # a UTF-8 character has at most 4 bytes
+
+
+class TokenDecoder:
+    """Decodes ids of one tokenizer; special tokens have no text.
+
+    Byte-level tokenizers spell every token in bytes, and byte-fallback tokenizers have a token for each byte.
+    So a token of either may hold a part of a character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        kinds = {step["type"] for step in steps(tokenizer.decoder)}
+        added = tokenizer.get_added_tokens_decoder()
+        self._tokenizer = tokenizer
+        self._special_ids = {token_id for token_id, token in added.items() if token.special}
+        self._byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
+        self._is_byte_level = "ByteLevel" in kinds
+        self._has_byte_tokens = "ByteFallback" in kinds
+        self._bytes: dict[int, bytes] = {}
+        self._bridges: dict[int, bool] = {}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes that the token adds to a text; none for a special token and for an id without a token."""
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._bytes[token_id] = self._spell(token_id)
+        return found
+
+    def is_bridge(self, token_id: int) -> bool:
+        """Whether the token can stand before others without a change to their text: it has a visible text of
+        whole characters, and is no byte token, which would be decoded together with byte tokens after it."""
+        found = self._bridges.get(token_id)
+        if found is None:
+            found = self._bridges[token_id] = self._has_visible_text(token_id)
+        return found
+
+    @cached_property
+    def bridge(self) -> int | None:
+        """The first such token of the vocabulary."""
+        return next(filter(self.is_bridge, range(self._tokenizer.get_vocab_size())), None)
+
+    def _spell(self, token_id: int) -> bytes:
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None or token_id in self._special_ids:
+            return b""
+        if self._has_byte_tokens and (byte := _byte(token)) is not None:
+            return bytes([byte])
+        if self._is_byte_level and all(char in self._byte_of for char in token):
+            return bytes(self._byte_of[char] for char in token)
+        return token.encode()
+
+    def _has_visible_text(self, token_id: int) -> bool:
+        token = self._tokenizer.id_to_token(token_id)
+        if not self.bytes_of(token_id) or (self._has_byte_tokens and _byte(str(token)) is not None):
+            return False
+        text = self.decode([token_id])
+        return bool(text.strip()) and "\ufffd" not in text
+
+
+def unfinished(data: bytes) -> bytes:
+    """The end of `data` that begins a UTF-8 character and lacks its last bytes; b"" if there is none."""
+    for length in range(1, min(len(data), MAX_UNFINISHED_BYTES) + 1):
+        if _begins_character(data[-length:]):
+            return data[-length:]
+    return b""
+
+
+def continues(beginning: bytes, data: bytes) -> bool:
+    """Whether the first byte of `data` may follow `beginning`, which is unfinished."""
+    try:
+        utf_8_decode(beginning + data[:1], "strict", False)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _begins_character(data: bytes) -> bool:
+    try:
+        return utf_8_decode(data, "strict", False)[1] == 0
+    except UnicodeDecodeError:
+        return False
+
+
+def _byte(token: str) -> int | None:
+    """The byte of a token such as <0xE4>, recognised as the `tokenizers` library does."""
+    if len(token) != 6 or not (token.startswith("<0x") and token.endswith(">")):
+        return None
+    try:
+        return int(token[3:5], 16)
+    except ValueError:
+        return None

@@ -1,0 +1,82 @@
+"""The JSON schemas of requests and responses, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic_core import core_schema
+
+from router.api.requests import (
+    MAX_CHOICES,
+    MAX_INT32,
+    AnswerRequest,
+    ChatMessage,
+    CompletionRequest,
+    StrictRequest,
+)
+from router.api.response_models import ResponseModel
+from router.api.unsupported_params import NO_OP_VALUES
+
+Schema = dict[str, Any]
+Described = type[StrictRequest] | type[ResponseModel]
+
+
+def schemas(models: Iterable[Described]) -> dict[str, Schema]:
+    """The schemas of the models and of all models that they refer to, by name."""
+    _, described = models_json_schema(
+        [(model, "validation") for model in dict.fromkeys(models)],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=_Generator,
+    )
+    named: dict[str, Schema] = described["$defs"]
+    return named
+
+
+class _Generator(GenerateJsonSchema):
+    """Adds values that the request models accept beyond their types.
+
+    Their validators run before the types are checked: they drop nulls and convert other forms, which pydantic
+    does not know.
+    """
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Schema:
+        described = super().default_schema(schema)
+        return {key: value for key, value in described.items() if (key, value) != ("default", None)}
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> Schema:
+        described = super().model_schema(schema)
+        if not issubclass(schema["cls"], StrictRequest):
+            return described
+        fields = described["properties"]
+        if issubclass(schema["cls"], ChatMessage):
+            fields["content"] = {"anyOf": [{"type": "string"}, fields["content"]]}
+            fields["tool_calls"] = {"type": "array", "maxItems": 0}
+        if issubclass(schema["cls"], AnswerRequest):
+            fields["stop"] = {"anyOf": [fields["stop"]["items"], fields["stop"]]}
+            fields |= {name: {"enum": [None, *values]} for name, values in NO_OP_VALUES.items()}
+        if issubclass(schema["cls"], CompletionRequest):
+            fields["prompt"] = _ANY_PROMPT
+        for name in fields.keys() - described.get("required", ()):
+            fields[name] = _or_null(fields[name])
+        return described
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": MAX_INT32}}
+_PROMPTS = {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES, "items": {"anyOf": [_TEXT, _IDS]}}
+_ANY_PROMPT = {"anyOf": [_TEXT, _IDS, _PROMPTS]}
+
+
+def _or_null(schema: Schema) -> Schema:
+    null = {"type": "null"}
+    if None in schema.get("enum", ()) or null in schema.get("anyOf", ()):
+        return schema
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], null]}
+    default = {"default": schema["default"]} if "default" in schema else {}
+    return {"anyOf": [{key: value for key, value in schema.items() if key != "default"}, null], **default}

@@ -1,0 +1,120 @@
+"""What every request passes before its endpoint: request id, API key, limits; and the last error handler."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.api.key_limits import KeyLimits
+from router.api.keys import bearer_digest, find_key
+from router.api.sse import envelope, to_json
+from router.errors import InvalidRequest, RouterError, Unauthorized
+from router.table import RouteTable
+
+HEALTH = "/healthz"
+
+# Ray Serve's proxy acts on these headers before the router sees them: the first hides that a client has
+# disconnected, the second overrides the server's deadline. The router cannot undo that, so it refuses them.
+FORBIDDEN_HEADERS = ("x-request-disconnect-disabled", "x-request-timeout-seconds")
+
+# Safe to copy into headers and logs.
+REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
+
+logger = logging.getLogger(__name__)
+
+
+class RequestMiddleware:
+    """Gives every request an id and a slot in the limits, and every error OpenAI's envelope.
+
+    An unexpected error becomes a 500 that reveals no internals. If the cluster has API keys, every path
+    except `HEALTH` needs one, even an unknown path. A request is checked before its body is read, and counts
+    as open until its answer has ended.
+
+    It sets `state.request_id`; for paths other than `HEALTH` also `state.key`, the name of the API key (or
+    empty), `state.key_digest`, for `find_key`, and `state.open_request`, which counts the choices.
+    """
+
+    def __init__(self, app: ASGIApp, table_of: Callable[[], RouteTable], echo_request_id: bool) -> None:
+        self._app = app
+        self._table_of = table_of
+        self._limits = KeyLimits()
+        self._echo_request_id = echo_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began_s = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_status = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal has_status
+            if message["type"] == "http.response.start":
+                has_status = True
+                headers = MutableHeaders(scope=message)
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - began_s) * 1000))
+                if self._echo_request_id:
+                    headers["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            with self._admitted(scope):
+                await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            logger.debug("request %s: the client disconnected", request_id)
+        except Exception as error:
+            if not isinstance(error, RouterError):
+                logger.exception("request %s failed", request_id)
+                error = RouterError("internal server error")
+            if has_status:
+                # Without the cause, whose message may quote the request: the server logs what it is given.
+                raise error from None
+            await error_response(error)(scope, receive, send_with_headers)
+
+    @contextmanager
+    def _admitted(self, scope: Scope) -> Iterator[None]:
+        # Health probes have no API key, and a router that is full is still healthy.
+        if scope["path"] == HEALTH:
+            yield
+            return
+        table, headers = self._table_of(), Headers(scope=scope)
+        digest = bearer_digest(headers.get("authorization"))
+        key = find_key(table.keys_by_digest, digest)
+        for name in FORBIDDEN_HEADERS:
+            if name in headers:
+                raise InvalidRequest(f"the header {name} is not allowed: send the request without it")
+        scope["state"].update(key=key.name if key else "", key_digest=digest)
+        with self._limits.request(key, table.limits.max_requests) as open_request:
+            scope["state"]["open_request"] = open_request
+            yield
+
+
+def error_response(error: RouterError) -> Response:
+    """The error in OpenAI's envelope, with the headers of its status."""
+    return json_response(envelope(error), error.status, error_headers(error))
+
+
+def error_headers(error: RouterError) -> dict[str, str]:
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    return {**headers, "www-authenticate": "Bearer"} if isinstance(error, Unauthorized) else headers
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, "application/json")
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own id if it is safe to copy, otherwise a new one."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

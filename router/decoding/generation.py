@@ -1,0 +1,135 @@
+"""One generation: the request for it, its state in the decode loop, and what it yields."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from router.admission.context import AdmissionContext
+from router.decoding.policy import Routing, Target
+from router.decoding.timing import Timing
+from router.decoding.transcript import Span, Transcript
+from router.errors import ModelDied, RouterError
+from router.model_port import Finish, ModelChunk, Prompt, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to write. A client request with `n` choices has `n` generations for each of its prompts.
+
+    `stop` are the stop strings. A model may hold its text back for `message_gap_s` seconds, to send fewer
+    messages. `admission` is shared by the generations of one client request; None makes this the only one.
+    """
+
+    request_id: str
+    prompt: Prompt
+    target: Target
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    routing: Routing = Routing()
+    message_gap_s: float = 0.0
+    admission: AdmissionContext | None = field(default=None, compare=False)
+
+
+@dataclass(slots=True)
+class ModelUsage:
+    """What one model did for an answer. Prompt tokens count for every call, as each prefills the prompt."""
+
+    num_calls: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that the client may see now."""
+
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of an answer. `num_prompt_tokens` are those of the model that was called first."""
+
+    finish: Finish
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    spans: list[Span]
+    usage_by_model: dict[str, ModelUsage]
+    timing: Timing
+
+
+@dataclass(slots=True)
+class GenerationState:
+    """The state of one generation; only the decode loop changes it. `writer` is the active model."""
+
+    writer: str
+    transcript: Transcript
+    deadline_s: float  # on the clock of `now_s`
+    admission: AdmissionContext
+    num_handoffs: int = 0
+    num_prompt_tokens: int = 0
+    admitted_models: set[str] = field(default_factory=set)  # those that gave it a slot
+    masked: set[str] = field(default_factory=set)  # experts that the meta cannot choose any more
+    waking_s: float = 0.0  # spent waiting for models to start
+    num_failures: int = 0
+    # By model, since it last produced a token: the failures, and the replicas that died.
+    failures: Counter[str] = field(default_factory=Counter)
+    deaths: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    num_answered_before: dict[str, int] = field(default_factory=dict)  # by model: up to the first death
+    is_only_suspect: bool = False  # the writer works on no other suspect prompt
+    usage: dict[str, ModelUsage] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether a refusal would lose work: there is text, or the writer has admitted it before."""
+        return bool(self.transcript.text) or self.writer in self.admitted_models
+
+    @property
+    def writer_usage(self) -> ModelUsage:
+        return self.usage.setdefault(self.writer, ModelUsage())
+
+    def limit(self, generation: GenerationRequest) -> Finish | None:
+        """LENGTH once the token budget is spent."""
+        is_spent = generation.max_tokens is not None and self.transcript.num_tokens >= generation.max_tokens
+        return Finish.LENGTH if is_spent else None
+
+    def hand_over_to(self, writer: str, probability: float | None = None) -> None:
+        self.writer = writer
+        self.transcript.begin(writer, probability)
+
+    def count(self, chunk: ModelChunk) -> None:
+        """Count what the writer produced. A token ends a series of failures."""
+        usage = self.writer_usage
+        usage.num_prompt_tokens += chunk.num_prompt_tokens or 0
+        usage.num_completion_tokens += chunk.num_tokens
+        if chunk.num_prompt_tokens and not self.num_prompt_tokens:
+            self.num_prompt_tokens = chunk.num_prompt_tokens
+        if chunk.num_tokens:
+            self.failures.pop(self.writer, None)
+            self.deaths.pop(self.writer, None)
+
+    def failed(self, error: RouterError, num_answered: int) -> None:
+        """Count a failure of the writer, which has answered `num_answered` calls so far."""
+        self.num_failures += 1
+        self.failures[self.writer] += 1
+        deaths = self.deaths[self.writer]
+        # A further death is evidence only if no other suspect prompt was on that replica.
+        if isinstance(error, ModelDied) and (not deaths or self.is_only_suspect):
+            if not deaths:
+                self.num_answered_before[self.writer] = num_answered
+            deaths.add(error.replica)
+
+    def done(self, finish: Finish) -> Done:
+        self.timing.ended()
+        return Done(
+            finish=finish,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_completion_tokens=self.transcript.num_tokens,
+            spans=self.transcript.spans(),
+            usage_by_model=self.usage,
+            timing=self.timing,
+        )

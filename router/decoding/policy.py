@@ -1,0 +1,149 @@
+"""Which models an answer may reach next: the target, the allowed set, and the recovery from a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from router.admission.context import AdmissionContext
+from router.availability import ModelState
+from router.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    RouterError,
+    UnknownModel,
+)
+from router.table import META, ModelEntry, RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """A request's routing options. `experts` None allows every expert.
+
+    `bias` is added to the logit of the expert that it names, and `call_bias` to those of all experts.
+    """
+
+    experts: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    force: str | None = None
+    bias: Mapping[str, float] = field(default_factory=dict)
+    call_bias: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model that is called first, and whether the meta may hand over at all."""
+
+    writer: str
+    routed: bool
+
+
+class Recovery(Enum):
+    RETRY = auto()  # call the same model again; any replica may answer
+    REDECIDE = auto()  # the meta decides this position again, with the failed expert masked
+    FAIL = auto()  # the answer ends with the error
+
+
+def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
+    """The target of a request for `model`; None is the generalist.
+
+    Raises:
+        UnknownModel: `model` is not one of `table.model_ids`.
+        InvalidRequest: a routing option names an unknown expert or has no effect.
+    """
+    for field_name, names in (
+        ("routing.experts", routing.experts or ()),
+        ("routing.exclude", routing.exclude),
+        ("routing.bias", tuple(routing.bias)),
+        ("routing.force", () if routing.force is None else (routing.force,)),
+    ):
+        _check_names(table, field_name, names)
+    name = table.name if model is None else model
+    if name == table.name:
+        if routing.force is not None and routing != Routing(force=routing.force):
+            raise InvalidRequest(
+                "routing.force leaves no choice; remove the other routing options", "routing"
+            )
+        return Target(routing.force or META, routed=routing.force is None)
+    writer = table.addressed(name)
+    if writer is None:
+        known = ", ".join(table.model_ids)
+        raise UnknownModel(f"model '{name}' does not exist; available: {known}", "model")
+    if routing != Routing():
+        raise InvalidRequest(
+            f"routing options take effect only with model '{table.name}', not with '{name}'", "routing"
+        )
+    return Target(writer, routed=False)
+
+
+def allowed_experts(
+    table: RouteTable,
+    routing: Routing,
+    *,
+    state_of: Callable[[str], ModelState],
+    masked: Collection[str],
+    num_handoffs: int,
+) -> tuple[str, ...]:
+    """The experts that the meta may hand over to at this position; nothing else decides this.
+
+    `masked` are those that failed during this answer or are blocked for its prompt.
+    """
+    if num_handoffs >= table.max_handoffs:
+        return ()
+    wanted = table.experts if routing.experts is None else frozenset(routing.experts)
+    not_allowed = {*routing.exclude, *masked}
+    return tuple(
+        name
+        for name, entry in table.experts.items()
+        if name in wanted and name not in not_allowed and _may_be_called(entry, state_of(name))
+    )
+
+
+def admission_context(table: RouteTable, target: Target, routing: Routing, key: str = "") -> AdmissionContext:
+    """What the queues need to know of a client request; `key` is the name of its API key."""
+    return AdmissionContext(
+        queue_s=table.deadlines.queue_s,
+        max_waiting=table.limits.max_waiting,
+        key=key,
+        meta_app=table.meta.app,
+        expert_apps=_reachable_apps(table, routing) if target.routed else (),
+    )
+
+
+def after_failure(error: RouterError, *, is_expert: bool, routed: bool, may_retry: bool) -> Recovery:
+    """What to do about an error of the active model.
+
+    Retry only if the replica was gone, busy or late: an exception of the engine would occur again. The meta
+    does not replace an expert whose queue is full: the client is refused, and should retry with the expert.
+    """
+    if isinstance(error, DeadlineExceeded | Overloaded):
+        return Recovery.FAIL
+    if isinstance(error, ModelUnavailable) and may_retry:
+        return Recovery.RETRY
+    return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
+
+
+def _reachable_apps(table: RouteTable, routing: Routing) -> Collection[str]:
+    if routing.experts is None and not routing.exclude:
+        return table.expert_apps
+    wanted = table.experts if routing.experts is None else routing.experts
+    return {table.app(name) for name in wanted if name not in routing.exclude}
+
+
+def _may_be_called(entry: ModelEntry, state: ModelState) -> bool:
+    # With `cold_start: meta`, choosing an expert that is starting would only make the meta decide again.
+    return (
+        state in (ModelState.READY, ModelState.ASLEEP)
+        or (state is ModelState.WAKING and entry.cold_start == "wait")
+        or (state is ModelState.UNAVAILABLE and entry.on_unavailable == "wait")
+    )
+
+
+def _check_names(table: RouteTable, field_name: str, names: Collection[str]) -> None:
+    unknown = sorted(name for name in names if name not in table.experts)
+    if unknown:
+        known = ", ".join(table.experts) or "none"
+        raise InvalidRequest(f"{field_name}: no expert named '{unknown[0]}'; experts: {known}", field_name)

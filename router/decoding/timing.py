@@ -1,0 +1,121 @@
+"""Where the time of an answer goes, call by call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.clock import now_s
+from router.errors import RouterError
+from router.model_port import Finish, ModelChunk
+
+
+@dataclass(slots=True)
+class CallTiming:
+    """The phases of one call of a model, in seconds; together they are the whole call.
+
+    `queue_s`: in the router, from the end of the previous call until this one has a slot.
+    Then, up to the first chunk: `engine_queue_s` in the engine's queue, `prefill_s` until the first token,
+    and `hop_s` for the rest, which is the round trip to the replica.
+    `decode_s`: waiting for the later chunks; `decision_s` instead for the chunk that hands over.
+    `relay_s`: passing chunks on, which takes as long as the client needs to read them.
+    `lost_s`: waiting for the chunk that did not come, in a call that failed.
+    """
+
+    model: str
+    queue_s: float = 0.0
+    hop_s: float = 0.0
+    engine_queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    decision_s: float = 0.0
+    relay_s: float = 0.0
+    lost_s: float = 0.0
+    _is_first: bool = True
+    _last_s: float = field(default_factory=now_s)
+
+    @property
+    def counted_until_s(self) -> float:
+        """The time up to which everything is in one of the phases."""
+        return self._last_s
+
+    def admitted(self) -> None:
+        """The call has its slot."""
+        self.queue_s = self._lap_s()
+
+    def received(self, chunk: ModelChunk) -> None:
+        waited_s = self._lap_s()
+        if self._is_first:
+            self._is_first = False
+            self.engine_queue_s, self.prefill_s = chunk.queue_s, chunk.prefill_s
+            self.hop_s = max(0.0, waited_s - chunk.queue_s - chunk.prefill_s)
+        elif chunk.finish is Finish.EXPERT:
+            self.decision_s = waited_s
+        else:
+            self.decode_s += waited_s
+
+    def relayed(self) -> None:
+        """The client has taken the chunk."""
+        self.relay_s += self._lap_s()
+
+    def failed(self) -> None:
+        self.lost_s = self._lap_s()
+
+    def phases(self) -> Iterator[tuple[str, float]]:
+        """The name and the seconds of each phase, in the order in which they come."""
+        yield "queue", self.queue_s
+        yield "hop", self.hop_s
+        yield "engine_queue", self.engine_queue_s
+        yield "prefill", self.prefill_s
+        yield "decode", self.decode_s
+        yield "decision", self.decision_s
+        yield "relay", self.relay_s
+        yield "lost", self.lost_s
+
+    def _lap_s(self) -> float:
+        since_s, self._last_s = self._last_s, now_s()
+        return self._last_s - since_s
+
+
+@dataclass(slots=True)
+class Timing:
+    """One answer: its calls in order, the time to the first text that the client sees, and the total time."""
+
+    calls: list[CallTiming] = field(default_factory=list)
+    first_text_s: float | None = None
+    total_s: float = 0.0
+    _began_s: float = field(default_factory=now_s)
+
+    @contextmanager
+    def call(self, model: str) -> Iterator[CallTiming]:
+        """Time a call of this model while the block runs."""
+        since_s = self.calls[-1].counted_until_s if self.calls else self._began_s
+        timing = CallTiming(model, _last_s=since_s)
+        self.calls.append(timing)
+        try:
+            yield timing
+        except RouterError:
+            timing.failed()
+            raise
+
+    def text_shown(self) -> None:
+        if self.first_text_s is None:
+            self.first_text_s = now_s() - self._began_s
+
+    def ended(self) -> None:
+        self.total_s = now_s() - self._began_s
+
+
+class Meter(Protocol):
+    """Collects the timing of all answers."""
+
+    def ended(self, timing: Timing) -> None:
+        """An answer has ended: complete, failed, or left by its client."""
+        ...
+
+
+class NoMeter:
+    def ended(self, timing: Timing) -> None:
+        pass

@@ -1,0 +1,126 @@
+"""The router's first port: a call of a model, wherever the model runs, and what it streams back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Finish(StrEnum):
+    """Why a model stopped writing."""
+
+    STOP = "stop"  # end of turn
+    LENGTH = "length"  # the token budget or its context window is used up
+    EXPERT = "expert"  # meta only: it chose the expert named by `ModelChunk.expert`
+    CANCELLED = "cancelled"  # the replica gave up the request, for example while shutting down
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Exactly one of the three: a conversation, raw text, or token ids of the model that is addressed."""
+
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is no limit
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What the model itself wrote last, as text and as the tokens that it chose.
+
+    Tokenizing the text again may give other tokens. If `tokenizer` is not the model's own, because a rollout
+    replaced it meanwhile, the model uses `text`.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokenizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of one model.
+
+    `written` is the text already in the open assistant turn, by any model. `resumed` follows it if the same
+    model goes on with its own text. `position` is the length of both in tokens, for seeded sampling.
+    `allowed` are the experts that the meta may hand over to, and `bias` is added to their logits.
+    With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
+    expert that would take over, if any.
+    `adapter` selects a model of an application that serves several (`ModelEntry.adapter`).
+    `message_gap_s` is the longest time that text may wait to be sent with later text; the first text and the
+    end are sent at once.
+    """
+
+    request_id: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    written: str = ""
+    resumed: Resumed | None = None
+    position: int = 0
+    allowed: tuple[str, ...] = ()
+    bias: Mapping[str, float] = field(default_factory=dict)
+    only_at_start: bool = False
+    probe: bool = False
+    adapter: str | None = None
+    message_gap_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChunk:
+    """What a model produced since the previous chunk; the last chunk has `finish`.
+
+    `text` is whole characters, and `num_tokens` the number of tokens they took. A token whose character is
+    incomplete belongs to a later chunk; otherwise a resumed answer would count it twice.
+    `ids` are those tokens, if the model knows them; `tokenizer`, on the first chunk, names the tokenizer that
+    they belong to. None means that the ids cannot be used.
+    On the first chunk, `queue_s` is the time in the engine's queue and `prefill_s` the time from there to the
+    first token.
+    """
+
+    text: str = ""
+    num_tokens: int = 0
+    ids: tuple[int, ...] = ()
+    tokenizer: str | None = None
+    num_prompt_tokens: int | None = None
+    finish: Finish | None = None
+    expert: str | None = None
+    probability: float | None = None
+    distribution: Mapping[str, float] | None = None
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+
+
+class Model(Protocol):
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
+        """Stream one call. Closing the generator cancels the call and frees the replica's slot.
+
+        Raises:
+            RequestError: this model cannot serve the request: too long, or a parameter it does not support.
+            ModelUnavailable: the replica is gone or busy; another may answer.
+            ModelDied: the replica died during the call.
+            ModelFailed: the engine raised an exception of its own.
+        """
+        ...
+
+
+class Models(Protocol):
+    """Finds a model by the name of its application."""
+
+    def __getitem__(self, app: str) -> Model: ...

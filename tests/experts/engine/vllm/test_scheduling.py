@@ -1,0 +1,98 @@
+"""Answers must not depend on how vLLM schedules steps: asynchronously, as on GPUs, and with preemptions."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experts.engine.base import EngineRequest, FinishReason
+from experts.engine.config import VllmConfig
+from tests.support.async_vllm import force_async_scheduling
+from tests.support.engine_world import ids_of, needs_vllm, question, run, running, token, wins_after
+from tests.support.reference_loop import ReferenceModel
+from tests.tiny.models import HIDDEN_SIZE
+
+CONFIG = VllmConfig(
+    dtype="float32", max_streams=8, cache_bytes=2**24, max_batch_tokens=64, enforce_eager=True
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # vLLM's own code warns
+    needs_vllm,
+]
+
+
+def started(folder: Path, **changes: Any) -> AbstractAsyncContextManager[Any]:
+    return running(CONFIG.model_copy(update=changes), folder)
+
+
+async def test_a_hand_over_is_told_although_the_next_step_has_begun(folder, monkeypatch):
+    """Regression: an expert that wins after the end id as well overwrote its hand-over, and the answer ended
+    empty. vLLM begins that step before it knows that the row has ended."""
+    force_async_scheduling(monkeypatch)
+    reference = ReferenceModel(folder)
+    always = token(reference, "chem", torch.zeros(HIDDEN_SIZE), bias=1e4)
+    async with started(folder) as engine:
+        assert engine._llm.vllm_config.scheduler_config.async_scheduling
+        await engine.install(1, [always])
+        answers = [await run(engine, f"question {i}", allowed=("chem",)) for i in range(5)]
+        answers += await asyncio.gather(*(run(engine, f"question {i}", allowed=("chem",)) for i in range(20)))
+        assert {(chunks[-1].finish, chunks[-1].expert) for chunks in answers} == {
+            (FinishReason.EXPERT, "chem")
+        }
+
+        await engine.install(2, [token(reference, "chem", wins_after(reference, "hello", 5))])
+        chunks = await run(engine, allowed=("chem",))
+        assert chunks[-1].expert == "chem"
+        assert ids_of(chunks) == reference.write(question("hello"), "", 5)[0]
+        plain = await asyncio.gather(*(run(engine, f"question {i}") for i in range(8)))
+        expected = [reference.write(question(f"question {i}"), "", 12)[0] for i in range(8)]
+        assert [ids_of(chunks) for chunks in plain] == expected
+
+
+async def test_preempted_answers_are_those_of_an_idle_engine(folder, monkeypatch):
+    """With a cache too small for all requests; greedy and seeded, with and without a hand-over."""
+    force_async_scheduling(monkeypatch)
+    vector = torch.randn(HIDDEN_SIZE, generator=torch.Generator().manual_seed(3))
+    expert = token(ReferenceModel(folder), "chem", vector, bias=-4.5)
+    async with started(folder) as idle:
+        await idle.install(1, [expert])
+        expected = [await answer(idle, i) for i in range(16)]
+    async with started(folder, cache_bytes=2**19, max_streams=16) as engine:
+        await engine.install(1, [expert])
+        preemptions = count_preemptions(monkeypatch)
+        assert await asyncio.gather(*(answer(engine, i) for i in range(16))) == expected
+    assert sum(preemptions)
+    assert {expert for _, _, expert in expected} == {"chem", None}
+
+
+async def answer(engine: Any, number: int) -> tuple[list[int], Any, str | None]:
+    """An answer of up to 100 tokens; every second one is sampled."""
+    request = EngineRequest(
+        f"r{number}",
+        messages=question(f"question {number} " + "more words " * (number % 4)),
+        max_tokens=100,
+        temperature=float(number % 2),
+        seed=number,
+        allowed=("chem",),
+    )
+    chunks = [chunk async for chunk in engine.generate(request)]
+    return ids_of(chunks), chunks[-1].finish, chunks[-1].expert
+
+
+def count_preemptions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number in each step from now on."""
+    from experts.engine.vllm import stats
+
+    counts: list[int] = []
+    record = stats._Logger.record
+
+    def counted(self: Any, scheduler_stats: Any, iteration_stats: Any, *args: Any, **options: Any) -> None:
+        counts.append(iteration_stats.num_preempted_reqs if iteration_stats else 0)
+        record(self, scheduler_stats, iteration_stats, *args, **options)
+
+    monkeypatch.setattr(stats._Logger, "record", counted)
+    return counts

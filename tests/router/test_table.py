@@ -1,0 +1,23 @@
+"""Route tables are immutable, and their cached properties belong to one table."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.table import ApiKey, ModelEntry
+from tests.fakes.models import expert_table
+
+ALICE = ApiKey(name="alice", sha256="a" * 64)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_changed_copy_computes_its_cached_properties_anew(deep: bool):
+    table = expert_table()
+    assert table.expert_apps == {"chem", "law", "weather"}
+    assert table.keys_by_digest == {}
+    law = {"law": ModelEntry(app="law")}
+    copied = table.model_copy(update={"experts": law, "keys": (ALICE,)}, deep=deep)
+    assert copied.expert_apps == {"law"}
+    assert copied.keys_by_digest == {"a" * 64: ALICE}
+    assert table.expert_apps == {"chem", "law", "weather"}
+    assert table.keys_by_digest == {}

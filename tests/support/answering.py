@@ -1,0 +1,34 @@
+"""Decode one answer against fakes, as its client sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from router.decoding.decode import Decoder
+from router.decoding.generation import Delta, Done, GenerationRequest
+from tests.fakes.availability import FakeRoutes
+from tests.fakes.models import GENERATION, FakeModel, expert_table, in_virtual_time
+
+
+def answer(
+    models: Mapping[str, FakeModel],
+    generation: GenerationRequest = GENERATION,
+    routes: FakeRoutes | None = None,
+    **changes: Any,
+) -> tuple[str, Done]:
+    """Decode in virtual time; returns the client's text and the end. No stream may stay open in any case."""
+    decoder = Decoder(expert_table(**changes), models, routes or FakeRoutes())
+
+    async def events() -> list[Delta | Done]:
+        try:
+            return [event async for event in decoder.decode(generation)]
+        finally:  # checked here, since the loop closes forgotten streams when it shuts down
+            assert not any(model.num_open for model in models.values())
+
+    *deltas, done = in_virtual_time(events())
+    assert isinstance(done, Done)
+    text = "".join(delta.text for delta in deltas if isinstance(delta, Delta))
+    assert text == "".join(span.text for span in done.spans)
+    assert done.num_completion_tokens == sum(u.num_completion_tokens for u in done.usage_by_model.values())
+    return text, done

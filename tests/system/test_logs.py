@@ -1,0 +1,110 @@
+"""The logs of a whole cluster: every file of the session's logs folder is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from cluster.config.cluster_config import load_config
+from cluster.local.head import start_head, stop_head
+from cluster.local.ports import free_ports
+from cluster.polling import until
+from cluster.serve.apply import apply
+from cluster.serve.connect import connect_to
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+CANARY = "CANARY7f3a91"
+KEY, WRONG_KEY = f"right-{CANARY}-0123456789", f"wrong-{CANARY}-0123456789"
+# Serve buffers a thousand lines by default, and this test would find none.
+ENV = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1"}
+# Refuses some prompts and fails for others. Both errors quote the prompt.
+FAILING_TEMPLATE = (
+    "{% set last = messages[-1]['content'] %}"
+    "{% if last.startswith('REFUSE') %}{{ raise_exception('refused: ' + last) }}{% endif %}"
+    "{% if last.startswith('BREAK') %}{{ last.format() }}{% endif %}"
+)
+
+
+@pytest.fixture
+def guarded(
+    taught_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
+    """The taught meta alone, with a failing template and an API key. Yields its URL and its logs folder."""
+    shutil.copytree(taught_world / "models" / "meta", tmp_path / "meta")
+    template = tmp_path / "meta" / "chat_template.jinja"
+    template.write_text(FAILING_TEMPLATE + template.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setenv("CANARY_KEYS", KEY)
+    text = {
+        "name": "chatty",
+        "meta": {
+            "model": {"path": "meta"},
+            "engine": {"dtype": "float32", "max_model_len": 512, "num_threads": 1},
+            "resources": {"num_cpus": 0.25},
+        },
+        "http": {"host": "127.0.0.1", "port": free_ports(1)[0], "keys_env": "CANARY_KEYS"},
+    }
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(text), encoding="utf-8")
+    head = start_head(tmp_path / "state", num_cpus=4, env=ENV)
+    try:
+        with connect_to(head) as client:
+            url = apply(load_config(path), client)
+        yield url, Path(head.temp_dir, "session_latest", "logs")
+    finally:
+        stop_head(tmp_path / "state")
+
+
+async def test_logs_contain_no_prompts_answers_or_keys(guarded: tuple[str, Path]):
+    url, folder = guarded
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+
+        async def ask(name: str, content: str, **headers: str) -> httpx.Response:
+            body = {"messages": [{"role": "user", "content": content}], "max_tokens": 24, "temperature": 0}
+            return await http.post(
+                "/v1/chat/completions", json=body, headers={"x-request-id": name, **headers}
+            )
+
+        whole = await ask("id-whole", f"hello {CANARY}")
+        assert whole.status_code == 200
+        assert whole.headers["x-request-id"] == "id-whole"
+        answer = whole.json()["choices"][0]["message"]["content"].strip()
+        for name, content, status in (
+            ("id-refused", f"REFUSE {CANARY}", 400),
+            ("id-long", f"{CANARY} " * 600, 400),
+            ("id-broken", f"BREAK {{{CANARY}}}", 500),
+            ("id-broken-again", f"BREAK {{{CANARY}}}", 500),
+        ):
+            assert (await ask(name, content)).status_code == status
+        assert (await ask("id-wrong-key", CANARY, authorization=f"Bearer {WRONG_KEY}")).status_code == 401
+        for header in ("x-request-disconnect-disabled", "x-request-timeout-seconds"):
+            # The router would refuse it, but Serve's proxy removes it before.
+            assert (await ask(f"id-{header}", "hello", **{header: "1"})).status_code == 200
+        latin = await http.get("/v1/models", headers={b"x-request-id": b"\xe9\xff"})
+        assert latin.status_code == 200
+        body = {"messages": [{"role": "user", "content": f"hello {CANARY}"}], "stream": True}
+        async with http.stream(
+            "POST", "/v1/chat/completions", json=body, headers={"x-request-id": "id-left"}
+        ) as stream:
+            await anext(stream.aiter_lines())  # then disconnect
+
+    def text() -> str:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return "\n".join(path.read_bytes().decode("utf-8", "replace") for path in files)
+
+    ids = ("whole", "refused", "long", "broken", "broken-again", "left")
+    assert until(lambda: all(f" id-{name} " in text() for name in ids), 30)
+    logged = text()
+    # Each failure was logged; otherwise the test would prove nothing.
+    assert "[InvalidPrompt (invalid_prompt) at " in logged
+    assert "[ContextLengthExceeded (context_length_exceeded) at " in logged
+    assert logged.count("EngineFailed: KeyError at ") >= 2
+    assert logged.count("raise EngineFailed(") == 1  # one traceback
+    assert CANARY not in logged
+    assert len(answer) < 8 or answer not in logged
