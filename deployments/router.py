@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from deployments.cancelled_requests import log_cancelled_requests
 from deployments.connections import Connect
 from deployments.load_reports import ServeBroadcast
 from deployments.metrics import ServeMeter
@@ -24,6 +25,7 @@ class Router:
     """`connect_model` returns an application's model; None: `connect`."""
 
     def __init__(self, max_body_bytes: int, connect_model: Connect | None = None) -> None:
+        log_cancelled_requests()
         self._gateway = ModelGateway(connect_model or connect, max_body_bytes, ServeBroadcast(), ServeMeter())
         self._is_set_up = False
 
