@@ -75,7 +75,8 @@ def train_adapter(checkpoint: Path, domain: str, folder: Path, recipe: Recipe, r
     for step in range(recipe.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, recipe)
-        loss = _loss(model, next(batches))
+        with torch.autocast("cpu", torch.bfloat16):  # a step in two thirds of the time; weights stay float32
+            loss = _loss(model, next(batches))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
