@@ -1,6 +1,6 @@
 """Break a served cluster in every way that one machine allows: does a client ever lose an answer?
 
-Serves the demo's meta (`make demo` builds it) with two experts on a head and three worker nodes, all as
+Serves the toy world's meta with two experts on a head and three worker nodes, all as
 processes of this machine, and causes one fault after another while clients stream. Broken promises are
 printed, and the exit code is then 1. The same cores serve, send requests and restart what was killed, so the
 times are those of a fully loaded machine. Faults of networks, disks and GPUs are not tested.
@@ -32,7 +32,7 @@ from benchmarks.chaos.overload import overload
 from benchmarks.chaos.report import Report, ScenarioFailed, ScenarioResult, as_json, show
 from benchmarks.chaos.soak import soak
 from benchmarks.chaos.world import World, served
-from examples.demo.run import prepare
+from benchmarks.toy.world import prepare
 
 NUM_AT_ONCE = 32
 NUM_NODES = 3
@@ -104,8 +104,8 @@ EVERYTHING = [*SCENARIOS, *ON_ONE_NODE, *WITHOUT_HEAD]
 
 def main() -> None:
     arguments = _arguments()
-    arguments.demo = arguments.demo.resolve()
-    prepare(arguments.demo)
+    arguments.toy = arguments.toy.resolve()
+    prepare(arguments.toy)
     scale = QUICK if arguments.quick else FULL
     names = arguments.only or EVERYTHING
     results = [
@@ -124,7 +124,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", type=Path, default=Path(".cache/demo"), help="the demo's folder")
+    parser.add_argument("--toy", type=Path, default=Path(".cache/toy"), help="the toy world's folder")
     parser.add_argument("--only", action="append", choices=EVERYTHING, help="this scenario; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--quick", action="store_true", help="at most a fifth of all requests and times")
@@ -142,7 +142,7 @@ def _run_all(
         tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch,
         served(
             Path(scratch),
-            arguments.demo,
+            arguments.toy,
             num_nodes=NUM_NODES if scenarios.keys() <= SCENARIOS.keys() else 1,
             num_questions=scale.num_questions,
             max_tokens=MAX_TOKENS,

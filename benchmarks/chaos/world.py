@@ -154,7 +154,7 @@ def served(
 ) -> Iterator[World]:
     """Serve two replicas of the router, of the trained meta and of each expert.
 
-    `trained`: the demo's folder, or one with models, tokens and questions in the same places. There are
+    `trained`: the toy world's folder, or one with models, tokens and questions in the same places. There are
     `num_questions` for the meta and for each expert, each with `max_tokens`.
 
     `outlives_head`: clients send to a worker node, at its own port, so there may be only one worker node.

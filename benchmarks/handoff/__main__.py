@@ -1,6 +1,6 @@
 """The cost of a hand-over: from the decision to the first token of the expert, without its prefill.
 
-The demo's meta and one of its experts (`make demo` builds them) stream greedy answers. Every process writes
+The toy world's meta and one of its experts stream greedy answers. Every process writes
 timestamps by the machine's monotonic clock. The gap begins when the decision leaves the meta's engine and
 ends when the expert's first token reaches the router. `prefill_s`, which the expert's engine reports, is
 subtracted. The table also has the gap as a client sees it in the trace (`queue + hop + engine_queue` of the
@@ -31,9 +31,9 @@ from benchmarks.handoff.stamps import HandoffTiming, read_stamps
 from benchmarks.hot_change.world import NAME, Script, write_world
 from benchmarks.relay.client import events
 from benchmarks.serving import served
+from benchmarks.toy.world import prepare
 from cluster.config.cluster_config import load_config
 from cluster.serve.deploy_config import build_serve_config
-from examples.demo.run import prepare
 from experts.learn import read_queries
 
 EXPERT = "roman"
@@ -71,10 +71,10 @@ Traced = tuple[str, float]  # the answer's id, and the gap by its trace, in ms
 
 def main() -> None:
     arguments = _arguments()
-    arguments.demo = arguments.demo.resolve()
-    prepare(arguments.demo)
-    with served(partial(_deploy_config, demo=arguments.demo)) as cluster:
-        traced = asyncio.run(_rounds(cluster.url, _cases(arguments.demo), arguments))
+    arguments.toy = arguments.toy.resolve()
+    prepare(arguments.toy)
+    with served(partial(_deploy_config, toy=arguments.toy)) as cluster:
+        traced = asyncio.run(_rounds(cluster.url, _cases(arguments.toy), arguments))
         stamps = read_stamps(Path(cluster.deploy["applications"][0]["args"]["stamps"]))
         results = {
             case: CaseTimings(
@@ -91,17 +91,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", type=Path, default=Path(".cache/demo"), help="the demo's folder")
+    parser.add_argument("--toy", type=Path, default=Path(".cache/toy"), help="the toy world's folder")
     parser.add_argument("--num-streams", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--num-answers", type=int, default=16, help="per stream and round")
     parser.add_argument("--num-rounds", type=int, default=5)
     return parser.parse_args()
 
 
-def _deploy_config(folder: Path, demo: Path) -> dict[str, Any]:
+def _deploy_config(folder: Path, toy: Path) -> dict[str, Any]:
     script = Script((EXPERT,), (), "", "", "", 1)
     (folder / "stamps").mkdir()
-    return stamped(build_serve_config(load_config(write_world(folder, demo, script))), folder / "stamps")
+    return stamped(build_serve_config(load_config(write_world(folder, toy, script))), folder / "stamps")
 
 
 def stamped(deploy: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -113,9 +113,9 @@ def stamped(deploy: dict[str, Any], folder: Path) -> dict[str, Any]:
     return deploy
 
 
-def _cases(demo: Path) -> list[Case]:
+def _cases(toy: Path) -> list[Case]:
     """Held-out questions. Those with a greeting are handed over after the meta has greeted back."""
-    queries = [query for query in read_queries(demo / "data" / "questions.jsonl") if query.expert == EXPERT]
+    queries = [query for query in read_queries(toy / "data" / "questions.jsonl") if query.expert == EXPERT]
     plain = [query.messages[0]["content"] for query in queries if not query.written]
     greeted = [query.messages[0]["content"] for query in queries if query.written]
     return [

@@ -1,6 +1,6 @@
 """Change a cluster while clients stream from it: does a client notice a change that does not concern it?
 
-Serves the demo's models (`make demo` builds them) on its own Ray head. While clients ask in closed loops,
+Serves the toy world's models on its own Ray head. While clients ask in closed loops,
 two experts are added, the vector of one is replaced, one is removed, and one is scaled to three replicas
 and back. Every streamed answer must equal, character for character, the answer to the same question before or
 after all changes. So text that is lost, cut off or sent twice is detected. The expert is removed while it
@@ -34,6 +34,7 @@ from benchmarks.hot_change.world import (
     routed_questions,
     write_world,
 )
+from benchmarks.toy.world import prepare
 from cluster.config.cluster_config import load_config
 from cluster.local.head import start_head, stop_head
 from cluster.polling import until
@@ -41,7 +42,6 @@ from cluster.serve.app_names import expert_app
 from cluster.serve.apply import apply
 from cluster.serve.client import ServeClient
 from cluster.serve.connect import connect_to
-from examples.demo.run import prepare
 
 NUM_CPUS = 8
 NO_LIMITS = httpx.Limits(max_connections=None)
@@ -50,12 +50,12 @@ NUM_LONG_STREAMS = 4  # that the expert writes when it is removed
 
 def main() -> None:
     arguments = _arguments()
-    arguments.demo = arguments.demo.resolve()
-    prepare(arguments.demo)
+    arguments.toy = arguments.toy.resolve()
+    prepare(arguments.toy)
     with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
         folder = Path(scratch)
         script = QUICK if arguments.quick else FULL
-        path = write_world(folder, arguments.demo, script)
+        path = write_world(folder, arguments.toy, script)
         head = start_head(folder / "state", num_cpus=NUM_CPUS)
         try:
             with connect_to(head) as client:
@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", type=Path, default=Path(".cache/demo"), help="the demo's folder")
+    parser.add_argument("--toy", type=Path, default=Path(".cache/toy"), help="the toy world's folder")
     parser.add_argument("--num-clients", type=int, default=16)
     parser.add_argument("--num-questions", type=int, default=8, help="for each expert and for general chat")
     parser.add_argument("--quick", action="store_true", help="one new expert, two replicas")
@@ -82,14 +82,14 @@ async def _measure(
     url: str, path: Path, client: ServeClient, script: Script, arguments: argparse.Namespace
 ) -> Run:
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=NO_LIMITS, trust_env=False) as http:
-        routed = routed_questions(arguments.demo, script, arguments.num_questions)
+        routed = routed_questions(arguments.toy, script, arguments.num_questions)
         long, of_removed = [await long_question(http, name) for name in (script.scaled, script.removed)]
         before = await known_answers(http, [*routed, long, of_removed])
         clients = Clients(http, loops_over(routed, long, arguments.num_clients))
         changes = Changes(path, client, clients)
         pids_before, began_s = pids(client), time.monotonic()
         async with clients.asking():
-            new_experts = await changes.add(expert_blocks(arguments.demo, path.parent, script.added))
+            new_experts = await changes.add(expert_blocks(arguments.toy, path.parent, script.added))
             of_replaced = next(question for question in routed if question.topic == script.replaced)
             token_replaced_s = await changes.replace_token(script.replaced, of_replaced)
             last_answers = await _remove(changes, script.removed, of_removed)

@@ -1,4 +1,4 @@
-"""A cluster of the demo's models for benchmarks, and the questions whose answers are checked."""
+"""A cluster of the toy world's models for benchmarks, and the questions whose answers are checked."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ FULL = Script(
 QUICK = Script(("roman", "capitals"), ("chemistry",), "roman", "capitals", "roman", 2)
 
 
-def write_world(folder: Path, demo: Path, script: Script) -> Path:
+def write_world(folder: Path, toy: Path, script: Script) -> Path:
     """A cluster.yaml with the first experts. The tokens are copied, because one is replaced."""
-    shutil.copytree(demo / "tokens", folder / "tokens")
+    shutil.copytree(toy / "tokens", folder / "tokens")
     text = {
         "name": NAME,
-        "meta": {"model": {"path": str(demo / "models" / "meta")}, "engine": ENGINE, "resources": RESOURCES},
-        "experts": expert_blocks(demo, folder, script.first),
+        "meta": {"model": {"path": str(toy / "models" / "meta")}, "engine": ENGINE, "resources": RESOURCES},
+        "experts": expert_blocks(toy, folder, script.first),
         "router": {"resources": RESOURCES},
         "http": {"port": free_ports(1)[0]},
     }
@@ -58,10 +58,10 @@ def write_world(folder: Path, demo: Path, script: Script) -> Path:
     return path
 
 
-def expert_blocks(demo: Path, folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def expert_blocks(toy: Path, folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {
         name: {
-            "model": {"path": str(demo / "models" / name)},
+            "model": {"path": str(toy / "models" / name)},
             "token": str(folder / "tokens" / f"{name}.safetensors"),
             "engine": dict(ENGINE),
             "resources": dict(RESOURCES),
@@ -70,9 +70,9 @@ def expert_blocks(demo: Path, folder: Path, names: Iterable[str]) -> dict[str, d
     }
 
 
-def routed_questions(demo: Path, script: Script, num_each: int) -> list[Question]:
+def routed_questions(toy: Path, script: Script, num_each: int) -> list[Question]:
     """Held-out questions, the topics in turn. Some begin with a greeting."""
-    everything = read_queries(demo / "data" / "questions.jsonl")
+    everything = read_queries(toy / "data" / "questions.jsonl")
     by_topic = [
         [query for query in everything if query.expert == topic][:num_each] for topic in script.topics
     ]
@@ -84,7 +84,7 @@ def routed_questions(demo: Path, script: Script, num_each: int) -> list[Question
 
 
 async def long_question(http: httpx.AsyncClient, topic: str) -> Question:
-    """A raw prompt that this expert continues at length. Only few prompts do that to a demo model."""
+    """A raw prompt that this expert continues at length. Only few prompts do that to a toy model."""
     for prompt in ("Hello", *"abcdefghijklmnopqrstuvwxyz"):
         question = Question.direct(prompt, topic, NAME)
         if len((await ask(http, question)).text) >= MIN_LONG_CHARS:

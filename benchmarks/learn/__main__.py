@@ -4,8 +4,8 @@
 `implicit`: queries without labels. `new_expert`: a sixth expert is added to five. `probes`: other classifiers
 on the same states. `many_experts`: a thousand experts. `step`: their cost in a decode step.
 
-`exact`, `implicit`, `new_expert` and `probes` need the demo world: `python -m examples.demo.build
-.cache/demo`. `recipe` and `probes` need a wider meta; its training takes three minutes, once. Nothing is
+`exact`, `implicit`, `new_expert` and `probes` need the toy world: `python -m benchmarks.toy.build
+.cache/toy`. `recipe` and `probes` need a wider meta; its training takes three minutes, once. Nothing is
 asserted; the tables show target values beside the measured ones. Compare times only within one run on an idle
 machine.
 """
@@ -48,7 +48,7 @@ _WIDTH = 130  # of the tables, if the output is not a terminal
 
 def main() -> None:
     arguments = _arguments()
-    setting = Setting(arguments.quick, arguments.demo, arguments.cache)
+    setting = Setting(arguments.quick, arguments.toy, arguments.cache)
     torch.set_num_threads(arguments.num_threads)
     logging.disable_progress_bar()
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes: takes seconds, figures mean nothing"
     )
-    parser.add_argument("--demo", type=Path, default=Path(".cache/demo"), help="the demo's folder")
+    parser.add_argument("--toy", type=Path, default=Path(".cache/toy"), help="the toy world's folder")
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache/bench"), help="folder for the trained meta"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.learn.metas import demo_meta
+from benchmarks.learn.metas import toy_meta
 from benchmarks.learn.questions import draw_queries
 from benchmarks.learn.report import target
 from benchmarks.learn.setting import Setting
@@ -31,7 +31,7 @@ class Exact:
 
 def exact(setting: Setting) -> Exact:
     """Rows and biases are random, because gradients vanish at a minimum."""
-    meta = demo_meta(setting)
+    meta = toy_meta(setting)
     queries = draw_queries("exact", num_per_expert=3, num_general=6)
     states = compute_states(meta.model, meta.renderer, queries)
     torch.manual_seed(0)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.learn.demo import EXPERTS, Demo
 from benchmarks.learn.report import target
 from benchmarks.learn.setting import Setting
+from benchmarks.learn.toy_data import EXPERTS, ToyData
 from experts.learn.assign import assign_queries
 from experts.learn.fit import fit_tokens
 from experts.learn.hidden_states import States
@@ -40,17 +40,17 @@ class Implicit:
 
 
 def implicit(setting: Setting) -> Implicit:
-    """All labels of the demo are removed. The words before a hand-over stay in the rows."""
-    demo = Demo.of(setting)
-    unlabelled = [replace(query, expert=None, labelled=False) for query in demo.train]
+    """All labels of the toy world are removed. The words before a hand-over stay in the rows."""
+    toy = ToyData.of(setting)
+    unlabelled = [replace(query, expert=None, labelled=False) for query in toy.train]
     began_s = time.perf_counter()
-    assigned = assign_queries(demo.checkpoints(), unlabelled).queries
+    assigned = assign_queries(toy.checkpoints(), unlabelled).queries
     assign_s = time.perf_counter() - began_s
 
     # Judged by the true labels in both cases.
-    held_out = demo.states(demo.held_out)
-    labels, likelihoods = (_scores(demo, queries, held_out) for queries in (demo.train, assigned))
-    agreed = [true.expert == found.expert for true, found in zip(demo.train, assigned, strict=True)]
+    held_out = toy.states(toy.held_out)
+    labels, likelihoods = (_scores(toy, queries, held_out) for queries in (toy.train, assigned))
+    agreed = [true.expert == found.expert for true, found in zip(toy.train, assigned, strict=True)]
     return Implicit(
         num_queries=len(assigned),
         assign_s=assign_s,
@@ -60,12 +60,12 @@ def implicit(setting: Setting) -> Implicit:
         false_trigger_rate_from_likelihoods=likelihoods.false_trigger_rate,
         agreement=sum(agreed) / len(agreed),
         points_lost=100 * (labels.accuracy - likelihoods.accuracy),
-        by_expert=tuple(_count_labels(name, demo.train, assigned) for name in (*EXPERTS, None)),
+        by_expert=tuple(_count_labels(name, toy.train, assigned) for name in (*EXPERTS, None)),
     )
 
 
-def _scores(demo: Demo, queries: Sequence[Query], held_out: States) -> RouteScores:
-    return score_routes(held_out, fit_tokens(demo.states(queries)).tokens)
+def _scores(toy: ToyData, queries: Sequence[Query], held_out: States) -> RouteScores:
+    return score_routes(held_out, fit_tokens(toy.states(queries)).tokens)
 
 
 def _count_labels(name: str | None, true: Sequence[Query], assigned: Sequence[Query]) -> LabelCounts:

@@ -1,4 +1,4 @@
-"""The metas of the benchmark: the demo's, and a wider one that is trained briefly and kept."""
+"""The metas of the benchmark: the toy world's, and a wider one that is trained briefly and kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.learn.setting import Setting
-from examples.demo.build import source_digest
-from examples.demo.models import META, ModelSpec
-from examples.demo.train import train
+from benchmarks.toy.build import source_digest
+from benchmarks.toy.models import META, ModelSpec
+from benchmarks.toy.train import train
 from experts.checkpoint import Checkpoint
 from experts.prompt import PromptRenderer
 
@@ -44,15 +44,15 @@ class Meta:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def demo_meta(setting: Setting) -> Meta:
-    """The demo's meta. A quick run does not need a demo world."""
+def toy_meta(setting: Setting) -> Meta:
+    """The toy world's meta. A quick run does not need a toy world."""
     if setting.quick:
         return wide_meta(setting)
-    return _load(setting.demo / "models" / META)
+    return _load(setting.toy / "models" / META)
 
 
 def wide_meta(setting: Setting) -> Meta:
-    """A meta with 512 hidden units (96 in a quick run), trained on the demo's conversations if none is
+    """A meta with 512 hidden units (96 in a quick run), trained on the toy world's conversations if none is
     cached."""
     spec = _QUICK if setting.quick else _WIDE
     digest = sha256(f"{source_digest()} {asdict(spec)}".encode()).hexdigest()[:16]

@@ -1,13 +1,13 @@
-"""The effect of a new expert on existing ones. Each of the demo's six experts is added to the other five."""
+"""The effect of a new expert on existing ones: each of the toy world's six is added to the other five."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.learn.demo import EXPERTS, Demo
 from benchmarks.learn.report import target
 from benchmarks.learn.setting import Setting
+from benchmarks.learn.toy_data import EXPERTS, ToyData
 from experts.learn.fit import fit_tokens
 from experts.learn.hidden_states import States
 from experts.learn.queries import Query
@@ -38,9 +38,9 @@ class NewExpert:
 
 
 def new_expert(setting: Setting) -> NewExpert:
-    demo = Demo.of(setting)
-    train, held_out = demo.states(demo.train), demo.states(demo.held_out)
-    additions = tuple(_add_expert(demo, name, train, held_out) for name in EXPERTS)
+    toy = ToyData.of(setting)
+    train, held_out = toy.states(toy.train), toy.states(toy.held_out)
+    additions = tuple(_add_expert(toy, name, train, held_out) for name in EXPERTS)
     return NewExpert(
         incumbents_identical=all(addition.incumbents_identical for addition in additions),
         most_points_lost=max(addition.points_lost for addition in additions),
@@ -49,16 +49,16 @@ def new_expert(setting: Setting) -> NewExpert:
     )
 
 
-def _add_expert(demo: Demo, name: str, train: States, held_out: States) -> Addition:
+def _add_expert(toy: ToyData, name: str, train: States, held_out: States) -> Addition:
     """The five are learned without any query of the new expert."""
-    known = [query for query in demo.train if query.expert != name]
-    incumbents = fit_tokens(demo.states(known)).tokens
+    known = [query for query in toy.train if query.expert != name]
+    incumbents = fit_tokens(toy.states(known)).tokens
     files = _files(incumbents)  # before the fit, which must not change them
     added = fit_tokens(train, incumbents=incumbents).tokens
     before = judge(held_out, incumbents)
     after = judge(held_out, [*incumbents, *added])
     scores_before, scores_after = (
-        _scores_without(judgements, demo.held_out, name) for judgements in (before, after)
+        _scores_without(judgements, toy.held_out, name) for judgements in (before, after)
     )
     return Addition(
         expert=name,

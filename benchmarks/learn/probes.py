@@ -1,6 +1,7 @@
 """Tokens against other classifiers on the same states, learned from many queries and from few.
 
-There are two metas: the demo's, whose states tell its subjects apart perfectly, and a briefly trained one.
+There are two metas: the toy world's, whose states tell its subjects apart perfectly, and a briefly
+trained one.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.learn.demo import Demo
 from benchmarks.learn.metas import wide_meta
 from benchmarks.learn.questions import draw_queries
 from benchmarks.learn.report import target
 from benchmarks.learn.setting import Setting
+from benchmarks.learn.toy_data import ToyData
 from experts.evaluate.baselines import judge_baselines
 from experts.evaluate.intervals import Estimate, difference, estimate
 from experts.learn.fit import fit_tokens
@@ -78,7 +79,7 @@ class _StateSets:
 
 
 def probes(setting: Setting) -> Probes:
-    rounds = [scores for state_sets in (_demo(setting), _wide(setting)) for scores in _rounds(state_sets)]
+    rounds = [scores for state_sets in (_toy(setting), _wide(setting)) for scores in _rounds(state_sets)]
     rankings = tuple(_ranking(scores) for scores in rounds)
     return Probes(
         most_points_behind_probe=max(ranking.accuracy_behind_probe for ranking in rankings),
@@ -88,9 +89,9 @@ def probes(setting: Setting) -> Probes:
     )
 
 
-def _demo(setting: Setting) -> _StateSets:
-    demo = Demo.of(setting)
-    return _StateSets("demo", demo.train, demo.states(demo.train), demo.states(demo.held_out))
+def _toy(setting: Setting) -> _StateSets:
+    toy = ToyData.of(setting)
+    return _StateSets("toy", toy.train, toy.states(toy.train), toy.states(toy.held_out))
 
 
 def _wide(setting: Setting) -> _StateSets:

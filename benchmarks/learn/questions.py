@@ -1,13 +1,13 @@
-"""Query sets from the demo's question generators, larger than the demo's own files."""
+"""Query sets from the toy world's question generators, larger than the toy world's own files."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
 
-from examples.demo.domains import DOMAINS, domain_split
-from examples.demo.question import GREETED_SHARE, Question, greet
-from examples.demo.smalltalk import smalltalk_split
+from benchmarks.toy.domains import DOMAINS, domain_split
+from benchmarks.toy.question import GREETED_SHARE, Question, greet
+from benchmarks.toy.smalltalk import smalltalk_split
 from experts.learn.queries import Query
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 class Setting:
     """`quick`: all sizes are small, so that a run takes seconds and its figures mean nothing.
 
-    `demo`: the folder of a built demo world. `cache`: where models trained for the benchmark are kept.
+    `toy`: the folder of a built toy world. `cache`: where models trained for the benchmark are kept.
     """
 
     quick: bool
-    demo: Path
+    toy: Path
     cache: Path
 
     def size(self, full: int, quick: int) -> int:

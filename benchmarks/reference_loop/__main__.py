@@ -8,7 +8,7 @@ uses one thread or one per core, whichever is faster for a few questions.
 
 This system runs one replica of each model on Ray Serve, with one thread each, in the engine of `--engine`,
 behind router, proxy and HTTP. All questions are sent at once. Both sides have their models loaded, rounds
-take turns, and the other side is idle. With the demo's tiny models, most time on both sides is Python. The
+take turns, and the other side is idle. With the toy world's models, most time on both sides is Python. The
 larger models have random weights and write as many tokens as requested. GPUs are not measured.
 """
 
@@ -40,12 +40,12 @@ from benchmarks.reference_loop.worlds import (
     EngineKind,
     MakeWorld,
     World,
-    demo_world,
     random_world,
+    toy_world,
 )
 from benchmarks.relay.client import whole
 from benchmarks.serving import served
-from examples.demo.run import prepare
+from benchmarks.toy.world import prepare
 
 MIN_RATIO = 10.0
 Answers = Sequence[tuple[str, int]]  # text and number of tokens, in the order of the questions
@@ -82,13 +82,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", type=Path, default=Path(".cache/demo"), help="the demo's folder")
+    parser.add_argument("--toy", type=Path, default=Path(".cache/toy"), help="the toy world's folder")
     parser.add_argument("--num-questions", type=int, default=64)
     parser.add_argument("--num-rounds", type=int, default=3)
     parser.add_argument("--hidden-size", type=int, default=512, help="of the larger models")
     parser.add_argument("--num-layers", type=int, default=8)
     parser.add_argument("--num-tokens", type=int, default=64)
-    parser.add_argument("--only", choices=["demo", "larger"])
+    parser.add_argument("--only", choices=["toy", "larger"])
     parser.add_argument("--engine", choices=list(ENGINES), default="transformers", help="of our models")
     return parser.parse_args()
 
@@ -96,10 +96,10 @@ def _arguments() -> argparse.Namespace:
 def _worlds(arguments: argparse.Namespace) -> dict[str, MakeWorld]:
     worlds: dict[str, MakeWorld] = {}
     if arguments.only != "larger":
-        demo = arguments.demo.resolve()
-        prepare(demo)
-        worlds["demo"] = demo_world(demo)
-    if arguments.only != "demo":
+        toy = arguments.toy.resolve()
+        prepare(toy)
+        worlds["toy"] = toy_world(toy)
+    if arguments.only != "toy":
         size = (arguments.hidden_size, arguments.num_layers)
         worlds[f"{size[1]} layers × {size[0]}"] = random_world(*size, arguments.num_tokens)
     return worlds

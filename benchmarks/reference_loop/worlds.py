@@ -1,4 +1,4 @@
-"""Models and questions: the demo's, and larger models with random weights."""
+"""Models and questions: the toy world's, and larger models with random weights."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class World:
 MakeWorld = Callable[[Path, int], World]
 
 
-def demo_world(demo: Path) -> MakeWorld:
-    """A random sample of the held-out questions, and the models that `make demo` builds."""
+def toy_world(toy: Path) -> MakeWorld:
+    """A random sample of the held-out questions, and the toy world's models."""
 
     def make(folder: Path, num_questions: int) -> World:
-        questions = read_queries(demo / "data" / "questions.jsonl")
+        questions = read_queries(toy / "data" / "questions.jsonl")
         experts = sorted({question.expert for question in questions if question.expert})
         chosen = random.Random(SEED).sample(questions, num_questions)
-        return World(demo / "models", demo / "tokens", experts, chosen, max_tokens=48)
+        return World(toy / "models", toy / "tokens", experts, chosen, max_tokens=48)
 
     return make
 

@@ -1,4 +1,4 @@
-"""The learning benchmark: its quick run, without the demo world, and its baseline."""
+"""The learning benchmark: its quick run, without the toy world, and its baseline."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from experts.learn.targets import find_targets
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     cache = tmp_path_factory.mktemp("bench")
-    return Setting(quick=True, demo=Path("does-not-exist"), cache=cache)
+    return Setting(quick=True, toy=Path("does-not-exist"), cache=cache)
 
 
 @pytest.fixture(scope="module")

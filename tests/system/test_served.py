@@ -17,7 +17,7 @@ from cluster.polling import until
 from cluster.serve.app_status import status
 from cluster.serve.apply import apply
 from cluster.serve.connect import connect_to
-from examples.demo.survey import survey
+from examples.smollm2.survey import survey
 from experts.learn import read_queries
 from experts.prompt import PromptRenderer
 from experts.token import ExpertToken

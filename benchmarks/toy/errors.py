@@ -1,20 +1,20 @@
-"""Errors of the demo.
+"""Errors of the toy world.
 
-DemoError
-├── NotADemoWorld      the folder to build in has other files
+ToyError
+├── NotAToyWorld      the folder to build in has other files
 └── TokenizerChanged   a saved model loads with another tokenizer than it was trained with
 """
 
 from __future__ import annotations
 
 
-class DemoError(Exception):
-    """Base of everything the demo raises on purpose."""
+class ToyError(Exception):
+    """Base of everything the toy world raises on purpose."""
 
 
-class NotADemoWorld(DemoError):
+class NotAToyWorld(ToyError):
     """The folder is not empty and was not written by a build."""
 
 
-class TokenizerChanged(DemoError):
+class TokenizerChanged(ToyError):
     """The saved model would be served with another tokenizer than it was trained with."""

@@ -1,4 +1,4 @@
-"""Byte-level tokenizers and chat templates of the demo models."""
+"""Byte-level tokenizers and chat templates of the toy models."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from examples.demo.models import ModelSpec
-from examples.demo.progress import Progress
-from examples.demo.train import TrainReport, train
+from benchmarks.toy.models import ModelSpec
+from benchmarks.toy.progress import Progress
+from benchmarks.toy.train import TrainReport, train
 
 _POLL_S = 0.2
 

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from examples.demo.build import build, source_digest
-from examples.demo.dataset import held_out_questions, write_learn, write_questions
-from examples.demo.dialogue import DialogueMaker
-from examples.demo.domains import DOMAINS, domain_split, roman_numeral
-from examples.demo.errors import NotADemoWorld, TokenizerChanged
-from examples.demo.facts import ELEMENTS, MONTHS, MORSE, WEEKDAYS
-from examples.demo.models import META, SPECS
-from examples.demo.question import GENERAL, GREETING_BACK, GREETINGS, Question
-from examples.demo.smalltalk import smalltalk_split
-from examples.demo.tokenizer import CHATML, INST, LETTERS, MARKDOWN, WORDS, train_tokenizer
-from examples.demo.train import save
+from benchmarks.toy.build import build, source_digest
+from benchmarks.toy.dataset import held_out_questions, write_learn, write_questions
+from benchmarks.toy.dialogue import DialogueMaker
+from benchmarks.toy.domains import DOMAINS, domain_split, roman_numeral
+from benchmarks.toy.errors import NotAToyWorld, TokenizerChanged
+from benchmarks.toy.facts import ELEMENTS, MONTHS, MORSE, WEEKDAYS
+from benchmarks.toy.models import META, SPECS
+from benchmarks.toy.question import GENERAL, GREETING_BACK, GREETINGS, Question
+from benchmarks.toy.smalltalk import smalltalk_split
+from benchmarks.toy.tokenizer import CHATML, INST, LETTERS, MARKDOWN, WORDS, train_tokenizer
+from benchmarks.toy.train import save
 from experts.learn import read_queries
 
 FORMATS = {"chatml": CHATML, "inst": INST, "markdown": MARKDOWN}
@@ -227,7 +227,7 @@ def test_a_finished_build_is_found_and_another_folder_is_not_touched(tmp_path):
     assert build(world, progress=_no_training).cached
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
-    with pytest.raises(NotADemoWorld, match="foreign: the folder has files"):
+    with pytest.raises(NotAToyWorld, match="foreign: the folder has files"):
         build(foreign, progress=_no_training)
     assert (foreign / "thesis.txt").read_text() == "years of work"
 

@@ -1,4 +1,4 @@
-"""Build the demo's models and question files once: `python -m examples.demo.build FOLDER`."""
+"""Build the toy world's models and question files once: `python -m benchmarks.toy.build FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import tokenizers
 import torch
 import transformers
 
-from examples.demo.dataset import write_learn, write_questions
-from examples.demo.errors import DemoError, NotADemoWorld
-from examples.demo.models import SPECS
-from examples.demo.progress import Progress, showing_progress
-from examples.demo.train import TrainReport
-from examples.demo.workers import train_all
+from benchmarks.toy.dataset import write_learn, write_questions
+from benchmarks.toy.errors import NotAToyWorld, ToyError
+from benchmarks.toy.models import SPECS
+from benchmarks.toy.progress import Progress, showing_progress
+from benchmarks.toy.train import TrainReport
+from benchmarks.toy.workers import train_all
 
 _SOURCES = Path(__file__).parent
 # The sources that decide what is built. A change of the others needs no new build.
@@ -46,7 +46,7 @@ class BuildReport:
 def build(folder: Path, *, progress: Progress, num_workers: int = 2) -> BuildReport:
     """Train all models and write the question files into `folder`, unless they are there already.
 
-    If the demo's sources have changed, the whole folder is replaced. Raises NotADemoWorld if the folder has
+    If the sources have changed, the whole folder is replaced. Raises NotAToyWorld if the folder has
     files that no build wrote.
     """
     digest = source_digest()
@@ -82,13 +82,13 @@ def _found(folder: Path) -> BuildReport | None:
         return None
     path = folder / _REPORT
     if not path.is_file():
-        raise NotADemoWorld(f"{folder}: the folder has files but no {_REPORT}; use an empty or a new folder")
+        raise NotAToyWorld(f"{folder}: the folder has files but no {_REPORT}; use an empty or a new folder")
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         models = tuple(TrainReport(**model) for model in fields.pop("models"))
         return BuildReport(**{**fields, "models": models, "cached": True})
     except (ValueError, TypeError, KeyError):
-        # Written by another version of the demo, so it must be built again.
+        # Written by another version of the toy world, so it must be built again.
         return None
 
 
@@ -105,17 +105,17 @@ def _versions() -> dict[str, str]:
 
 def main() -> int:
     if len(sys.argv) != 2:
-        print("usage: python -m examples.demo.build FOLDER", file=sys.stderr)
+        print("usage: python -m benchmarks.toy.build FOLDER", file=sys.stderr)
         return 2
     try:
         with showing_progress([spec.name for spec in SPECS]) as progress:
             report = build(Path(sys.argv[1]).resolve(), progress=progress)
-    except DemoError as error:
+    except ToyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     cpu_s = sum(model.cpu_s for model in report.models)
     print(
-        f"demo models {'found; the build took' if report.cached else 'built in'} "
+        f"toy models {'found; the build took' if report.cached else 'built in'} "
         f"{report.build_s:.0f} s ({cpu_s:.0f} s of CPU time)"
     )
     return 0

@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from examples.demo.facts import CAPITALS, ELEMENTS, MONTHS, WEEKDAYS
-from examples.demo.question import GENERAL, Question, Split, part_of
+from benchmarks.toy.facts import CAPITALS, ELEMENTS, MONTHS, WEEKDAYS
+from benchmarks.toy.question import GENERAL, Question, Split, part_of
 
 MAX_PROMPTS_PER_TOPIC = 160
 

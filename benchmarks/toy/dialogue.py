@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.demo.domains import DOMAINS, domain_split
-from examples.demo.question import GENERAL, GREETED_SHARE, GREETING_BACK, Question, Split, greet
-from examples.demo.smalltalk import smalltalk_split
+from benchmarks.toy.domains import DOMAINS, domain_split
+from benchmarks.toy.question import GENERAL, GREETED_SHARE, GREETING_BACK, Question, Split, greet
+from benchmarks.toy.smalltalk import smalltalk_split
 
 Message = dict[str, str]
 

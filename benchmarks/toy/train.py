@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from examples.demo.dialogue import Dialogue, DialogueMaker
-from examples.demo.domains import DOMAINS
-from examples.demo.errors import TokenizerChanged
-from examples.demo.models import META, ModelSpec
-from examples.demo.question import GENERAL
+from benchmarks.toy.dialogue import Dialogue, DialogueMaker
+from benchmarks.toy.domains import DOMAINS
+from benchmarks.toy.errors import TokenizerChanged
+from benchmarks.toy.models import META, ModelSpec
+from benchmarks.toy.question import GENERAL
 
 NUM_DIALOGUES = 6000
 NUM_VALIDATION = 120

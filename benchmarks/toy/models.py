@@ -15,7 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from examples.demo.tokenizer import (
+from benchmarks.toy.tokenizer import (
     CHATML,
     INST,
     LETTERS,

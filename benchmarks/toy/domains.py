@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from examples.demo.facts import CAPITALS, ELEMENTS, MONTH_LENGTHS, MONTHS, MORSE, WEEKDAYS
-from examples.demo.question import HELD_OUT_SHARE, VALIDATION_SHARE, Part, Question, Split, fraction
+from benchmarks.toy.facts import CAPITALS, ELEMENTS, MONTH_LENGTHS, MONTHS, MORSE, WEEKDAYS
+from benchmarks.toy.question import HELD_OUT_SHARE, VALIDATION_SHARE, Part, Question, Split, fraction
 
 
 def domain_split(domain: str) -> Split:

@@ -1,4 +1,4 @@
-"""The demo's two question files: one to learn expert tokens from, one to test with."""
+"""The toy world's two question files: one to learn expert tokens from, one to test with."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.demo.domains import DOMAINS, domain_split
-from examples.demo.question import GREETED_SHARE, Question, greet
-from examples.demo.smalltalk import smalltalk_split
+from benchmarks.toy.domains import DOMAINS, domain_split
+from benchmarks.toy.question import GREETED_SHARE, Question, greet
+from benchmarks.toy.smalltalk import smalltalk_split
 
 NUM_LEARN_PER_EXPERT = 150
 NUM_LEARN_GENERAL = 500

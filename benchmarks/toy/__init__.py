@@ -1,0 +1,1 @@
+"""The toy world: one meta LM and six expert LMs, trained from scratch on this machine."""

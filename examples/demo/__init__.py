@@ -1,1 +1,0 @@
-"""The demo: one meta LM and six expert LMs, trained from scratch on this machine."""
