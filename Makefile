@@ -2,7 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
-DEMO := .cache/demo
 
 # Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,8 +23,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
-demo: install  ## build the demo models, serve them, ask them questions
-	$(BIN)/python -m examples.demo.run $(DEMO)
+demo: install  ## serve SmolLM2 with six experts, and ask it questions
+	$(BIN)/python -m examples.smollm2.run
 
 test:  ## everything CI runs: linters, types, docs, all tests, and vLLM's in an environment of its own
 	@$(MAKE) --no-print-directory -j2 install vllm-installed
@@ -122,5 +121,5 @@ lock-gpu:  ## write requirements-gpu.lock anew, for the image with vLLM; on Linu
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cu[0-9]*$$//' > requirements-gpu.lock
 	rm -rf $(VENV)-lock
 
-clean:  ## remove the environment and the demo models
-	rm -rf $(VENV) $(VLLM) $(DEMO)
+clean:  ## remove the environments and all that was made
+	rm -rf $(VENV) $(VLLM) .cache

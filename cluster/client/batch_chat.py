@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import httpx
@@ -50,7 +49,8 @@ async def ask_models(
         AskError: a query got no answer; the message names its place in the data. The other requests are
             cancelled.
     """
-    requests = [(model, query) for model in models for query in queries]
+    # Query by query, so that all models work at the same time.
+    requests = [(model, query) for query in queries for model in models]
     replies: list[Reply | None] = [None] * len(requests)
     # All workers share one iterator, so each takes the next request that is left.
     todo = iter(enumerate(requests))
@@ -62,8 +62,8 @@ async def ask_models(
 
     async with _client(concurrency) as client:
         await _run_all([work(client) for _ in range(min(concurrency, len(requests)))])
-    answered = iter([reply for reply in replies if reply is not None])
-    return {model: list(islice(answered, len(queries))) for model in models}
+    answered = [reply for reply in replies if reply is not None]
+    return {model: answered[index :: len(models)] for index, model in enumerate(models)}
 
 
 def _client(concurrency: int) -> httpx.AsyncClient:

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FOLDER = REPOSITORY / "k8s" / "samples"
 # cluster.yaml, and the hidden size of its meta.
 EXAMPLES = {
-    "demo": (REPOSITORY / "k8s" / "demo" / "cluster.yaml", 128),
+    "demo": (REPOSITORY / "k8s" / "demo" / "cluster.yaml", 576),
     "gpu": (REPOSITORY / "examples" / "gpu" / "cluster.yaml", 4096),
 }
 

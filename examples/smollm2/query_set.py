@@ -1,7 +1,11 @@
-"""The query sets: questions of all domains and general chat, to train with and to judge by."""
+"""The query sets: questions of all domains and general chat, to learn from and to judge by.
+
+`python -m examples.smollm2.query_set FILE` writes the queries that the expert tokens are learned from.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Iterable
@@ -71,3 +75,21 @@ def _row(question: Question) -> dict[str, Any]:
         return {"messages": messages, "expert": None}
     messages.append({"role": "assistant", "content": question.answer})
     return {"messages": messages, "expert": question.domain, "answer": question.answer}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--num-each", type=int, default=100, help="queries of each domain")
+    parser.add_argument("--num-general", type=int, default=500, help="queries that no expert should take")
+    parser.add_argument("--held-out", action="store_true", help="queries to judge by, for `etr eval`")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    queries = held_out_queries if arguments.held_out else train_queries
+    write_jsonl(arguments.file, queries(arguments.num_each, arguments.num_general, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,23 +1,27 @@
-"""Asks the served demo its held-out questions over HTTP, and scores the answers."""
+"""Asks a served cluster its test questions over HTTP, and scores the answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.client.batch_chat import Reply, ask_models
+from cluster.client.batch_chat import ask_models
 from experts.evaluate.answers import is_right
 from experts.learn.queries import Query
 
 MAX_TOKENS = 64
 
+# Whether a text answers a query of an expert.
+Judge = Callable[[Query, str], bool]
+Progress = Callable[[int, int, str], None]
+
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares of the questions, 0 to 1. The accuracies count answers that are exactly right. `oracle`: every
-    question goes to its own expert. `best_single`: the best model that answers all questions alone.
-    `route_accuracy`: questions that reached their expert. `false_trigger_rate`: general queries that were
-    handed over."""
+    """Shares of the questions, 0 to 1. The accuracies count right answers. `oracle`: every question goes to
+    its own expert. `best_single`: the best model that answers all questions alone. `route_accuracy`:
+    questions that reached their expert. `false_trigger_rate`: general questions that were handed over,
+    anywhere in the answer."""
 
     meta_accuracy: float
     routed_accuracy: float
@@ -29,26 +33,33 @@ class Scores:
     by_expert: Mapping[str, Mapping[str, float]]
 
 
-async def ask_all(url: str, model: str, questions: Sequence[Query]) -> list[Reply]:
-    """The greedy answers of `model`, in the order of the questions."""
-    return (await ask_models(url, [model], questions, max_tokens=MAX_TOKENS))[model]
-
-
-async def survey(url: str, name: str, questions: Sequence[Query]) -> Scores:
+async def survey(
+    url: str,
+    name: str,
+    questions: Sequence[Query],
+    judge: Judge = is_right,
+    progress: Progress = lambda done, total, what: None,
+) -> Scores:
     """Ask the whole cluster every question, and each model alone the questions of all experts."""
     known = [question for question in questions if question.expert]
     experts = sorted({question.expert for question in known if question.expert})
-    routed = await ask_all(url, name, questions)
+    routed = (await ask_models(url, [name], questions, progress=progress, max_tokens=MAX_TOKENS))[name]
     models = {model: f"{name}/{model}" for model in ("meta", *experts)}
-    replies = await ask_models(url, list(models.values()), known, max_tokens=MAX_TOKENS)
-    alone = {model: replies[served] for model, served in models.items()}
+    replies = await ask_models(url, list(models.values()), known, progress=progress, max_tokens=MAX_TOKENS)
+    right = {
+        model: [judge(question, reply.text) for question, reply in zip(known, replies[served], strict=True)]
+        for model, served in models.items()
+    }
     routed_known = [reply for reply, question in zip(routed, questions, strict=True) if question.expert]
-    oracle = [alone[question.expert][i] for i, question in enumerate(known) if question.expert]
+    right["routed"] = [
+        judge(question, reply.text) for question, reply in zip(known, routed_known, strict=True)
+    ]
+    right["oracle"] = [right[question.expert][i] for i, question in enumerate(known) if question.expert]
     return Scores(
-        meta_accuracy=_accuracy(alone["meta"], known),
-        routed_accuracy=_accuracy(routed_known, known),
-        oracle_accuracy=_accuracy(oracle, known),
-        best_single_accuracy=max(_accuracy(own, known) for own in alone.values()),
+        meta_accuracy=_share(right["meta"]),
+        routed_accuracy=_share(right["routed"]),
+        oracle_accuracy=_share(right["oracle"]),
+        best_single_accuracy=max(_share(right[model]) for model in models),
         route_accuracy=_share(
             reply.writers[-1] == q.expert for reply, q in zip(routed_known, known, strict=True)
         ),
@@ -56,27 +67,13 @@ async def survey(url: str, name: str, questions: Sequence[Query]) -> Scores:
             reply.writers != ("meta",) for reply, q in zip(routed, questions, strict=True) if q.expert is None
         ),
         num_questions=len(questions),
-        by_expert={
-            expert: {
-                column: _accuracy(*_select(expert, own, known))
-                for column, own in (("meta", alone["meta"]), ("routed", routed_known), ("oracle", oracle))
-            }
-            for expert in experts
-        },
+        by_expert={expert: _row(expert, known, right) for expert in experts},
     )
 
 
-def _select(
-    expert: str, replies: Sequence[Reply], questions: Sequence[Query]
-) -> tuple[list[Reply], list[Query]]:
-    chosen = [i for i, question in enumerate(questions) if question.expert == expert]
-    return [replies[i] for i in chosen], [questions[i] for i in chosen]
-
-
-def _accuracy(replies: Sequence[Reply], questions: Sequence[Query]) -> float:
-    """The meta's greeting does not count, because an expert alone need not greet back."""
-    pairs = zip(replies, questions, strict=True)
-    return _share(is_right(question, reply.text) for reply, question in pairs)
+def _row(expert: str, known: Sequence[Query], right: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+    own = [i for i, question in enumerate(known) if question.expert == expert]
+    return {column: _share(right[column][i] for i in own) for column in ("meta", "routed", "oracle")}
 
 
 def _share(outcomes: Iterable[bool]) -> float:

@@ -36,7 +36,7 @@ def test_the_schema_is_a_valid_json_schema():
 
 
 @pytest.mark.parametrize(
-    "path", ["examples/demo/cluster.yaml", "examples/gpu/cluster.yaml", "k8s/demo/cluster.yaml"]
+    "path", ["examples/smollm2/cluster.yaml", "examples/gpu/cluster.yaml", "k8s/demo/cluster.yaml"]
 )
 def test_the_schema_accepts_every_cluster_yaml_of_the_repository(path: str):
     assert problems(yaml.safe_load((REPOSITORY / path).read_text(encoding="utf-8"))) == []
