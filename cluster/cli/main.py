@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import change, experts, keys, learn, print_progress, render, status
+from cluster.cli import change, experts, keys, learn, print_progress, queries, render, status
 from cluster.cli import options as option
 from cluster.cli.change import converge
 from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, err, info, load_with_warnings, out
@@ -24,6 +24,7 @@ app.add_typer(change.app)
 app.add_typer(learn.app)
 app.add_typer(status.app)
 app.add_typer(experts.app, name="experts")
+app.add_typer(queries.app, name="queries")
 app.add_typer(keys.app, name="keys")
 app.add_typer(render.app, name="render")
 

@@ -70,18 +70,30 @@ def reference_likelihoods(
     require_references(queries)
     model.eval()
     likelihoods, encoded = _encode_all(model, renderer, queries)
-    max_positions = max(1, _MAX_LOGITS // model.config.get_text_config().vocab_size)
     num_done = len(queries) - len(encoded)
-    with torch.inference_mode():
-        for batch in _batches(encoded, batch_size, max_positions):
-            progress(num_done, len(queries), "likelihoods")
-            for query, nll in zip(batch, _batch_nll(model, batch, max_positions), strict=True):
-                num_bytes = likelihoods[query.index].num_bytes
-                likelihoods[query.index] = Likelihood(nll, len(query.positions), num_bytes)
-            num_done += len(batch)
     progress(num_done, len(queries), "likelihoods")
+    for batch in encoded_nll(model, encoded, batch_size):
+        for query, nll in batch:
+            num_bytes = likelihoods[query.index].num_bytes
+            likelihoods[query.index] = Likelihood(nll, len(query.positions), num_bytes)
+        num_done += len(batch)
+        progress(num_done, len(queries), "likelihoods")
     require_numbers(model, queries, likelihoods)
     return likelihoods
+
+
+def encoded_nll(
+    model: PreTrainedModel, encoded: Sequence[EncodedQuery], batch_size: int
+) -> Iterator[list[tuple[EncodedQuery, float]]]:
+    """In batches, every query with the negative log likelihood of its reference in nats; the longest first.
+
+    Raises ModelLoadError.
+    """
+    max_positions = max(1, _MAX_LOGITS // model.config.get_text_config().vocab_size)
+    for batch in _batches(encoded, batch_size, max_positions):
+        with torch.inference_mode():
+            nll = _batch_nll(model, batch, max_positions)
+        yield list(zip(batch, nll, strict=True))
 
 
 def window(model: PreTrainedModel) -> float:
