@@ -13,7 +13,7 @@ from cluster.cli.command import DEFAULT_CONFIG, command_of, err, info, out, warn
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.config.config_editor import remove_expert
 from cluster.learning.new_expert import NewExpert
-from cluster.learning.options import BATCH_SIZE, HELD_OUT_SHARE, MARGIN, LearnOptions
+from cluster.learning.options import BATCH_SIZE, HELD_OUT_SHARE, MARGIN, MID_ANSWER, LearnOptions
 
 if TYPE_CHECKING:  # imports torch
     from cluster.learning.add_expert import AdditionTrial
@@ -43,6 +43,7 @@ def add(
     batch_size: option.BatchSize = BATCH_SIZE,
     ray: option.Ray = None,
     skip_broken: option.SkipBroken = False,
+    mid_answer: option.MidAnswer = MID_ANSWER,
     dry_run: option.DryRun = False,
     address: option.Address = None,
     no_apply: option.NoApply = False,
@@ -51,7 +52,7 @@ def add(
     kind, source = _source(model, hub, revision, adapter, pool)
     resources = _resources(kind, num_gpus=num_gpus, num_cpus=num_cpus)
     new = NewExpert.described(config, name, kind, source, token=token, resources=resources)
-    options = LearnOptions(data, assigned, margin, states, held_out, batch_size, ray, skip_broken)
+    options = LearnOptions(data, assigned, margin, states, held_out, batch_size, ray, skip_broken, mid_answer)
     trial = _judged_trial(loaded := load_config(config), new, options, tolerance, dry_run=dry_run)
     if dry_run:
         info(f"dry run: '{name}' would be added; neither {new.token} nor {config} was written")

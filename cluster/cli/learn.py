@@ -14,7 +14,7 @@ from cluster.cli import options as option
 from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, err, info, out, warn
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.config.config_editor import set_value
-from cluster.learning.options import BATCH_SIZE, HELD_OUT_SHARE, MARGIN, LearnOptions
+from cluster.learning.options import BATCH_SIZE, HELD_OUT_SHARE, MARGIN, MID_ANSWER, LearnOptions
 from cluster.serve.connect import local_url
 
 if TYPE_CHECKING:  # imports torch
@@ -38,6 +38,7 @@ def learn(
     batch_size: option.BatchSize = BATCH_SIZE,
     ray: option.Ray = None,
     skip_broken: option.SkipBroken = False,
+    mid_answer: option.MidAnswer = MID_ANSWER,
 ) -> None:
     """Learn the token of every expert, and write the files that the config names."""
     if write and false_trigger_rate is None:
@@ -46,7 +47,7 @@ def learn(
     from cluster.learning.learn import learn_all
 
     loaded = load_config(config, tokens_required=False)
-    options = LearnOptions(data, assigned, margin, states, held_out, batch_size, ray, skip_broken)
+    options = LearnOptions(data, assigned, margin, states, held_out, batch_size, ray, skip_broken, mid_answer)
     with print_learning.stages(err) as progress:
         result = learn_all(
             loaded, options, l2=l2, false_trigger_rate=false_trigger_rate, progress=progress, warn=warn

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cluster.learning import options as learning
+
 Address = Annotated[
     str | None, typer.Option(help="Dashboard URL of a running Ray cluster: http://host:8265.")
 ]
@@ -53,6 +55,15 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Queries in one forward pass
 Ray = Annotated[
     str | None,
     typer.Option("--ray", metavar="ADDRESS", help="Compute the hidden states on this Ray cluster."),
+]
+MidAnswer = Annotated[
+    learning.MidAnswer,
+    typer.Option(
+        "--mid-answer",
+        metavar="CHOICE",
+        help="What is wanted in the middle of an answer that the meta has begun itself on an expert's "
+        "subject. none: no hand-over. late: a hand-over there too. ignore: nothing is learned there.",
+    ),
 ]
 L2 = Annotated[
     float | None,

@@ -47,11 +47,15 @@ def labels(console: Console, labelled: LabelledSet) -> None:
 
 
 def learned(console: Console, result: Learned) -> None:
-    """How each expert's queries are routed with the new tokens."""
+    """How each expert's queries are routed with the new tokens, and how often one wins in mid-answer."""
     report = result.report
     num_held_out = report.num_held_out
     where = f"{num_held_out} held-out queries" if num_held_out else "the queries that it was learned from"
     console.print(_scores(report.after, report.names, f"routing on {where}"))
+    if num_answers := report.mid_answer.num_answers:
+        num_taken_over = report.mid_answer.num_taken_over
+        what = "answers that the meta itself began to queries of experts"
+        _line(console, f"mid-answer hand-overs: in {num_taken_over} of {num_answers} {what}")
     _line(console, f"learned from {report.num_train} queries; hidden states are in {result.states_folder}")
 
 

@@ -21,6 +21,7 @@ from cluster.learning.labels import LabelledSet, labelled_queries
 from cluster.learning.learn import save_tokens
 from cluster.learning.new_expert import NewExpert
 from cluster.learning.options import LearnOptions
+from cluster.learning.own_answers import with_own_answers
 from cluster.learning.query_sets import Warn, data_errors_named
 from cluster.learning.state_cache import cached_states
 from cluster.yaml_files.reader import parse_yaml
@@ -128,11 +129,12 @@ def try_expert(
         options, checkpoints(planned), names, progress, warn=warn, must_win=[new.name], save=save
     )
     _require_named(labelled.queries, new.name, options.data)
-    states, folder = cached_states(config, labelled.queries, options, progress)
+    queries = with_own_answers(config, labelled.queries, options, progress, warn)
+    states, folder = cached_states(config, queries, options, progress)
     known = list(incumbents.values())
-    [token] = _learned(states, labelled.queries, known, options, progress)
+    [token] = _learned(states, queries, known, options, progress)
     # Judged again, because the report leaves out this cluster's routing rules.
-    judged = _held_out(states, labelled.queries, options.held_out_share)
+    judged = _held_out(states, queries, options.held_out_share)
     before = _judge_as_served(judged, known, config.routing)
     after = _judge_as_served(judged, [*known, token], config.routing)
     return AdditionTrial(new, token, tuple(incumbents), before, after, labelled, folder)

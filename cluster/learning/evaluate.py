@@ -18,6 +18,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.expert_tokens import load_tokens
 from cluster.errors import ConfigError
 from cluster.learning.checkpoints import checkpoint_of
+from cluster.learning.own_answers import as_learned
 from experts.errors import DataError, ExpertsFault
 from experts.evaluate.evaluation import Evaluation, evaluate_methods, require_known
 from experts.evaluate.grading import META, Answers, scored_indices
@@ -62,6 +63,8 @@ def evaluate(
     tokens = _require_ready(config, queries, train)
     with _writing(folder):  # first, because the evaluation takes long
         folder.mkdir(parents=True, exist_ok=True)
+    if train is not None:  # baselines learn from the same positions as the tokens
+        train = as_learned(config, train, {token.dataset_digest for token in tokens})
     run = _EvaluationRun(config, queries, train, methods or DESCRIPTIONS, cache, progress)
     evaluation = run.evaluate(tokens, url, concurrency)
     _write(evaluation, folder)

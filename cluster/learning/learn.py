@@ -12,6 +12,7 @@ from cluster.errors import ConfigError
 from cluster.learning.checkpoints import checkpoints, default_device
 from cluster.learning.labels import LabelledSet, labelled_queries
 from cluster.learning.options import LearnOptions
+from cluster.learning.own_answers import with_own_answers
 from cluster.learning.query_sets import Warn, data_errors_named
 from cluster.learning.state_cache import cached_states
 from experts.files import stage_file
@@ -50,11 +51,12 @@ def learn_all(
     labelled = labelled_queries(options, checkpoints(config), config.experts, progress, warn=warn)
     with data_errors_named(options.data):
         require_labels(labelled.queries, config.experts)
-    states, folder = cached_states(config, labelled.queries, options, progress)
+    queries = with_own_answers(config, labelled.queries, options, progress, warn)
+    states, folder = cached_states(config, queries, options, progress)
     with data_errors_named(options.data):
         report = learn_tokens(
             states,
-            labelled.queries,
+            queries,
             l2=DEFAULT_L2 if l2 is None else l2,
             held_out_share=options.held_out_share,
             false_trigger_rate=false_trigger_rate,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+MidAnswer = Literal["none", "late", "ignore"]
 
 MARGIN = 0.05
 HELD_OUT_SHARE = 0.2
 BATCH_SIZE = 16
+MID_ANSWER: MidAnswer = "none"
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,9 @@ class LearnOptions:
     batch_size: Number of queries in one forward pass.
     ray_address: Address of a Ray cluster that computes the states; None means this process.
     skip_broken: Whether to go on without rows that are broken.
+    mid_answer: What is wanted at positions in the middle of an answer that the meta has begun itself to an
+        expert's query: no hand-over ("none"), the expert there too ("late"), or nothing is learned from them
+        ("ignore").
     """
 
     data: Path
@@ -32,3 +39,4 @@ class LearnOptions:
     batch_size: int = BATCH_SIZE
     ray_address: str | None = None
     skip_broken: bool = False
+    mid_answer: MidAnswer = MID_ANSWER

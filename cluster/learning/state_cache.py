@@ -45,7 +45,7 @@ def cached_states(
             raise ConfigError([str(error)]) from error
         raise in_data(options.data, error) from error
     except OSError as error:
-        raise _unwritable(error) from error
+        raise unwritable(error) from error
     return states, folder
 
 
@@ -54,13 +54,24 @@ def meta_folder(config: ClusterConfig) -> Path:
 
     Raises ConfigError, ModelLoadError.
     """
-    meta = checkpoint_of(config.meta)
     try:
-        cache = hidden_folder(config.source.absolute().parent)
-        identity = repr((FORMAT_VERSION, meta.fingerprint(), meta.dtype, _files(meta)))
+        return hidden_folder(config.source.absolute().parent) / "states" / meta_identity(config)
     except OSError as error:
-        raise _unwritable(error) from error
-    return cache / "states" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        raise unwritable(error) from error
+
+
+def meta_identity(config: ClusterConfig) -> str:
+    """16 hex digits over all files of the cluster's meta. Raises ModelLoadError."""
+    meta = checkpoint_of(config.meta)
+    identity = repr((FORMAT_VERSION, meta.fingerprint(), meta.dtype, _files(meta)))
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def unwritable(error: OSError) -> ConfigError:
+    """For a file or folder of the cache that cannot be written."""
+    return ConfigError(
+        [f"{error.filename}: cannot be written: {error.strerror}; name another folder with --states"]
+    )
 
 
 def _files(meta: Checkpoint) -> list[tuple[str, int, int]]:
@@ -71,12 +82,6 @@ def _files(meta: Checkpoint) -> list[tuple[str, int, int]]:
         return [(f"{meta.source}@{meta.folder().name}", 0, 0)]
     stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def _unwritable(error: OSError) -> ConfigError:
-    return ConfigError(
-        [f"{error.filename}: cannot be written: {error.strerror}; name another folder with --states"]
-    )
 
 
 def _on_ray(config: ClusterConfig, meta: Checkpoint, address: str) -> tuple[Checkpoint, Run]:

@@ -21,8 +21,9 @@ def first_rows(states: States) -> Tensor:
 
 def experts_of(states: States) -> list[str | None]:
     """The expert that should take over each query; None is no expert."""
-    sizes = torch.unique_consecutive(states.query, return_counts=True)[1]
-    targets = states.expert[sizes.cumsum(dim=0) - 1].tolist()
+    sizes = torch.unique_consecutive(states.query, return_counts=True)[1].tolist()
+    # All rows that are not words have the same expert.
+    targets = [int(rows.max()) for rows in torch.split(states.expert, sizes)]
     return [None if target == WORD else states.expert_names[target] for target in targets]
 
 

@@ -47,7 +47,8 @@ def calibrate(
     prior on the change of its logits. Then one call bias is chosen for all: of those under which at most
     `false_trigger_rate` of the general queries (without an expert) are handed over, the one with the most
     right hand-overs; among equals the smallest. Queries within `rounding` of a hand-over count as handed
-    over. The `incumbents` compete but keep their own biases.
+    over, and the positions of own answers to experts' queries do not count. The `incumbents` compete but
+    keep their own biases.
     `states` should be held out. Raises DataError if they have no expert's queries, or no general ones.
     """
     if not 0 <= false_trigger_rate < 1:
@@ -122,7 +123,7 @@ def _largest_bias(states: States, margin: Tensor, false_trigger_rate: float) -> 
     """The largest bias under which at most this share of the general queries is handed over."""
     sizes = torch.unique_consecutive(states.query, return_counts=True)[1].tolist()
     parts = zip(torch.split(margin, sizes), torch.split(states.expert, sizes), strict=True)
-    worst = sorted((float(part.max()) for part, expert in parts if int(expert[-1]) == WORD), reverse=True)
+    worst = sorted((float(part.max()) for part, expert in parts if int(expert.max()) == WORD), reverse=True)
     if not worst:
         raise DataError(
             "no held-out query is without an expert, so false hand-overs cannot be counted; "

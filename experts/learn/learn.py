@@ -11,7 +11,15 @@ from experts.learn.calibrate import Calibration, calibrate
 from experts.learn.fit import DEFAULT_L2, fit_tokens
 from experts.learn.hidden_states import Progress, States
 from experts.learn.queries import Query
-from experts.learn.routing_judge import Judgement, RouteScores, judge
+from experts.learn.routing_judge import (
+    Judgement,
+    MidAnswerCounts,
+    RouteScores,
+    count_mid_answer,
+    judge,
+    judge_rows,
+    route,
+)
 from experts.learn.split import split_queries
 from experts.token import ExpertToken
 
@@ -23,7 +31,8 @@ class FitReport:
     """`tokens`: the new ones, with their scores. `names`: of all experts, incumbents included.
 
     `before` and `after` judge the held-out queries without and with the new tokens; if none was held out
-    (`num_held_out` is 0), the queries that were learned from.
+    (`num_held_out` is 0), the queries that were learned from. `mid_answer` counts on the same queries, with
+    the new tokens.
     """
 
     tokens: list[ExpertToken]
@@ -31,6 +40,7 @@ class FitReport:
     names: tuple[str, ...]
     before: list[Judgement]
     after: list[Judgement]
+    mid_answer: MidAnswerCounts
     num_train: int
     num_held_out: int
 
@@ -60,12 +70,15 @@ def learn_tokens(
     calibration = Calibration(fitted.tokens, call_bias=0.0)
     if false_trigger_rate is not None:
         calibration = calibrate(judged, fitted.tokens, false_trigger_rate, incumbents)
+    tokens = [*incumbents, *calibration.tokens]
+    routed = route(judged, tokens, calibration.call_bias)
     report = FitReport(
         tokens=calibration.tokens,
         call_bias=calibration.call_bias,
-        names=tuple(sorted(token.name for token in (*incumbents, *calibration.tokens))),
+        names=tuple(sorted(token.name for token in tokens)),
         before=judge(judged, incumbents),
-        after=judge(judged, [*incumbents, *calibration.tokens], calibration.call_bias),
+        after=judge_rows(judged, routed, [token.name for token in tokens]),
+        mid_answer=count_mid_answer(judged, routed),
         num_train=len(train),
         num_held_out=len(held_out),
     )

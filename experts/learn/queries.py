@@ -22,6 +22,9 @@ class Query:
     `labelled`: whether `expert` was given; if not, it is found from the reference.
     `answer`: the right answer; with `choices`, the letter of one. None: answers are not judged.
     `place`: its line in the file, for messages.
+    `own_answer`: what the meta wrote when it answered an expert's query itself; "" if it was not asked, and
+    always with `written`. No expert should take over in the middle of it, unless it is `late`: then `expert`
+    should, at every position.
     """
 
     messages: tuple[Mapping[str, str], ...]
@@ -32,6 +35,8 @@ class Query:
     choices: tuple[str, ...] = ()
     labelled: bool = True
     place: str = "line 1"
+    own_answer: str = ""
+    late: bool = False
 
     @property
     def turn(self) -> str:
@@ -69,9 +74,11 @@ def listed_rows(path: object, problems: Sequence[str]) -> list[str]:
 
 
 def dataset_digest(queries: Iterable[Query]) -> str:
-    """16 hex digits over all that is learned from: messages, the meta's turn and the expert, in order."""
+    """16 hex digits over all that is learned from: messages, the meta's turn, the expert and own answers."""
     digest = hashlib.sha256()
     for query in queries:
-        content = [[dict(message) for message in query.messages], query.turn, query.expert]
+        content: list[object] = [[dict(message) for message in query.messages], query.turn, query.expert]
+        if query.own_answer:  # without one, the digest is that of earlier versions, whose states stay valid
+            content += [query.own_answer, query.late]
         digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:16]

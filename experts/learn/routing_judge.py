@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +71,14 @@ class RouteScores:
         return cls(right, early, wrong, none, 1 - _share(general, "none"))
 
 
+@dataclass(frozen=True)
+class MidAnswerCounts:
+    """Of the `num_answers` own answers to experts' queries, how many an expert takes over in their middle."""
+
+    num_answers: int
+    num_taken_over: int
+
+
 def route(states: States, tokens: Sequence[ExpertToken], call_bias: float = 0.0) -> Tensor:
     """int64 [N]: index of the best token if it beats the best word, or -1; a tie goes to the word."""
     if not tokens:
@@ -85,10 +93,18 @@ def judge(states: States, tokens: Sequence[ExpertToken], call_bias: float = 0.0)
 
 
 def judge_rows(states: States, routed: Tensor, names: Sequence[str]) -> list[Judgement]:
-    """Judges decisions per row: `routed` int64 [N] holds indices into `names`, or -1 for a word."""
-    sizes = torch.unique_consecutive(states.query, return_counts=True)[1].tolist()
-    parts = zip(torch.split(routed, sizes), torch.split(states.expert, sizes), strict=True)
-    return [_judgement(row.tolist(), int(expert[-1]), names, states) for row, expert in parts]
+    """Judges decisions per row: `routed` int64 [N] holds indices into `names`, or -1 for a word.
+
+    The rows of an own answer decide nothing: they are after the hand-over.
+    """
+    return [_judgement(row, experts, names, states) for row, experts in _by_query(states, routed)]
+
+
+def count_mid_answer(states: States, routed: Tensor) -> MidAnswerCounts:
+    """Counts on the rows of own answers; `routed` as for `judge_rows`."""
+    rows = [row[_handover(experts) + 1 :] for row, experts in _by_query(states, routed)]
+    taken_over = [any(token != WORD for token in row) for row in rows if row]
+    return MidAnswerCounts(len(taken_over), sum(taken_over))
 
 
 def score_routes(states: States, tokens: Sequence[ExpertToken], call_bias: float = 0.0) -> RouteScores:
@@ -107,12 +123,28 @@ def confusion(judgements: Sequence[Judgement], names: Sequence[str]) -> list[lis
     return counts
 
 
-def _judgement(routed: Sequence[int], target: int, names: Sequence[str], states: States) -> Judgement:
-    expert = None if target == WORD else states.expert_names[target]
-    first = next((row for row, token in enumerate(routed) if token != WORD), None)
+def _by_query(states: States, routed: Tensor) -> Iterator[tuple[list[int], list[int]]]:
+    """For every query, the decisions of its rows and the experts that are right there."""
+    sizes = torch.unique_consecutive(states.query, return_counts=True)[1].tolist()
+    parts = zip(torch.split(routed, sizes), torch.split(states.expert, sizes), strict=True)
+    for row, experts in parts:
+        yield row.tolist(), experts.tolist()
+
+
+def _handover(experts: Sequence[int]) -> int:
+    """The first row that an expert should take over; the last one if none should."""
+    return next((row for row, expert in enumerate(experts) if expert != WORD), len(experts) - 1)
+
+
+def _judgement(
+    routed: Sequence[int], experts: Sequence[int], names: Sequence[str], states: States
+) -> Judgement:
+    last = _handover(experts)
+    expert = None if experts[last] == WORD else states.expert_names[experts[last]]
+    first = next((row for row, token in enumerate(routed[: last + 1]) if token != WORD), None)
     if first is None:
         return Judgement(expert, None)
-    return Judgement(expert, names[routed[first]], early=first < len(routed) - 1)
+    return Judgement(expert, names[routed[first]], early=first < last)
 
 
 def _share(outcomes: Sequence[str], outcome: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from experts.errors import DataError, InvalidPrompt
@@ -56,25 +56,37 @@ def all_targets(
 def misfit(query: Query, renderer: PromptRenderer, max_tokens: int | None) -> str | None:
     """Why the query does not fit the template or the window of `max_tokens`; None if it does."""
     try:
-        ids = renderer.chat(query.messages, query.turn)
+        ids = _ids(query, renderer)
     except InvalidPrompt as error:
         return str(error)
     return _excess(len(ids), max_tokens)
 
 
 def find_targets(query: Query, renderer: PromptRenderer, expert_names: Sequence[str]) -> Targets:
-    """Word targets for the text that the meta writes, then the expert, or the end of the turn."""
-    prompt = renderer.chat(query.messages)
-    ids = renderer.chat(query.messages, query.turn) if query.turn else prompt
+    """Word targets for the text that the meta writes, then the expert, or the end of the turn.
+
+    With an own answer the expert comes first, and then the answer's words; or, if it is late, the expert
+    before each of them.
+    """
+    prompt, ids = renderer.chat(query.messages), _ids(query, renderer)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False)))
     # A token merged from prompt and answer never comes when serving, where the prompt is tokenized alone.
     first = shared if shared == len(prompt) else shared + 1
+    if query.own_answer and first != len(prompt):  # then the position of the hand-over is not among the ids
+        return find_targets(replace(query, own_answer=""), renderer, expert_names)
     positions = [*range(first - 1, len(ids) - 1), len(ids) - 1]
     words = [*ids[first:], _last_word(query, renderer)]
-    experts = [WORD] * len(words)
-    if query.expert is not None:
-        experts[-1] = expert_names.index(query.expert)
-    return Targets(ids, positions, words, experts)
+    expert = WORD if query.expert is None else expert_names.index(query.expert)
+    if not query.own_answer:
+        return Targets(ids, positions, words, [*[WORD] * (len(words) - 1), expert])
+    if query.late:  # but not after the last word, where the answer may be complete
+        return Targets(ids, positions[:-1], words[:-1], [expert] * (len(words) - 1))
+    return Targets(ids, positions, words, [expert, *[WORD] * (len(words) - 1)])
+
+
+def _ids(query: Query, renderer: PromptRenderer) -> list[int]:
+    """The prompt, and what the meta writes or wrote after it."""
+    return renderer.chat(query.messages, query.turn, query.own_answer)
 
 
 def _excess(num_tokens: int, max_tokens: int | None) -> str | None:

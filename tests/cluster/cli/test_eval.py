@@ -44,7 +44,7 @@ def test_routes_are_judged_and_reported_without_a_cluster(config: Path):
     assert "the cluster was not asked" in result.stdout
     # The states that the tokens were learned from are those that the baselines learn from.
     assert kept.items() <= {p: p.stat().st_mtime_ns for p in folder.glob(".etr/states/*/*/*")}.items()
-    assert len(list(folder.glob(".etr/states/*/*"))) == 2
+    assert len(list(folder.glob(".etr/states/*/*/manifest.json"))) == 2
 
 
 def test_missing_labels_and_a_silent_cluster_are_reported_in_one_line(config: Path):

@@ -29,7 +29,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learned")
     config = write_cluster(folder, taught_models(tmp_path_factory), INCUMBENTS)
     data = write_data(folder / "old.jsonl", without(answered(), "morse"))
-    assert run("learn", config, "--data", data).exit_code == 0
+    assert run("learn", config, "--data", data, "--mid-answer", "ignore").exit_code == 0
     return folder
 
 
@@ -109,6 +109,21 @@ def test_a_dry_run_shows_the_same_and_writes_nothing(config: Path, data: Path):
     assert row(result, "morse") == ["6", "0.000", "1.000"]
     assert "dry run: 'morse' would be added" in result.stdout
     assert contents(config) == before
+
+
+def test_a_new_expert_learns_from_the_middle_of_answers_unless_they_are_ignored(config: Path, data: Path):
+    first, late, ignoring = (
+        add(config, data, "--dry-run", *options)
+        for options in ((), ("--mid-answer", "late"), ("--mid-answer", "ignore"))
+    )
+    for result in (first, late, ignoring):
+        assert result.exit_code == 0, result.output
+        assert row(result, "morse") == ["6", "0.000", "1.000"]
+    written = ["own answers: " in result.stderr for result in (first, late, ignoring)]
+    assert written == [True, False, False]
+    # The answers are part of what was learned from, and so is what is wanted in their middle.
+    num_of_incumbents = 1
+    assert len(list(config.parent.glob(".etr/states/*/*/manifest.json"))) == num_of_incumbents + 3
 
 
 def test_a_new_experts_queries_need_no_labels(config: Path, data: Path):

@@ -79,6 +79,27 @@ def test_states_are_kept_beside_the_config_and_reused_only_by_the_same_meta(conf
     assert len(list(config.parent.glob(".etr/states/*"))) == 2
 
 
+def test_no_expert_takes_over_in_the_middle_of_an_answer_unless_that_is_wanted(config: Path, data: Path):
+    by_default, late, ignoring = (
+        learn(config, data, *options)
+        for options in ((), ("--mid-answer", "late"), ("--mid-answer", "ignore"))
+    )
+    assert share_taken_over(by_default) <= 0.2
+    assert share_taken_over(late) >= 0.8
+    assert "mid-answer" not in ignoring.stdout
+    # Written once, and then read.
+    written = ["own answers: " in result.stderr for result in (by_default, late, ignoring)]
+    assert written == [True, False, False]
+    assert run("learn", config, "--data", data, "--mid-answer", "never").exit_code == 2
+
+
+def share_taken_over(result: Result) -> float:
+    """Of the answers that the meta began itself."""
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("mid-answer hand-overs: in ")]
+    num_taken_over, num_answers = (int(word) for word in line.split() if word.isdigit())
+    return num_taken_over / num_answers
+
+
 def test_queries_without_labels_are_given_to_the_models_that_answer_them_best(config: Path, data: Path):
     truth = [query.expert for query in read_queries(data)]
     write_data(data, answered(), unlabelled=[*EXPERTS, None])
