@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from deployments.cancelled_requests import log_cancelled_requests
 from deployments.connections import Connect
 from deployments.load_reports import ServeBroadcast
 from deployments.metrics import ServeMeter
 from deployments.model_app import model_handle
 from deployments.model_gateway import ModelGateway
 from deployments.remote import RemoteModel
+from deployments.replicas.cancelled_requests import log_cancelled_requests
 from router.api.http import build_app
 from router.table import RouteTable
 

@@ -11,7 +11,7 @@ from ray.serve import context
 from ray.serve._private import replica
 from ray.serve._private.common import RequestMetadata
 
-from deployments.cancelled_requests import log_cancelled_requests
+from deployments.replicas.cancelled_requests import log_cancelled_requests
 
 
 class Call:
@@ -42,7 +42,7 @@ def test_all_calls_of_a_request_are_cancelled_though_each_removes_itself():
 
 
 def test_without_the_copy_serve_fails():
-    """If this fails, Serve has repaired it, and `deployments/cancelled_requests.py` can go."""
+    """If this fails, Serve has repaired it, and `deployments/replicas/cancelled_requests.py` can go."""
     Call("a"), Call("b")
     with pytest.raises(RuntimeError, match="changed size"):
         _client_leaves()
