@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ import yaml
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.errors import ConfigError
 from cluster.kuberay.render import build_rayservice
-from examples.gpu.samples import copy_example
+from examples.gpu import samples
+from examples.gpu.placeholder_tokens import write_placeholders
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 K8S = REPOSITORY / "k8s"
+SEVEN_MODELS = Path(__file__).with_name("seven_models.yaml")
+
+
+def copy_example(name: str, folder: Path) -> Path:
+    """Copy `seven_models` or a shipped example to `folder`, with placeholder tokens."""
+    if name != SEVEN_MODELS.stem:
+        return samples.copy_example(name, folder)
+    path = Path(shutil.copy(SEVEN_MODELS, folder / "cluster.yaml"))
+    write_placeholders(path, dim=128)
+    return path
 
 
 def config_of(path: Path, **blocks: Any) -> ClusterConfig:

@@ -25,8 +25,8 @@ from cluster.kuberay.apply import patch_rayservice, plan_rayservice
 from cluster.kuberay.kubectl import RAYSERVICE, Kubectl
 from cluster.kuberay.render import serve_text
 from cluster.serve.app_status import AppEvent
-from examples.gpu.samples import copy_example
 from tests.cluster.serve.test_deploy_config import deployment
+from tests.support.k8s_world import copy_example
 from tests.support.live_rayservice import Live, install_kubectl
 
 
@@ -39,7 +39,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Live:
     install_kubectl(bin_folder)
     monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin:/bin")
     monkeypatch.setenv("FAKE_KUBECTL_FOLDER", str(state))
-    config = copy_example("demo", tmp_path)
+    config = copy_example("seven_models", tmp_path)
     service = Live(state, config)
     service.create()
     return service

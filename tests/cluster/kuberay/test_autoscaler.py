@@ -17,8 +17,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest  # type: ignore[attr-defined]
 
 from cluster.kuberay.render import build_rayservice
-from examples.gpu.samples import copy_example
-from tests.support.k8s_world import config_of, manifest_of
+from tests.support.k8s_world import config_of, copy_example, manifest_of
 
 
 def started(manifest: dict[str, Any], bound: str) -> tuple[dict[str, int], int]:
@@ -89,7 +88,7 @@ def test_replicas_beyond_max_pods_wait(tmp_path: Path):
 
 
 def test_waking_an_expert_starts_a_pod_of_its_group_only(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     experts = yaml.safe_load(path.read_text())["experts"]
     autoscaling = {"min_replicas": 0, "max_replicas": 2}
     experts["roman"] |= {"resources": {"num_gpus": 0.5, "num_cpus": 0}, "autoscaling": autoscaling}

@@ -22,13 +22,14 @@ from cluster.kuberay.render import build_rayservice, rayservice_text, render, se
 from cluster.ray_env import RAY_ENV
 from cluster.serve.connect import connect_to
 from cluster.serve.deploy_config import build_serve_config
-from examples.gpu.samples import EXAMPLES, copy_example
+from examples.gpu.samples import EXAMPLES
 from tests.conftest import Served
 from tests.support.k8s_world import (
     K8S,
     REPOSITORY,
     config_of,
     container,
+    copy_example,
     groups,
     manifest_of,
     plain,
@@ -47,7 +48,7 @@ def test_every_sample_is_up_to_date(tmp_path: Path):
 
 
 def test_the_command_prints_if_no_file_is_named(tmp_path: Path):
-    config = copy_example("demo", tmp_path)
+    config = copy_example("seven_models", tmp_path)
     result = CliRunner().invoke(render_command, [str(config)])
     assert result.stdout == render(load_config(config, models_required=False))
     refused = CliRunner().invoke(render_command, [str(config), "-o", str(tmp_path)])
@@ -64,7 +65,7 @@ def test_the_demo_for_kubernetes_differs_only_in_paths_and_host():
 
 
 def test_the_order_of_keys_in_the_file_does_not_change_the_manifest(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     data = yaml.safe_load(path.read_text())
     before = render(load_config(path, models_required=False))
     assert render(config_of(path, **{key: data[key] for key in reversed(data)})) == before
@@ -92,7 +93,7 @@ def test_serve_runs_the_configs_that_the_manifest_has(served: Served, tmp_path: 
 
 
 def test_a_loopback_address_becomes_a_wildcard(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     deploy = served_by(build_rayservice(config_of(path, http={"host": "127.0.0.1", "port": 8123})))
     assert deploy["http_options"] == {"host": "0.0.0.0", "port": 8123}
     assert deploy["proxy_location"] == "EveryNode"
@@ -101,7 +102,7 @@ def test_a_loopback_address_becomes_a_wildcard(tmp_path: Path):
 
 
 def test_pods_end_only_after_their_answers(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     routing = {"deadlines": {"total_s": 900.5, "wake_s": 100.0}}
     for one in groups(build_rayservice(config_of(path, routing=routing))):
         assert pod(one)["terminationGracePeriodSeconds"] == 1061
@@ -114,7 +115,7 @@ def test_pods_end_only_after_their_answers(tmp_path: Path):
 
 
 def test_pods_outlive_the_longest_answer_even_if_models_drain_shorter(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     routing = {"deadlines": {"total_s": 100.0, "wake_s": 20.0, "drain_s": 5.0}}
     manifest = build_rayservice(config_of(path, routing=routing))
     models = [one for app in served_by(manifest)["applications"] for one in app["deployments"]]
@@ -149,7 +150,7 @@ def test_every_pod_passes_the_restricted_profile_and_has_the_fast_path(tmp_path:
 
 
 def test_secrets_and_caches_reach_every_pod(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     block = plain(
         secret_env={"AWS_SECRET_ACCESS_KEY": {"secret": "s3", "key": "secret"}},
         env={"AWS_REGION": "eu-central-1"},
@@ -223,18 +224,18 @@ def test_kubectl_reads_back_the_texts_that_were_written():
 
 def test_a_manifest_is_checked_before_etr_apply_sends_it(tmp_path: Path):
     """`etr apply --rayservice` sends what `build_rayservice` returns; the operator reports nothing."""
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     with pytest.raises(ConfigError, match=r"metadata.name: '7b' is not a valid name of a service"):
         build_rayservice(config_of(path, name="7b", kubernetes=plain()))
 
 
 def test_a_file_without_the_block_cannot_be_rendered(tmp_path: Path):
-    problem = refused(copy_example("demo", tmp_path), kubernetes=None)
+    problem = refused(copy_example("seven_models", tmp_path), kubernetes=None)
     assert problem.startswith("kubernetes: is required for Kubernetes")
 
 
 def test_a_cluster_name_that_kubernetes_does_not_accept_needs_a_service_name(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     named = build_rayservice(config_of(path, name="My_Models.v2", kubernetes=plain()))
     assert named["metadata"]["name"] == "my-models-v2"
     with pytest.raises(ConfigError, match=r"metadata.name: '7b' is not a valid name of a service"):

@@ -13,10 +13,10 @@ from cluster.config.cluster_config import load_config
 from cluster.kuberay.render import build_rayservice
 from cluster.kuberay.replica_shape import ReplicaShape
 from examples.gpu.placeholder_tokens import write_placeholders
-from examples.gpu.samples import copy_example
 from tests.support.k8s_world import (
     config_of,
     container,
+    copy_example,
     group,
     groups,
     limits,
@@ -91,7 +91,7 @@ def test_the_gpu_example_uses_ten_gpus(tmp_path: Path):
 def test_pods_hold_what_their_replicas_reserve(
     tmp_path: Path, resources: dict[str, Any], autoscaling: dict[str, Any], expected: tuple[Any, ...]
 ):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     experts = yaml.safe_load(path.read_text())["experts"]
     experts = {"roman": experts["roman"] | {"resources": resources, "autoscaling": autoscaling}}
     # The others have labels that keep their replicas out of the pods in question.
@@ -108,7 +108,7 @@ def test_pods_hold_what_their_replicas_reserve(
 
 
 def test_pods_have_the_labels_and_resources_that_their_replicas_ask_for(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     resources = {"num_cpus": 1, "memory_bytes": 2**30, "custom": {"disk": 0.3}, "labels": {"zone": "a"}}
     manifest = build_rayservice(config_of(path, meta=meta(resources), kubernetes=plain()))
     (found,) = (one for one in groups(manifest) if one["groupName"].startswith("cpu1-"))
@@ -118,7 +118,7 @@ def test_pods_have_the_labels_and_resources_that_their_replicas_ask_for(tmp_path
 
 
 def test_there_is_a_pod_for_the_router_even_if_small_replicas_fill_its_first_one(tmp_path: Path):
-    found = group(manifest_of("demo", tmp_path), "cpu1")
+    found = group(manifest_of("seven_models", tmp_path), "cpu1")
     assert (found["minReplicas"], found["maxReplicas"]) == (1, 8)
 
 
@@ -181,12 +181,12 @@ def test_settings_reach_the_pods_they_choose(tmp_path: Path):
     ],
 )
 def test_a_setting_without_effect_is_refused(tmp_path: Path, block: dict[str, Any], expected: str):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     experts = yaml.safe_load(path.read_text())["experts"]
     assert refused(path, experts=experts, kubernetes=plain(**block)).startswith(expected)
 
 
 def test_a_label_that_pods_cannot_have_is_refused(tmp_path: Path):
-    path = copy_example("demo", tmp_path)
+    path = copy_example("seven_models", tmp_path)
     problem = refused(path, meta=meta({"labels": {"zone": "!a"}}), kubernetes=plain())
     assert problem == "resources.labels.zone of meta: '!a' is not a valid pod label; give one value"
