@@ -15,19 +15,23 @@ Wordings = Mapping[str, tuple[str, ...]]
 _TRAIN: Wordings = {
     "equal": (
         *("whose {c} is {v}", "with the {c} {v}", "where the {c} is {v}", "where {c} equals {v}"),
-        *("that have {v} as {c}", "with {c} = {v}", "where {c} is {v}"),
+        *("that have {v} as {c}", "with {c} = {v}", "where {c} is {v}", "if the {c} is {v}"),
+        *("of {c} {v}", "which have the {c} {v}", "but only those with {c} {v}"),
     ),
     "greater": (
         *("with {c} above {v}", "whose {c} is greater than {v}", "where {c} is over {v}", "with {c} > {v}"),
         *("with a {c} of more than {v}", "where the {c} is larger than {v}", "with a {c} higher than {v}"),
+        *("if the {c} is above {v}", "that have more than {v} as {c}", "but only those with {c} over {v}"),
     ),
     "less": (
         *("with {c} below {v}", "whose {c} is less than {v}", "where {c} is under {v}", "with {c} < {v}"),
         *("with a {c} of less than {v}", "where the {c} is smaller than {v}", "with a {c} lower than {v}"),
+        *("if the {c} is below {v}", "that have less than {v} as {c}", "but only those with {c} under {v}"),
     ),
     "count": (
         *("How many {t} are there{w}?", "Count the {t}{w}.", "What is the number of {t}{w}?"),
         *("Number of {t}{w}.", "Tell me how many {t} we have{w}.", "Count all {t}{w}."),
+        *("What is the size of the set of {t}{w}?", "I need the count of all {t}{w}.", "{t}{w}: how many?"),
     ),
     "SUM": (
         *(
@@ -35,7 +39,11 @@ _TRAIN: Wordings = {
             "Sum up the {c} of all {t}{w}.",
             "Add up {c} over the {t}{w}.",
         ),
-        *("What is the sum of {c} for {t}{w}?", "Total {c} of {t}{w}."),
+        *(
+            "What is the sum of {c} for {t}{w}?",
+            "Total {c} of {t}{w}.",
+            "Taken together, what {c} have the {t}{w}?",
+        ),
     ),
     "AVG": (
         *("What is the average {c} of the {t}{w}?", "Mean {c} of all {t}{w}."),
@@ -43,6 +51,8 @@ _TRAIN: Wordings = {
             "Compute the average {c} for {t}{w}.",
             "Average {c} of {t}{w}.",
             "Find the mean {c} of the {t}{w}.",
+            "What {c} do the {t} have on average{w}?",
+            "How high is the {c} of {t} in the mean{w}?",
         ),
     ),
     "MAX": (
@@ -51,6 +61,8 @@ _TRAIN: Wordings = {
             "What is the maximum {c} for {t}{w}?",
             "Maximum {c} of {t}{w}.",
             "Give the biggest {c} of the {t}{w}.",
+            "What {c} is the largest that any of the {t} has{w}?",
+            "Highest {c} among the {t}{w}?",
         ),
     ),
     "MIN": (
@@ -59,15 +71,19 @@ _TRAIN: Wordings = {
             "What is the minimum {c} for {t}{w}?",
             "Minimum {c} of {t}{w}.",
             "Give the least {c} of the {t}{w}.",
+            "What {c} is the smallest that any of the {t} has{w}?",
+            "Lowest {c} among the {t}{w}?",
         ),
     ),
     "column": (
         *("Show the {c} of all {t}{w}.", "List the {c} of the {t}{w}.", "Get {c} from {t}{w}."),
         *("What is the {c} of the {t}{w}?", "Give me the {c} of every one of the {t}{w}."),
+        *("Read out the {c} of {t}{w}.", "Which {c} do the {t} have{w}?", "Return each {c} of the {t}{w}."),
     ),
     "rows": (
         *("Show all {t}{w}.", "List the {t}{w}.", "Find all {t}{w}.", "Give me everything about {t}{w}."),
-        *("Select the {t}{w}.", "I want to see the {t}{w}."),
+        *("Select the {t}{w}.", "I want to see the {t}{w}.", "Display all rows of {t}{w}."),
+        *("Which of the {t} are there{w}?", "Give back the complete rows of {t}{w}."),
     ),
     "top": (
         *(
@@ -76,15 +92,41 @@ _TRAIN: Wordings = {
             "List the {n} {t} with the largest {c}.",
         ),
         *("Which {n} {t} have the highest {c}?", "Find the {n} {t} with the most {c}, highest first."),
+        *(
+            "Sort {t} by {c} and show the first {n}.",
+            "The {n} {t} that lead by {c}.",
+            "Best {n} of the {t} by {c}.",
+        ),
     ),
     "count groups": (
         *("How many {t} are there per {g}?", "Count the {t} for each {g}.", "Number of {t} by {g}."),
-        *("Show every {g} with its number of {t}.", "Count {t} grouped by {g}."),
+        *("Show every {g} with its number of {t}.", "Count {t} grouped by {g}.", "Per {g}, count the {t}."),
+        *(
+            "In each {g}, how many {t} are there?",
+            "Split {t} by {g} and count them.",
+            "{t} per {g}: how many?",
+        ),
     ),
-    "SUM groups": ("What is the total {c} of {t} per {g}?", "Sum of {c} of the {t} for each {g}."),
-    "AVG groups": ("What is the average {c} of {t} per {g}?", "Average {c} of the {t} for each {g}."),
-    "MAX groups": ("What is the highest {c} of {t} per {g}?", "Maximum {c} of the {t} for each {g}."),
-    "MIN groups": ("What is the lowest {c} of {t} per {g}?", "Minimum {c} of the {t} for each {g}."),
+    "SUM groups": (
+        *("What is the total {c} of {t} per {g}?", "Sum of {c} of the {t} for each {g}."),
+        *("Per {g}, give the total {c} of the {t}.", "In each {g}, what is the total {c} of {t}?"),
+        *("Group {t} by {g} and show the sum of {c}.", "Each {g} with the total {c} of its {t}."),
+    ),
+    "AVG groups": (
+        *("What is the average {c} of {t} per {g}?", "Average {c} of the {t} for each {g}."),
+        *("Per {g}, give the average {c} of the {t}.", "In each {g}, what is the average {c} of {t}?"),
+        *("Group {t} by {g} and show the mean of {c}.", "Each {g} with the average {c} of its {t}."),
+    ),
+    "MAX groups": (
+        *("What is the highest {c} of {t} per {g}?", "Maximum {c} of the {t} for each {g}."),
+        *("Per {g}, give the highest {c} of the {t}.", "In each {g}, what is the highest {c} of {t}?"),
+        *("Group {t} by {g} and show the maximum of {c}.", "Each {g} with the highest {c} of its {t}."),
+    ),
+    "MIN groups": (
+        *("What is the lowest {c} of {t} per {g}?", "Minimum {c} of the {t} for each {g}."),
+        *("Per {g}, give the lowest {c} of the {t}.", "In each {g}, what is the lowest {c} of {t}?"),
+        *("Group {t} by {g} and show the minimum of {c}.", "Each {g} with the lowest {c} of its {t}."),
+    ),
 }
 _HELD_OUT: Wordings = {
     "equal": ("having the {c} {v}", "for which {c} is {v}", "if their {c} is {v}"),
