@@ -35,7 +35,7 @@ from experts.learn.queries import Query
 CONFIG = Path(__file__).with_name("cluster.yaml")
 CHECKPOINT = Path(__file__).resolve().parents[2] / ".cache" / "smollm2"  # the path in CONFIG
 # Questions of each domain, and general ones. A full survey takes a quarter of an hour on two CPU cores.
-QUICK_SIZE, FULL_SIZE = (7, 30), (50, 150)
+QUICK_SIZE, FULL_SIZE = (6, 25), (50, 150)
 SHOWN_MAX_TOKENS = 160
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
@@ -156,7 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--full", action="store_true", help="ask 450 questions instead of 72")
+    parser.add_argument("--full", action="store_true", help="ask 450 questions instead of 61")
     parser.add_argument(
         "--seed", type=int, default=random.randrange(10**6), help="of the questions; drawn if not given"
     )
