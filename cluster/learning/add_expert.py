@@ -121,9 +121,7 @@ def try_expert(
         ExpertsError: a model cannot be loaded or used.
     """
     incumbents = load_tokens(config)
-    # All checks that need no model come first: models take minutes to load.
-    planned = _planned(config, new)
-    _require_free_file(planned, new)
+    planned = _planned(config, new)  # before models, which take minutes to load
     names = {new.name, *incumbents}
     labelled = labelled_queries(
         options, checkpoints(planned), names, progress, warn=warn, must_win=[new.name], save=save
@@ -185,10 +183,14 @@ def _judge_as_served(
 
 
 def _planned(config: ClusterConfig, new: NewExpert) -> ClusterConfig:
-    """The cluster with the new expert in it, so that all problems of the entry are reported at once."""
+    """The cluster with the new expert in it, so that all problems of the entry are reported at once.
+
+    Raises ConfigError, also if writing the token would overwrite a file.
+    """
     text = with_expert(config.source, new.name, new.entry)
     planned = check_config(parse_yaml(text, config.source), config.source, tokens_required=False)
     check_keys_file(planned)
+    _require_free_file(planned, new)
     return planned
 
 

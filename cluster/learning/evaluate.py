@@ -61,8 +61,7 @@ def evaluate(
     """
     _require_runnable(methods or (), train is not None, url is not None)
     tokens = _require_ready(config, queries, train)
-    with _writing(folder):  # first, because the evaluation takes long
-        folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)  # first, because the evaluation takes long
     if train is not None:  # baselines learn from the same positions as the tokens
         train = as_learned(config, train, {token.dataset_digest for token in tokens})
     run = _EvaluationRun(config, queries, train, methods or DESCRIPTIONS, cache, progress)
@@ -204,6 +203,11 @@ def _write(evaluation: Evaluation, folder: Path) -> None:
     with _writing(folder):
         write_report(evaluation, folder)
         write_pictures(evaluation, folder)
+
+
+def _make(folder: Path) -> None:
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

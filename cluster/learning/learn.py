@@ -48,9 +48,7 @@ def learn_all(
         ExpertsError: a model cannot be loaded or used.
     """
     _require_token_files(config)
-    labelled = labelled_queries(options, checkpoints(config), config.experts, progress, warn=warn)
-    with data_errors_named(options.data):
-        require_labels(labelled.queries, config.experts)
+    labelled = _labelled(config, options, progress, warn)
     queries = with_own_answers(config, labelled.queries, options, progress, warn)
     states, folder = cached_states(config, queries, options, progress)
     with data_errors_named(options.data):
@@ -83,6 +81,14 @@ def save_tokens(files: Mapping[Path, ExpertToken]) -> None:
         # Nearly everything that can fail has been done by now, before the first old token is replaced.
         for path, ready in staged.items():
             ready.replace(path)
+
+
+def _labelled(config: ClusterConfig, options: LearnOptions, progress: Progress, warn: Warn) -> LabelledSet:
+    """The queries, which name every expert. Raises ConfigError, ExpertsError."""
+    labelled = labelled_queries(options, checkpoints(config), config.experts, progress, warn=warn)
+    with data_errors_named(options.data):
+        require_labels(labelled.queries, config.experts)
+    return labelled
 
 
 def _require_token_files(config: ClusterConfig) -> None:

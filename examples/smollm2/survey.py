@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from cluster.client.batch_chat import ask_models
 from experts.evaluate.answers import is_right
+from experts.learn.hidden_states import Progress
 from experts.learn.queries import Query
 
 MAX_TOKENS = 64
 
 # Whether a text answers a query of an expert.
 Judge = Callable[[Query, str], bool]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -67,22 +67,20 @@ def learn_tokens(
         states.of_queries(train), l2=l2, incumbents=incumbents, device=device, progress=progress
     )
     judged = states.of_queries(held_out) if held_out else states
-    calibration = Calibration(fitted.tokens, call_bias=0.0)
-    if false_trigger_rate is not None:
-        calibration = calibrate(judged, fitted.tokens, false_trigger_rate, incumbents)
+    calibration = _calibrated(judged, fitted.tokens, false_trigger_rate, incumbents)
     tokens = [*incumbents, *calibration.tokens]
     routed = route(judged, tokens, calibration.call_bias)
-    report = FitReport(
-        tokens=calibration.tokens,
+    after = judge_rows(judged, routed, [token.name for token in tokens])
+    return FitReport(
+        tokens=_with_scores(calibration.tokens, after, "held_out" if held_out else "train"),
         call_bias=calibration.call_bias,
         names=tuple(sorted(token.name for token in tokens)),
         before=judge(judged, incumbents),
-        after=judge_rows(judged, routed, [token.name for token in tokens]),
+        after=after,
         mid_answer=count_mid_answer(judged, routed),
         num_train=len(train),
         num_held_out=len(held_out),
     )
-    return _with_scores(report)
 
 
 def require_labels(queries: Sequence[Query], expert_names: Iterable[str]) -> None:
@@ -99,10 +97,21 @@ def require_labels(queries: Sequence[Query], expert_names: Iterable[str]) -> Non
         raise DataError(f'no query names expert \'{missing[0]}\'; add queries with "expert": "{missing[0]}"')
 
 
-def _with_scores(report: FitReport) -> FitReport:
-    prefix = "held_out" if report.num_held_out else "train"
-    scored = [replace(token, scores=_scores(report.after, token.name, prefix)) for token in report.tokens]
-    return replace(report, tokens=scored)
+def _calibrated(
+    judged: States,
+    tokens: list[ExpertToken],
+    false_trigger_rate: float | None,
+    incumbents: Sequence[ExpertToken],
+) -> Calibration:
+    if false_trigger_rate is None:
+        return Calibration(tokens, call_bias=0.0)
+    return calibrate(judged, tokens, false_trigger_rate, incumbents)
+
+
+def _with_scores(
+    tokens: Sequence[ExpertToken], judgements: Sequence[Judgement], prefix: str
+) -> list[ExpertToken]:
+    return [replace(token, scores=_scores(judgements, token.name, prefix)) for token in tokens]
 
 
 def _scores(judgements: Sequence[Judgement], name: str, prefix: str) -> dict[str, float]:
