@@ -85,12 +85,14 @@ def test_a_request_leaves_no_objects_and_no_tasks(
     models = {name: FakeModel(script, asks=ForgetfulList()) for name, script in scripts.items()}
     gateway = FakeGateway(models)
     with served(build_app(gateway)) as url, httpx.Client(base_url=url) as http:
-        counts = [_count_after(models, gateway, partial(_repeat, ask, http, NUM_WARM))]
+        num_tasks = _num_tasks()
+        num_objects = [_num_objects_after(models, gateway, partial(_repeat, ask, http, NUM_WARM))]
         for _ in range(NUM_ROUNDS):
-            counts.append(_count_after(models, gateway, partial(_repeat, ask, http, NUM_MORE)))
-    rounds = list(pairwise(counts))
-    assert all(after["tasks"] <= before["tasks"] for before, after in rounds)
-    assert any(after["objects"] - before["objects"] < NUM_MORE for before, after in rounds)
+            do = partial(_repeat, ask, http, NUM_MORE)
+            num_objects.append(_num_objects_after(models, gateway, do))
+        # One task for the connection that is kept alive; the last request's own may still be ending.
+        assert until(lambda: _num_tasks() <= num_tasks + NUM_MORE // 10, 5.0, 0.01)
+    assert any(after - before < NUM_MORE for before, after in pairwise(num_objects))
 
 
 def _repeat(ask: Callable[[httpx.Client], None], http: httpx.Client, num: int) -> None:
@@ -98,13 +100,16 @@ def _repeat(ask: Callable[[httpx.Client], None], http: httpx.Client, num: int) -
         ask(http)
 
 
-def _count_after(
-    models: dict[str, FakeModel], gateway: FakeGateway, do: Callable[[], None]
-) -> dict[str, int]:
-    """The tasks and objects after `do`, once nothing runs any more."""
+def _num_objects_after(models: dict[str, FakeModel], gateway: FakeGateway, do: Callable[[], None]) -> int:
+    """The objects that Python has allocated after `do`, once nothing runs any more."""
     do()
     assert until(lambda: not any(model.num_open for model in models.values()), 5.0, 0.01)
     assert until(lambda: gateway.admission.num_running == gateway.admission.num_waiting == 0, 5.0, 0.01)
     gc.collect()
-    tasks = [task for task in list(asyncio.tasks._all_tasks) if not task.done()]  # type: ignore[attr-defined]  # of the server too
-    return {"tasks": len(tasks), "objects": sys.getallocatedblocks()}
+    return sys.getallocatedblocks()
+
+
+def _num_tasks() -> int:
+    """The tasks that are not done on all event loops, the server's included."""
+    tasks = list(asyncio.tasks._all_tasks)  # type: ignore[attr-defined]
+    return sum(not task.done() for task in tasks)
