@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.error_text import describe
 from experts.adapter import adapter_digest, adapter_folder
-from experts.engine.base import AdapterEngine, EngineChunk, EngineRequest
+from experts.engine.base import AdapterEngine
+from experts.engine.chunk import EngineChunk
+from experts.engine.request import EngineRequest
 from experts.errors import AdapterFailed, ExpertsError, ModelLoadError, UnknownAdapter
 from router.load_report import AdapterLoad
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 
 KEEPS_PREFIXES = "keeps_prefixes"  # key in the metadata of a replica
 # A replica is clearly busier than another if it has more calls by 1/8 of what a replica takes at once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from experts.engine.base import EngineChunk
+from experts.engine.chunk import EngineChunk
 
 # Shorter than a frame of a screen, so no reader notices; longer than a token of a small model on a GPU takes.
 MIN_MESSAGE_GAP_S = 0.005

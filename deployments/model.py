@@ -15,7 +15,9 @@ from deployments.affinity import KEEPS_PREFIXES
 from deployments.coalescing import Coalescer
 from deployments.error_text import describe
 from deployments.scaling import TOKEN_LOAD
-from experts.engine.base import AdapterEngine, Engine, EngineChunk, EngineRequest
+from experts.engine.base import AdapterEngine, Engine
+from experts.engine.chunk import EngineChunk
+from experts.engine.request import EngineRequest
 from experts.errors import EngineFailed, ExpertsError, TokenError
 from router.load_report import ReplicaLoad
 

@@ -14,7 +14,9 @@ from deployments.replicas.probe_ids import new_probe_id
 from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet
 from router.clock import now_s
 from router.errors import ModelStalled, ModelUnavailable, RouterError
-from router.model_port import Finish, Message, ModelRequest, Prompt, Sampling
+from router.model_port import Finish, ModelRequest
+from router.prompt import Message, Prompt
+from router.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 

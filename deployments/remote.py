@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Protocol, cast
 
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
@@ -15,8 +14,8 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from deployments.replicas.call_placements import CallPlacement
 from deployments.replicas.replica_set import ReplicaSet, replicas_of
-from experts.engine.base import EngineChunk, EngineRequest
-from experts.engine.base import Resumed as EngineResumed
+from deployments.replicas.wire import to_engine_request, to_model_chunk
+from experts.engine.chunk import EngineChunk
 from experts.errors import (
     AdapterFailed,
     EngineDead,
@@ -40,7 +39,7 @@ from router.errors import (
     RequestError,
     RouterError,
 )
-from router.model_port import Finish, Model, ModelChunk, ModelRequest
+from router.model_port import Model, ModelChunk, ModelRequest
 
 # What a handle raises. A TimeoutError is the replica's: our own deadlines reach a stream as a cancellation.
 FOREIGN = (RayError, RayServeException, AioRpcError, ExpertsError, TimeoutError)
@@ -116,46 +115,6 @@ class RemoteModel:
         if isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
             self.on_unavailable()
         return failure
-
-
-def to_engine_request(request: ModelRequest) -> EngineRequest:
-    messages, resumed = request.prompt.messages, request.resumed
-    return EngineRequest(
-        request_id=request.request_id,
-        messages=None if messages is None else tuple(asdict(message) for message in messages),
-        text=request.prompt.text,
-        ids=request.prompt.ids,
-        written=request.written,
-        resumed=None if resumed is None else EngineResumed(resumed.text, resumed.ids, resumed.tokenizer),
-        position=request.position,
-        max_tokens=request.max_tokens,
-        temperature=request.sampling.temperature,
-        top_p=request.sampling.top_p,
-        top_k=request.sampling.top_k,
-        seed=request.sampling.seed,
-        allowed=request.allowed,
-        bias=request.bias,
-        only_at_start=request.only_at_start,
-        probe=request.probe,
-        adapter=request.adapter,
-        message_gap_s=request.message_gap_s,
-    )
-
-
-def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
-    return ModelChunk(
-        text=chunk.text,
-        num_tokens=len(chunk.token_ids) + chunk.num_unnamed_tokens,
-        ids=chunk.token_ids,
-        tokenizer=chunk.tokenizer,
-        num_prompt_tokens=chunk.num_prompt_tokens,
-        finish=None if chunk.finish is None else Finish(chunk.finish.value),
-        expert=chunk.expert,
-        probability=chunk.probability,
-        distribution=chunk.distribution,
-        queue_s=chunk.queue_s,
-        prefill_s=chunk.prefill_s,
-    )
 
 
 def translate(app: str, error: Exception, placement: CallPlacement) -> RouterError:

@@ -23,7 +23,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from deployments.affinity import KEEPS_PREFIXES, conversation_digest, least_busy_in_order, rank_replicas
 from deployments.replicas.probe_ids import is_probe, probed_replica
 from deployments.replicas.replica_set import replicas_of
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 
 REQUEST_ROUTER = "deployments.replica_router:HealthAwareRequestRouter"
 

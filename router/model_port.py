@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from router.parts import Part, TokenLogprobs
+from router.prompt import Prompt
+from router.sampling import Sampling
+
 
 class Finish(StrEnum):
     """Why a model stopped writing."""
@@ -15,29 +19,6 @@ class Finish(StrEnum):
     LENGTH = "length"  # the token budget or its context window is used up
     EXPERT = "expert"  # meta only: it chose the expert named by `ModelChunk.expert`
     CANCELLED = "cancelled"  # the replica gave up the request, for example while shutting down
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """Exactly one of the three: a conversation, raw text, or token ids of the model that is addressed."""
-
-    messages: tuple[Message, ...] | None = None
-    text: str | None = None
-    ids: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0 is no limit
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +69,13 @@ class ModelChunk:
 
     `text` is whole characters, and `num_tokens` the number of tokens they took. A token whose character is
     incomplete belongs to a later chunk; otherwise a resumed answer would count it twice.
+    `parts` say what the text consists of, as far as that is known: the end of the text may be held back for a
+    later chunk. None means that the text is that of the answer.
+    `logprobs` has an entry for each token, and `prompt_logprobs`, on the first chunk, for each token of the
+    prompt, if the request asks for them.
     `ids` are those tokens, if the model knows them; `tokenizer`, on the first chunk, names the tokenizer that
     they belong to. None means that the ids cannot be used.
+    On the last chunk, `stop_token` is the one of `SamplingOptions.stop_token_ids` that ended the answer.
     On the first chunk, `queue_s` is the time in the engine's queue and `prefill_s` the time from there to the
     first token.
     """
@@ -97,9 +83,13 @@ class ModelChunk:
     text: str = ""
     num_tokens: int = 0
     ids: tuple[int, ...] = ()
+    parts: tuple[Part, ...] | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     tokenizer: str | None = None
     num_prompt_tokens: int | None = None
     finish: Finish | None = None
+    stop_token: int | None = None
     expert: str | None = None
     probability: float | None = None
     distribution: Mapping[str, float] | None = None

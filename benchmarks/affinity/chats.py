@@ -21,7 +21,9 @@ import ray
 
 from deployments.remote import RemoteModel
 from deployments.router import connect
-from router.model_port import Message, ModelRequest, Prompt, Sampling
+from router.model_port import ModelRequest
+from router.prompt import Message, Prompt
+from router.sampling import Sampling
 
 APP = "meta"
 AFFINE, RANDOM = "affine", "random"

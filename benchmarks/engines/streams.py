@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experts.engine.base import Engine, EngineRequest
+from experts.engine.base import Engine
+from experts.engine.request import EngineRequest
 
 _NUMBERS = itertools.count()
 

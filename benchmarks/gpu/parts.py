@@ -17,9 +17,10 @@ import torch
 from benchmarks.overhead.client import Answer, SendQuestion, over_http
 from benchmarks.overhead.model import NAME, Model
 from experts.checkpoint import Checkpoint
-from experts.engine.base import Engine, EngineRequest
+from experts.engine.base import Engine
 from experts.engine.config import EngineConfig, ModelSource, TransformersConfig
 from experts.engine.factory import make_engine
+from experts.engine.request import EngineRequest
 from experts.token import ExpertToken
 
 EXPERTS = tuple(f"expert-{i}" for i in range(10))

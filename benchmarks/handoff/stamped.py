@@ -20,7 +20,8 @@ from deployments.apps import (
 )
 from deployments.model_app import model_app, model_handle
 from deployments.remote import RemoteModel
-from experts.engine.base import EngineChunk, EngineRequest, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.request import EngineRequest
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.table import META
 

@@ -16,10 +16,13 @@ from starlette.responses import StreamingResponse
 
 from deployments.model import ModelServer
 from deployments.model_app import MODEL_DEPLOYMENT, model_app
-from deployments.remote import to_engine_request
-from experts.engine.base import EngineChunk, EngineRequest, EngineStats, FinishReason
+from deployments.replicas.wire import to_engine_request
+from experts.engine.base import EngineStats
+from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.request import EngineRequest
 from experts.token import ExpertToken
-from router.model_port import ModelRequest, Prompt
+from router.model_port import ModelRequest
+from router.prompt import Prompt
 
 
 class InstantArgs(BaseModel):

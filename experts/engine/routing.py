@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.head import ExpertTable, decide, distribution
 from experts.text.decoder import unfinished
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState
 
 MIN_TEMPERATURE = 1e-5  # below it logits / temperature overflows float32; such requests are greedy

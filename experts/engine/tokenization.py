@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.errors import ContextLengthExceeded, InvalidPrompt, ModelLoadError
 from experts.prompt import PromptRenderer
 from experts.text.decoder import TokenDecoder

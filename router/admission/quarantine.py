@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 
 from router.errors import PoisonRequest
-from router.model_port import Prompt
+from router.prompt import Prompt
 
 QUARANTINE_TTL_S = 600.0
 MAX_QUARANTINED = 1024

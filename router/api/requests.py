@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError, from_json
 from router.api.unsupported_params import NO_OP_VALUES
 from router.decoding.policy import Routing
 from router.errors import InvalidRequest
-from router.model_port import Message, Prompt, Sampling
+from router.prompt import Message, Prompt
+from router.sampling import Sampling
 
 MAX_CHOICES = 128
 MAX_MESSAGES = 2048

@@ -10,7 +10,9 @@ from router.decoding.policy import Routing, Target
 from router.decoding.timing import Timing
 from router.decoding.transcript import Span, Transcript
 from router.errors import ModelDied, RouterError
-from router.model_port import Finish, ModelChunk, Prompt, Sampling
+from router.model_port import Finish, ModelChunk
+from router.prompt import Prompt
+from router.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ import pytest
 from deployments.adapters import LOAD_RETRY_S, AdapterSource, ReplicaAdapters
 from deployments.model import ModelServer
 from experts.adapter import CONFIG, WEIGHTS, adapter_digest
-from experts.engine.base import EngineChunk, EngineRequest, EngineStats, FinishReason
+from experts.engine.base import EngineStats
+from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.request import EngineRequest
 from experts.errors import AdapterFailed, ModelLoadError, UnknownAdapter
 from experts.token import ExpertToken
 from tests.fakes.models import in_virtual_time

@@ -21,7 +21,7 @@ from deployments.affinity import (
     rank_replicas,
 )
 from deployments.model import ModelServer
-from experts.engine.base import EngineRequest, Resumed
+from experts.engine.request import EngineRequest, Resumed
 from tests.fakes.grpc_replica import ScriptedEngine
 
 names = st.lists(st.text("abcdef0123456789", min_size=1), min_size=1, max_size=12, unique=True)

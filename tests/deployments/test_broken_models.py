@@ -13,7 +13,8 @@ from deployments.replicas.probe_ids import is_probe
 from router.availability import ModelState
 from router.decoding.decode import Decoder
 from router.errors import ModelBroken, ModelDied, ModelUnavailable, PoisonRequest
-from router.model_port import ModelRequest, Prompt
+from router.model_port import ModelRequest
+from router.prompt import Prompt
 from router.table import ModelEntry
 from tests.fakes.cluster import Cluster, FakeApp, call, gateway_to, opened, settle, table
 from tests.fakes.models import DIRECT, STOP, Item, in_virtual_time, word

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from deployments.coalescing import MIN_MESSAGE_GAP_S, Coalescer
 from deployments.model import ModelServer
-from experts.engine.base import EngineChunk, EngineRequest, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.request import EngineRequest
 from experts.errors import EngineDead
 from tests.fakes.grpc_replica import ScriptedEngine
 

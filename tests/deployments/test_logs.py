@@ -36,7 +36,7 @@ import deployments
 from deployments.error_text import describe, format_traceback
 from deployments.logs import MAX_REMEMBERED, OWN, TRACEBACK_PERIOD_S, set_up_logs
 from deployments.model import ModelServer
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.errors import ContextLengthExceeded, EngineDead, EngineFailed, InvalidPrompt
 from experts.prompt import PromptRenderer
 from router.errors import InvalidRequest, ModelUnavailable, RateLimited, UnknownModel

@@ -12,7 +12,8 @@ from deployments.model_gateway import ModelGateway
 from deployments.router import Router
 from router.availability import ModelState
 from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
-from router.model_port import Finish, ModelChunk, Prompt
+from router.model_port import Finish, ModelChunk
+from router.prompt import Prompt
 from router.table import Deadlines, ModelEntry
 from tests.fakes.cluster import Cluster, call, gateway_to, opened, probed, settle, table
 from tests.fakes.models import GONE, STOP, Item, Pause, in_virtual_time

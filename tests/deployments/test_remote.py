@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import aclosing
-from dataclasses import fields
-from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]
 import pytest
@@ -15,10 +13,10 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from deployments.model import ModelServer
-from deployments.remote import RemoteModel, to_engine_request, to_model_chunk, translate
+from deployments.remote import RemoteModel, translate
 from deployments.replicas.call_placements import CallPlacement
-from experts.engine.base import EngineChunk, EngineRequest, FinishReason
-from experts.engine.base import Resumed as EngineResumed
+from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.request import EngineRequest
 from experts.errors import (
     AdapterFailed,
     ContextLengthExceeded,
@@ -42,7 +40,8 @@ from experts.errors import (
 )
 from experts.token import ExpertToken
 from router import errors
-from router.model_port import Finish, Message, ModelChunk, ModelRequest, Prompt, Resumed, Sampling
+from router.model_port import ModelChunk, ModelRequest
+from router.prompt import Message, Prompt
 from tests.fakes.grpc_replica import Handle, ScriptedEngine, connected
 
 REQUEST = ModelRequest("r", Prompt(messages=(Message("user", "my secret"),)))
@@ -204,55 +203,6 @@ def test_an_error_of_an_engine_is_translated_also_inside_rays_wrapper(kind):
         assert type(failure) is TRANSLATIONS[kind]
         if isinstance(failure, errors.RequestError):
             assert (failure.message, failure.param, failure.code) == (error.message, error.param, error.code)
-
-
-def names(kind: Any, *left_out: str) -> set[str]:
-    return {field.name for field in fields(kind)} - set(left_out)
-
-
-def test_no_field_of_a_request_is_forgotten_on_its_way_to_the_engine():
-    router_side = names(ModelRequest, "prompt", "sampling") | names(Prompt) | names(Sampling)
-    assert router_side == names(EngineRequest)
-    assert names(Resumed) == names(EngineResumed)
-    request = ModelRequest(
-        request_id="r",
-        prompt=Prompt(messages=(Message("user", "q"),), text="t", ids=(1,)),
-        sampling=Sampling(temperature=0.5, top_p=0.5, top_k=5, seed=5),
-        max_tokens=5,
-        written="w",
-        resumed=Resumed("text", (2,), "tokenizer"),
-        position=5,
-        allowed=("law",),
-        bias={"law": 0.5},
-        only_at_start=True,
-        probe=True,
-        adapter="law",
-        message_gap_s=0.5,
-    )
-    sent = to_engine_request(request)
-    empty = EngineRequest("")
-    assert not [name for name in names(EngineRequest) if getattr(sent, name) == getattr(empty, name)]
-    for name in names(ModelRequest, "prompt", "sampling", "resumed"):
-        assert getattr(sent, name) == getattr(request, name)
-    for name in names(Sampling):
-        assert getattr(sent, name) == getattr(request.sampling, name)
-
-
-def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
-    renamed = names(EngineChunk, "token_ids", "num_unnamed_tokens") | {"ids", "num_tokens"}
-    assert renamed == names(ModelChunk)
-    chunk = EngineChunk(
-        "t", (1, 2), 3, "tokenizer", 4, FinishReason.EXPERT, "law", 0.5, {"law": 0.5}, 0.25, 0.125
-    )
-    received, empty = to_model_chunk(chunk), ModelChunk()
-    assert not [name for name in names(ModelChunk) if getattr(received, name) == getattr(empty, name)]
-    assert (received.num_tokens, received.ids) == (5, (1, 2))
-    for name in names(EngineChunk, "token_ids", "num_unnamed_tokens"):
-        assert getattr(received, name) == getattr(chunk, name)
-
-
-def test_both_sides_know_the_same_reasons_to_finish():
-    assert {reason.value for reason in FinishReason} == {finish.value for finish in Finish}
 
 
 async def test_an_own_deadline_stays_a_timeout_and_ends_the_call_in_the_replica():

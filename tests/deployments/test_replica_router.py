@@ -27,7 +27,7 @@ from deployments.replica_router import REQUEST_ROUTER
 from deployments.replicas.call_placements import CallPlacement
 from deployments.replicas.probe_ids import new_probe_id
 from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet, replicas_of
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 
 DEPLOYMENT = DeploymentID("Model", "expert-chem")
 

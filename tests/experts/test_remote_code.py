@@ -16,10 +16,10 @@ import transformers.dynamic_module_utils
 from cluster.config.cluster_config import load_config
 from cluster.learning.checkpoints import checkpoints
 from experts.checkpoint import Checkpoint, load_checkpoint
-from experts.engine.base import EngineRequest
 from experts.engine.config import TransformersConfig
 from experts.engine.hf.engine import TransformersEngine
 from experts.engine.hf.loader import load
+from experts.engine.request import EngineRequest
 from experts.errors import ModelLoadError
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level

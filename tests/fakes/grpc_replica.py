@@ -25,7 +25,9 @@ from ray.serve.handle import DeploymentResponseGenerator
 from deployments.model import ModelServer
 from deployments.remote import RemoteModel
 from deployments.replicas.replica_set import replicas_of
-from experts.engine.base import EngineChunk, EngineRequest, EngineStats
+from experts.engine.base import EngineStats
+from experts.engine.chunk import EngineChunk
+from experts.engine.request import EngineRequest
 from experts.errors import EngineDead
 from experts.token import ExpertToken
 

@@ -23,7 +23,8 @@ from router.decoding.policy import Target
 from router.decoding.timing import Meter, NoMeter
 from router.errors import ModelBroken, ModelUnavailable, RouterError
 from router.load_report import ModelLoad
-from router.model_port import Finish, ModelChunk, ModelRequest, Models, Prompt
+from router.model_port import Finish, ModelChunk, ModelRequest, Models
+from router.prompt import Prompt
 from router.table import META, ModelEntry, RouteTable
 
 T = TypeVar("T")

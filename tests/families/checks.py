@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 
-from experts.engine.base import Engine, EngineRequest, FinishReason, Resumed
+from experts.engine.base import Engine
+from experts.engine.chunk import FinishReason
+from experts.engine.request import EngineRequest, Resumed
 from experts.learn import Query, compute_states, learn_tokens
 from experts.prompt import PromptRenderer
 from tests.families.family import Family

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from experts.engine.base import FinishReason
+from experts.engine.chunk import FinishReason
 from experts.token import ExpertToken
 
 Messages = Sequence[Mapping[str, str]]

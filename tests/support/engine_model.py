@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from deployments.remote import to_engine_request, to_model_chunk
+from deployments.replicas.wire import to_engine_request, to_model_chunk
 from experts.engine.base import Engine
 from router.model_port import ModelChunk, ModelRequest
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from experts.engine.base import Engine, EngineChunk, EngineRequest
+from experts.engine.base import Engine
+from experts.engine.chunk import EngineChunk
 from experts.engine.config import EngineConfig, ModelSource
 from experts.engine.factory import make_engine
+from experts.engine.request import EngineRequest
 from experts.token import ExpertToken
 from tests.support.reference_loop import ReferenceModel
 

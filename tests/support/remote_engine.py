@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from cluster.polling import until
-from experts.engine.base import EngineChunk, EngineRequest
+from experts.engine.chunk import EngineChunk
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.engine import OpenAIEngine
+from experts.engine.request import EngineRequest
 
 KEY = "sk-canary-0123456789"
 MESSAGES = ({"role": "user", "content": "what is the symbol of iron"},)

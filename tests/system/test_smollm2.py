@@ -27,7 +27,9 @@ from experts.token import ExpertToken
 from router.decoding.decode import Decoder
 from router.decoding.generation import Done, GenerationRequest
 from router.decoding.policy import Target
-from router.model_port import Finish, Message, Prompt, Sampling
+from router.model_port import Finish
+from router.prompt import Message, Prompt
+from router.sampling import Sampling
 from router.table import Deadlines, ModelEntry, RouteTable
 from tests.fakes.models import FakeGateway
 from tests.support.engine_model import Call, EngineModel
@@ -127,9 +129,11 @@ async def answers(kind, folders, tokens) -> list[Answer]:
         gateway = FakeGateway(models, ready=("chef", "poet"), table=TABLE)
 
         async def answer(i: int, messages: Conversation) -> Answer:
-            prompt = Prompt(messages=tuple(Message(**message) for message in messages))
+            prompt = Prompt(
+                messages=tuple(Message(message["role"], message["content"]) for message in messages)
+            )
             request = GenerationRequest(
-                str(i), prompt, Target("meta", routed=True), Sampling(temperature=0.0), MAX_TOKENS
+                str(i), Prompt(turns), Target("meta", routed=True), Sampling(temperature=0.0), MAX_TOKENS
             )
             parts = [part async for part in Decoder(TABLE, models, gateway).decode(request)]
             assert isinstance(parts[-1], Done)

@@ -15,7 +15,8 @@ import torch
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from experts.engine.adapter_slots import AdapterSlots, LoadedAdapter, num_slots
-from experts.engine.base import EngineChunk, EngineRequest, EngineStats, FinishReason
+from experts.engine.base import EngineStats
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import TransformersConfig
 from experts.engine.detokenizer import IncrementalDetokenizer
 from experts.engine.hf import batching
@@ -23,6 +24,7 @@ from experts.engine.hf.adapters import BatchAdapters
 from experts.engine.hf.loader import load
 from experts.engine.hf.logits_processor import RoutingLogitsProcessor
 from experts.engine.hf.self_test import self_test
+from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState
 from experts.errors import EngineDead
 from experts.head import ExpertTable, ExtendedHead

@@ -12,7 +12,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState, route
 from experts.engine.sampling import MIN_TEMPERATURE, gumbel_sample
 from experts.head import ExtendedHead

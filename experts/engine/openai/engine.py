@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from experts.engine.base import EngineChunk, EngineRequest, EngineStats, FinishReason
+from experts.engine.base import EngineStats
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.client import CHAT, COMPLETIONS, RemoteClient
 from experts.engine.openai.continuation_probe import ContinuationProbe, open_turn
 from experts.engine.openai.stream_reader import StreamReader
+from experts.engine.request import EngineRequest
 from experts.errors import (
     ContextLengthExceeded,
     EngineDead,

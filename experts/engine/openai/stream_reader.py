@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experts.engine.base import EngineChunk, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.errors import RemoteUnavailable
 
 # Other servers have more names for an ordinary end than OpenAI. A content filter's end counts as one too: the

@@ -16,8 +16,10 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from experts.adapter import read_adapter
 from experts.checkpoint import Checkpoint
 from experts.engine.adapter_slots import AdapterSlots
-from experts.engine.base import EngineChunk, EngineRequest, EngineStats
+from experts.engine.base import EngineStats
+from experts.engine.chunk import EngineChunk
 from experts.engine.config import ModelSource, VllmConfig
+from experts.engine.request import EngineRequest
 from experts.engine.tokenization import ModelTokenizer
 from experts.engine.vllm.adapters import VllmAdapters, lora_request
 from experts.engine.vllm.decision_store import DecisionStore

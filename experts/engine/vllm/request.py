@@ -10,8 +10,9 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.metrics.stats import RequestStateStats
 
-from experts.engine.base import EngineChunk, EngineRequest, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.detokenizer import IncrementalDetokenizer
+from experts.engine.request import EngineRequest
 from experts.engine.sampling import MIN_TEMPERATURE
 from experts.engine.tokenization import ModelTokenizer
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision

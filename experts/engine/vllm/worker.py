@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState, route
 from experts.engine.sampling import MIN_TEMPERATURE, gumbel_sample
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision

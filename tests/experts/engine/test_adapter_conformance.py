@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from experts.engine.base import AdapterEngine, EngineRequest
+from experts.engine.base import AdapterEngine
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
+from experts.engine.request import EngineRequest
 from experts.errors import ModelLoadError, UnknownAdapter
 from tests.support.engine_world import ENGINE_KINDS, ids_of, question, run, running
 from tests.support.reference_loop import ReferenceModel

@@ -12,8 +12,10 @@ import pytest
 import pytest_asyncio
 import torch
 
-from experts.engine.base import Engine, EngineRequest, FinishReason, Resumed
+from experts.engine.base import Engine
+from experts.engine.chunk import FinishReason
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
+from experts.engine.request import EngineRequest, Resumed
 from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt, TokenMismatch
 from experts.text.decoder import TokenDecoder, unfinished
 from experts.token import ExpertToken

@@ -10,7 +10,7 @@ import pytest_asyncio
 import torch
 
 from experts.checkpoint import Checkpoint
-from experts.engine.base import FinishReason
+from experts.engine.chunk import FinishReason
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
 from experts.learn import cache_states, fit_tokens, judge
 from experts.token import ExpertToken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState
 
 REQUEST = EngineRequest("r", allowed=("law",))

@@ -10,7 +10,8 @@ from router.admission.quarantine import MAX_QUARANTINED, QUARANTINE_TTL_S, SUSPE
 from router.decoding.decode import Decoder
 from router.decoding.generation import Delta, GenerationRequest
 from router.errors import ModelDied, PoisonRequest
-from router.model_port import Message, ModelRequest, Prompt
+from router.model_port import ModelRequest
+from router.prompt import Message, Prompt
 from router.table import META
 from tests.fakes.availability import FakeRoutes
 from tests.fakes.models import (

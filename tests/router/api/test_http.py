@@ -8,7 +8,9 @@ import pytest
 
 from router.api.answers import UNSTREAMED_MESSAGE_GAP_S
 from router.api.http import build_app
-from router.model_port import Message, ModelRequest, Prompt, Sampling
+from router.model_port import ModelRequest
+from router.prompt import Message, Prompt
+from router.sampling import Sampling
 from router.table import META
 from tests.fakes.models import (
     FakeGateway,

@@ -21,7 +21,8 @@ from router.errors import (
     ModelUnavailable,
     RouterError,
 )
-from router.model_port import Message, ModelChunk, ModelRequest
+from router.model_port import ModelChunk, ModelRequest
+from router.prompt import Message
 from tests.fakes.models import FakeGateway, FakeModel, Script, hands_over, models, served, writes
 
 HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]

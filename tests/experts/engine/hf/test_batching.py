@@ -11,9 +11,10 @@ import psutil
 import pytest
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from experts.engine.base import EngineChunk, EngineRequest, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config.transformers import TransformersConfig
 from experts.engine.hf.engine import TransformersEngine
+from experts.engine.request import EngineRequest
 from experts.errors import ContextLengthExceeded, ModelLoadError
 from tests.tiny.tokenizers import byte_level
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from experts.checkpoint import Checkpoint
-from experts.engine.base import EngineRequest
 from experts.engine.config import TransformersConfig
 from experts.engine.hf.engine import TransformersEngine
+from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState
 from experts.errors import EngineDead, ModelLoadError
 from experts.token import ExpertToken

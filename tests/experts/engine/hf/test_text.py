@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 import torch
 
-from experts.engine.base import EngineRequest, Resumed
 from experts.engine.config import TransformersConfig
 from experts.engine.hf.engine import TransformersEngine
+from experts.engine.request import EngineRequest, Resumed
 from tests.support.engine_world import ids_of, run, text_of
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level, sentencepiece_like

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from experts.engine.base import Resumed
+from experts.engine.request import Resumed
 from experts.errors import RemoteUnavailable, TurnNotContinued
 from tests.fakes.openai_server import CHATML, INST, OpenAIServer, serving
 from tests.support.remote_engine import MESSAGES, engine_at, run, text_of, wait_until

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from experts.engine.base import EngineChunk, EngineRequest, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.engine import OpenAIEngine
+from experts.engine.request import EngineRequest
 from experts.errors import (
     ContextLengthExceeded,
     EngineDead,

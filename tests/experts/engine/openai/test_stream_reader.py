@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.engine.base import FinishReason
+from experts.engine.chunk import FinishReason
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.client import CHAT, RemoteClient
 from experts.engine.openai.stream_reader import StreamReader

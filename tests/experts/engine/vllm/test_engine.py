@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from experts.engine.base import EngineRequest
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.factory import make_engine
+from experts.engine.request import EngineRequest
 from experts.engine.vllm.decision_store import RoutingDecision
 from experts.errors import EngineDead, EngineFailed, ModelLoadError
 from tests.support.engine_world import needs_vllm, question, run, running

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from experts.engine.base import FinishReason
+from experts.engine.chunk import FinishReason
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.factory import make_engine
 from tests.support.engine_world import ids_of, needs_vllm, question, run, token, wins_after

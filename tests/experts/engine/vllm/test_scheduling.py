@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from experts.engine.base import EngineRequest, FinishReason
+from experts.engine.chunk import FinishReason
 from experts.engine.config import VllmConfig
+from experts.engine.request import EngineRequest
 from tests.support.async_vllm import force_async_scheduling
 from tests.support.engine_world import ids_of, needs_vllm, question, run, running, token, wins_after
 from tests.support.reference_loop import ReferenceModel

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from experts.engine.base import EngineRequest
+from experts.engine.request import EngineRequest
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
 from experts.engine.vllm.worker import RoutingHead, extra_args
 from experts.head import ExpertTable

@@ -1,0 +1,100 @@
+"""The router's requests as those of an engine, and an engine's chunks as those of the router.
+
+The two packages do not know each other, so each has types of its own with the same fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experts.engine import chunk as engine
+from experts.engine import request as asked
+from experts.engine.chunk import EngineChunk
+from experts.engine.request import EngineRequest
+from router import parts, prompt, sampling
+from router.model_port import Finish, ModelChunk, ModelRequest
+
+
+def to_engine_request(request: ModelRequest) -> EngineRequest:
+    messages, chat, resumed = request.prompt.messages, request.prompt.options, request.resumed
+    chosen = request.sampling
+    return EngineRequest(
+        request_id=request.request_id,
+        messages=None if messages is None else tuple(map(_to_openai, messages)),
+        text=request.prompt.text,
+        ids=request.prompt.ids,
+        written=request.prompt.written + request.written,
+        resumed=None if resumed is None else asked.Resumed(resumed.text, resumed.ids, resumed.tokenizer),
+        position=request.position,
+        max_tokens=request.max_tokens,
+        temperature=chosen.temperature,
+        top_p=chosen.top_p,
+        top_k=chosen.top_k,
+        seed=chosen.seed,
+        sampling=None if chosen.options is None else _to_sampling_options(chosen.options),
+        chat=None if chat is None else asked.ChatOptions(**_fields(chat)),
+        allowed=request.allowed,
+        bias=request.bias,
+        only_at_start=request.only_at_start,
+        probe=request.probe,
+        adapter=request.adapter,
+        message_gap_s=request.message_gap_s,
+    )
+
+
+def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
+    return ModelChunk(
+        text=chunk.text,
+        num_tokens=len(chunk.token_ids) + chunk.num_unnamed_tokens,
+        ids=chunk.token_ids,
+        parts=None if chunk.parts is None else tuple(map(_to_part, chunk.parts)),
+        logprobs=tuple(map(_to_logprobs, chunk.logprobs)) if chunk.logprobs else (),
+        prompt_logprobs=tuple(map(_to_logprobs, chunk.prompt_logprobs)) if chunk.prompt_logprobs else (),
+        tokenizer=chunk.tokenizer,
+        num_prompt_tokens=chunk.num_prompt_tokens,
+        finish=None if chunk.finish is None else Finish(chunk.finish.value),
+        stop_token=chunk.stop_token,
+        expert=chunk.expert,
+        probability=chunk.probability,
+        distribution=chunk.distribution,
+        queue_s=chunk.queue_s,
+        prefill_s=chunk.prefill_s,
+    )
+
+
+def _to_openai(message: prompt.Message) -> dict[str, Any]:
+    """The message as OpenAI's API has it, without fields that say nothing."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    optional = {name: getattr(message, name) for name in ("reasoning", "tool_call_id", "name")}
+    return fields | {name: value for name, value in optional.items() if value is not None}
+
+
+def _to_sampling_options(options: sampling.SamplingOptions) -> asked.SamplingOptions:
+    fields, grammar = _fields(options), options.grammar
+    if grammar is not None:
+        fields["grammar"] = asked.Grammar(asked.GrammarKind(grammar.kind.value), grammar.source)
+    return asked.SamplingOptions(**fields)
+
+
+def _fields(options: sampling.SamplingOptions | prompt.ChatOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.__slots__}
+
+
+def _to_part(part: engine.Part) -> parts.Part:
+    match part:
+        case engine.TextPart():
+            return parts.TextPart(part.text)
+        case engine.ReasoningPart():
+            return parts.ReasoningPart(part.text)
+        case engine.ToolCallPart():
+            return parts.ToolCallPart(part.index, part.name, part.arguments)
+
+
+def _to_logprobs(token: engine.TokenLogprobs) -> parts.TokenLogprobs:
+    top = tuple(parts.Alternative(each.token, each.data, each.logprob) for each in token.top)
+    return parts.TokenLogprobs(token.token, token.data, token.logprob, top)

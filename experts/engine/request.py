@@ -1,0 +1,156 @@
+"""What an engine is asked: one generation, and everything that a request may say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What this model had written of the answer before its replica was lost: the text, and its token ids.
+
+    The ids are used if `tokenizer` is the engine's own fingerprint (`EngineChunk.tokenizer`), because text
+    that is tokenized again may give other ids. Otherwise the text is used.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokenizer: str
+
+
+class GrammarKind(StrEnum):
+    """What `Grammar.source` is written in."""
+
+    JSON_OBJECT = "json_object"  # any JSON object; the source is empty
+    JSON_SCHEMA = "json_schema"  # a JSON schema, as JSON
+    REGEX = "regex"
+    CHOICE = "choice"  # the texts to choose from, as a JSON list
+    GRAMMAR = "grammar"  # EBNF, as GBNF has it
+    STRUCTURAL_TAG = "structural_tag"  # free text with parts under a schema, as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the answer has to match, from the first token of its writer on."""
+
+    kind: GrammarKind
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """What few requests ask of sampling. The defaults change nothing.
+
+    Attributes:
+        min_p: Tokens below this fraction of the likeliest token's probability are not sampled.
+        presence_penalty: Subtracted from the logit of each token that the answer holds already.
+        frequency_penalty: Subtracted once for each time that it holds the token.
+        repetition_penalty: Divides positive logits, and multiplies negative ones, of tokens of prompt and
+            answer.
+        logit_bias: Added to the logits, by token id.
+        min_tokens: The answer does not end before it has so many new tokens.
+        ignore_eos: The tokens that end a turn are written like any other token; the answer ends at
+            `max_tokens`.
+        stop_token_ids: Tokens that end the answer besides those of the model; they are not part of its text.
+        bad_words: Texts that are not written: the last token of each is forbidden after the ones before.
+        allowed_token_ids: Only these tokens are sampled. None: all.
+        num_logprobs: The log-probabilities of each new token and of so many of its likeliest alternatives.
+            None: none.
+        num_prompt_logprobs: The same for the tokens of the prompt.
+        grammar: What the answer has to match.
+    """
+
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What few requests ask of the chat template and of the parser of its output.
+
+    Attributes:
+        tools: The functions that the model may call, as OpenAI's `tools`.
+        tool_choice: `auto`, `required`, or the name of the function to call. `none`: tools are shown to the
+            model but its calls stay text.
+        parallel_tool_calls: Whether one answer may hold several calls.
+        template_kwargs: Further variables of the chat template.
+        documents: Texts for templates that know documents.
+        chat_template: Replaces the model's own template.
+        truncate_prompt_tokens: Only so many tokens at the end of the prompt are kept.
+        add_generation_prompt: False: the prompt ends where the last message does.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    documents: tuple[Mapping[str, Any], ...] = ()
+    chat_template: str | None = None
+    truncate_prompt_tokens: int | None = None
+    add_generation_prompt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One generation.
+
+    Attributes:
+        request_id: For logs; two requests may have the same id.
+        messages: A conversation of `{"role": …, "content": …}`; an assistant message may have OpenAI's
+            `tool_calls` and a `reasoning`, a tool message its `tool_call_id`. Exactly one of `messages`,
+            `text` and `ids` is given.
+        text: A raw prompt.
+        ids: A raw prompt as token ids.
+        written: Text that already stands in the open assistant turn, or after the raw prompt.
+        resumed: What follows `written`, if this model's replica was lost in the middle of the answer.
+        position: Number of tokens in `written` and `resumed`. Seeded sampling of token number p depends only
+            on (`seed`, p), so a resumed generation continues as if it had not been interrupted.
+        max_tokens: Maximum number of new tokens. None: until the context window is full.
+        temperature: 0 is greedy.
+        top_p: 1 is off.
+        top_k: 0 is off.
+        seed: None: the engine chooses one.
+        sampling: None: nothing further is asked of sampling.
+        chat: None: nothing further is asked of the chat template.
+        allowed: The experts that may take over.
+        bias: Added to the logits of these experts.
+        only_at_start: An expert may take over only at the first token.
+        probe: Generate nothing; return the distribution over the allowed experts at the first position.
+        adapter: The LoRA adapter to use, which the engine has loaded. None: the model without an adapter.
+        message_gap_s: Not for the engine: its replica may merge chunks that are closer in time than this.
+    """
+
+    request_id: str
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    written: str = ""
+    resumed: Resumed | None = None
+    position: int = 0
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    sampling: SamplingOptions | None = None
+    chat: ChatOptions | None = None
+    allowed: tuple[str, ...] = ()
+    bias: Mapping[str, float] = field(default_factory=dict)
+    only_at_start: bool = False
+    probe: bool = False
+    adapter: str | None = None
+    message_gap_s: float = 0.0
