@@ -129,9 +129,7 @@ async def answers(kind, folders, tokens) -> list[Answer]:
         gateway = FakeGateway(models, ready=("chef", "poet"), table=TABLE)
 
         async def answer(i: int, messages: Conversation) -> Answer:
-            prompt = Prompt(
-                messages=tuple(Message(message["role"], message["content"]) for message in messages)
-            )
+            turns = tuple(Message(message["role"], message["content"]) for message in messages)
             request = GenerationRequest(
                 str(i), Prompt(turns), Target("meta", routed=True), Sampling(temperature=0.0), MAX_TOKENS
             )
