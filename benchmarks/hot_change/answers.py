@@ -69,7 +69,7 @@ class Answer:
             self.text += choice.get("text") or choice.get("delta", {}).get("content") or ""
             self._endings += [choice["finish_reason"]] if choice["finish_reason"] else []
         if chunk.get("usage"):
-            self.writers = tuple(chunk["usage"]["models"])
+            self.writers = tuple(chunk["usage_by_model"])
             self.num_tokens = chunk["usage"]["completion_tokens"]
 
     def end(self) -> None:

@@ -111,7 +111,7 @@ async def _ask(
         answer = response.json()
         choice = answer["choices"][0]
         spans = tuple((span["model"], span["text"]) for span in choice["routing"]["spans"])
-        return Reply(choice["message"]["content"], tuple(answer["usage"]["models"]), spans)
+        return Reply(choice["message"]["content"], tuple(answer["usage_by_model"]), spans)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise AskError(
             f"{query.place}: {url} answers without a routing trace; give the URL of a router"

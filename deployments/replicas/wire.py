@@ -96,5 +96,5 @@ def _to_part(part: engine.Part) -> parts.Part:
 
 
 def _to_logprobs(token: engine.TokenLogprobs) -> parts.TokenLogprobs:
-    top = tuple(parts.Alternative(each.token, each.data, each.logprob) for each in token.top)
-    return parts.TokenLogprobs(token.token, token.data, token.logprob, top)
+    top = tuple(parts.Alternative(each.token, each.data, each.logprob, each.id) for each in token.top)
+    return parts.TokenLogprobs(token.token, token.data, token.logprob, top, token.id)

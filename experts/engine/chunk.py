@@ -46,11 +46,12 @@ Part = TextPart | ReasoningPart | ToolCallPart
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A token, its bytes and the logarithm of its probability."""
+    """A token, its bytes and the logarithm of its probability. A remote model does not tell its id."""
 
     token: str
     data: bytes
     logprob: float
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class TokenLogprobs:
     data: bytes
     logprob: float | None
     top: tuple[Alternative, ...] = ()
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from router.api.requests import AnswerRequest
+from router.api.choice import Choice, delta_fields, finish_reason, message_fields
+from router.api.generations import generations
+from router.api.logprobs import chat_logprobs, prompt_logprobs, text_logprobs
+from router.api.requests import AnswerRequest, CompletionRequest
 from router.api.sse import Write, event, event_around, for_each, to_json
-from router.decoding.generation import Delta, Done, GenerationRequest, ModelUsage
-from router.decoding.policy import Routing, admission_context, resolve
-from router.decoding.timing import Timing
-from router.errors import InvalidRequest
+from router.api.trace import trace
+from router.decoding.delta import Delta, PromptDelta, TextDelta
+from router.decoding.generation import Done, ModelUsage
+from router.parts import TokenLogprobs
 from router.table import RouteTable
 
-# How long models may hold back text of an answer that is sent as a whole: a message costs as much as a token.
-UNSTREAMED_MESSAGE_GAP_S = 0.25
 _PLACEHOLDER = "\n"  # stands for the text of an event; no other field can have this value
 Streams = Sequence[AsyncGenerator[Delta | Done, None]]  # one stream per choice
 
@@ -38,6 +39,10 @@ class Answer(ABC):
         self.generations = generations(request, table, self.id, key)
         self._request = request
         self._with_usage = request.stream_options.include_usage
+        options = request.sampling(0).options
+        self._with_logprobs = bool(options and options.num_logprobs is not None)
+        self._legacy_functions = request.legacy_functions
+        self._with_prompt_logprobs = request.prompt_logprobs is not None
         self._stamp = {
             "created": int(time.time()),
             "model": request.model or table.name,
@@ -47,19 +52,16 @@ class Answer(ABC):
 
     async def body(self, streams: Streams) -> dict[str, Any]:
         """The whole answer, once all streams have ended."""
-        texts = [""] * len(self.generations)
-        done: dict[int, Done] = {}
+        choices = [Choice() for _ in self.generations]
 
         async def add(index: int, item: Delta | Done) -> None:
-            if isinstance(item, Delta):
-                texts[index] += item.text
-            else:
-                done[index] = item
+            choices[index].add(item)
 
         await for_each(streams, add)
-        choices = [self._whole_choice(index, text, done[index]) for index, text in enumerate(texts)]
+        done = {index: choice.done for index, choice in enumerate(choices) if choice.done}
         head = {"id": self.id, "object": self.body_object, **self._stamp}
-        return {**head, "choices": choices, "usage": self._usage(done)}
+        whole = [self._whole_choice(index, choice, done[index]) for index, choice in enumerate(choices)]
+        return {**head, "choices": whole, **self._usage(done)}
 
     async def write_events(self, streams: Streams, write: Write) -> None:
         """Write one server-sent event per item of the streams, without the final [DONE]."""
@@ -67,60 +69,66 @@ class Answer(ABC):
         begun: set[int] = set()
 
         async def write_item(index: int, item: Delta | Done) -> None:
-            if isinstance(item, Delta) and index in begun:
+            is_first = index not in begun
+            if isinstance(item, TextDelta) and not is_first and not item.logprobs:  # nearly always
                 await write(to_json(item.text).join(self._event_around(index, item.model)))
                 return
-            await write(event(self._chunk(index, item, first=index not in begun)))
-            begun.add(index)
             if isinstance(item, Done):
                 done[index] = item
+            begun.add(index)
+            await write(event(self._chunk(index, item, first=is_first)))
 
         await for_each(streams, write_item)
         if self._with_usage:
-            await write(event({**self._chunk_head(), "choices": [], "usage": self._usage(done)}))
+            await write(event({**self._chunk_head(), "choices": [], **self._usage(done)}))
 
     def _event_around(self, index: int, model: str) -> tuple[bytes, bytes]:
         """The parts of an event that depend only on the choice and the writing model; encoded once."""
         key = (index, model if self._request.trace else "")
         if key not in self._encoded:
-            chunk = self._chunk(index, Delta(_PLACEHOLDER, model), first=False)
+            chunk = self._chunk(index, TextDelta(_PLACEHOLDER, model), first=False)
             self._encoded[key] = event_around(_PLACEHOLDER, chunk)
         return self._encoded[key]
 
-    def _whole_choice(self, index: int, text: str, done: Done) -> dict[str, Any]:
-        content = self.whole_content(text)
-        choice = {"index": index, **content, "logprobs": None, "finish_reason": done.finish.value}
-        return {**choice, "routing": _trace(done)} if self._request.trace else choice
+    def _whole_choice(self, index: int, choice: Choice, done: Done) -> dict[str, Any]:
+        fields = {"index": index, **self.whole_content(index, choice), **self._end(done)}
+        return {**fields, "routing": trace(done)} if self._request.trace else fields
 
     def _chunk(self, index: int, item: Delta | Done, *, first: bool) -> dict[str, Any]:
-        text, finish = (item.text, None) if isinstance(item, Delta) else ("", item.finish.value)
-        content = self.chunk_content(text, first=first)
-        choice = {"index": index, **content, "logprobs": None, "finish_reason": finish}
+        end = self._end(item) if isinstance(item, Done) else {"finish_reason": None}
+        choice = {"index": index, **self.chunk_content(index, item, first=first), **end}
         chunk = {**self._chunk_head(), "choices": [choice]}
         if not self._request.trace:
             return chunk
-        return {**chunk, "routing": {"model": item.model} if isinstance(item, Delta) else _trace(item)}
+        return {**chunk, "routing": trace(item) if isinstance(item, Done) else {"model": item.model}}
+
+    def _end(self, done: Done) -> dict[str, Any]:
+        finish = finish_reason(done, legacy_functions=self._legacy_functions)
+        return {"finish_reason": finish, "stop_reason": done.stop_reason}
 
     def _chunk_head(self) -> dict[str, Any]:
         head: dict[str, Any] = {"id": self.id, "object": self.chunk_object, **self._stamp}
         return {**head, "usage": None} if self._with_usage else head
 
     def _usage(self, done: Mapping[int, Done]) -> dict[str, Any]:
-        """Each prompt counts once; under `models`, the prompt of every call to a model counts."""
+        """Each prompt counts once in `usage`; by model, the prompt of every call to a model counts.
+
+        Clients add up what stands in `usage`, key by key, so it holds nothing but its three numbers.
+        """
         num_prompt_tokens = sum(done[i].num_prompt_tokens for i in range(0, len(done), self._request.n))
         num_completion_tokens = sum(choice.num_completion_tokens for choice in done.values())
         return {
-            **token_counts(num_prompt_tokens, num_completion_tokens),
-            "models": _usage_by_model([choice.usage_by_model for choice in done.values()]),
+            "usage": token_counts(num_prompt_tokens, num_completion_tokens),
+            "usage_by_model": _usage_by_model([choice.usage_by_model for choice in done.values()]),
         }
 
     @abstractmethod
-    def whole_content(self, text: str) -> dict[str, Any]:
-        """The fields of a complete choice that hold its text."""
+    def whole_content(self, index: int, choice: Choice) -> dict[str, Any]:
+        """The fields of a complete choice that hold what was written."""
 
     @abstractmethod
-    def chunk_content(self, text: str, *, first: bool) -> dict[str, Any]:
-        """The fields of a streamed choice that hold the next text."""
+    def chunk_content(self, index: int, item: Delta | Done, *, first: bool) -> dict[str, Any]:
+        """The fields of a streamed choice that hold what was written since the last one."""
 
 
 class ChatAnswer(Answer):
@@ -128,24 +136,65 @@ class ChatAnswer(Answer):
     body_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def whole_content(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def whole_content(self, index: int, choice: Choice) -> dict[str, Any]:
+        message = message_fields(choice, legacy_functions=self._legacy_functions)
+        logprobs = chat_logprobs(choice.logprobs) if self._with_logprobs else None
+        fields: dict[str, Any] = {"message": message, "logprobs": logprobs}
+        if choice.prompt_logprobs:
+            fields["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs)
+        return fields
 
-    def chunk_content(self, text: str, *, first: bool) -> dict[str, Any]:
-        if first:
-            return {"delta": {"role": "assistant", "content": text}}
-        return {"delta": {"content": text} if text else {}}
+    def chunk_content(self, index: int, item: Delta | Done, *, first: bool) -> dict[str, Any]:
+        delta = {}
+        if not isinstance(item, Done):
+            delta = delta_fields(item, legacy_functions=self._legacy_functions)
+        logprobs = item.logprobs if isinstance(item, TextDelta) else ()
+        return {
+            "delta": {"role": "assistant", "content": "", **delta} if first else delta,
+            "logprobs": chat_logprobs(logprobs) if logprobs else None,
+        }
 
 
 class TextAnswer(Answer):
     id_prefix = "cmpl"
     body_object = chunk_object = "text_completion"
 
-    def whole_content(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def __init__(self, request: CompletionRequest, table: RouteTable, key: str = "") -> None:
+        super().__init__(request, table, key)
+        self._echo = request.echo
+        self._offsets: dict[int, int] = {}  # by choice: how much text was sent
 
-    def chunk_content(self, text: str, *, first: bool) -> dict[str, Any]:
-        return {"text": text}
+    def whole_content(self, index: int, choice: Choice) -> dict[str, Any]:
+        echoed = self._echoed(index, choice.prompt_logprobs)
+        fields: dict[str, Any] = {"text": echoed + choice.text, "logprobs": None}
+        if self._with_logprobs:
+            before = choice.prompt_logprobs if self._echo else ()
+            fields["logprobs"] = text_logprobs([*before, *choice.logprobs], 0)
+        if choice.prompt_logprobs and self._with_prompt_logprobs:
+            fields["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs)
+        return fields
+
+    def chunk_content(self, index: int, item: Delta | Done, *, first: bool) -> dict[str, Any]:
+        text, logprobs = "", tuple[TokenLogprobs, ...]()
+        if isinstance(item, TextDelta):
+            text, logprobs = item.text, item.logprobs
+        elif isinstance(item, PromptDelta) and self._echo:
+            logprobs = item.logprobs
+        if first:
+            text = self._echoed(index, logprobs) + text
+        offset = self._offsets.get(index, 0)
+        self._offsets[index] = offset + len(text)
+        return {
+            "text": text,
+            "logprobs": text_logprobs(logprobs, offset) if logprobs and self._with_logprobs else None,
+        }
+
+    def _echoed(self, index: int, tokens: Sequence[TokenLogprobs]) -> str:
+        """The prompt, if the client wants it back. The text of token ids is known from their tokens."""
+        if not self._echo:
+            return ""
+        prompt = self.generations[index].prompt
+        return "".join(token.token for token in tokens) if prompt.text is None else prompt.text
 
 
 def token_counts(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str, Any]:
@@ -154,74 +203,6 @@ def token_counts(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str
         "completion_tokens": num_completion_tokens,
         "total_tokens": num_prompt_tokens + num_completion_tokens,
     }
-
-
-def generations(
-    request: AnswerRequest, table: RouteTable, answer_id: str, key: str = ""
-) -> list[GenerationRequest]:
-    """One generation per choice: `n` for the first prompt, then `n` for the next.
-
-    `key` is the name of the request's API key, empty without keys.
-
-    Raises:
-        UnknownModel: the route table has no such model.
-        InvalidRequest: a routing option names an unknown expert or has no effect.
-    """
-    routing = request.routing.to_routing() if request.routing else Routing()
-    target = resolve(table, request.model, routing)
-    if request.routing is None and not request.routed_by_default:
-        routing = Routing(experts=())
-    prompts = request.prompts()
-    if target.routed and routing.experts != () and any(prompt.ids for prompt in prompts):
-        raise InvalidRequest("prompt: token ids differ between models; send text to have it routed", "prompt")
-    admission = admission_context(table, target, routing, key)
-    return [
-        GenerationRequest(
-            request_id=f"{answer_id}-{index}",
-            prompt=prompts[index // request.n],
-            target=target,
-            sampling=request.sampling(index % request.n),
-            max_tokens=request.token_limit(),
-            stop=tuple(request.stop),
-            message_gap_s=_message_gap_s(request),
-            routing=routing,
-            admission=admission,
-        )
-        for index in range(len(prompts) * request.n)
-    ]
-
-
-def _message_gap_s(request: AnswerRequest) -> float:
-    # With stop strings the text is needed at once: a model that goes on after one does needless work.
-    return 0.0 if request.stream or request.stop else UNSTREAMED_MESSAGE_GAP_S
-
-
-def _trace(done: Done) -> dict[str, Any]:
-    return {
-        "spans": [
-            {
-                "model": span.model,
-                "text": span.text,
-                "num_tokens": span.num_tokens,
-                "probability": span.probability,
-            }
-            for span in done.spans
-        ],
-        "timing": _timing(done.timing),
-    }
-
-
-def _timing(timing: Timing) -> dict[str, Any]:
-    calls = [
-        {"model": call.model, **{f"{phase}_ms": _ms(time_s) for phase, time_s in call.phases()}}
-        for call in timing.calls
-    ]
-    first_text_ms = None if timing.first_text_s is None else _ms(timing.first_text_s)
-    return {"first_text_ms": first_text_ms, "total_ms": _ms(timing.total_s), "calls": calls}
-
-
-def _ms(time_s: float) -> float:
-    return round(1000 * time_s, 3)
 
 
 def _usage_by_model(usages: list[dict[str, ModelUsage]]) -> dict[str, dict[str, int]]:

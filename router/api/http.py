@@ -15,22 +15,25 @@ from starlette.exceptions import HTTPException
 
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
-from router.api.answers import Answer, ChatAnswer, TextAnswer, generations, token_counts
+from router.api.answers import Answer, ChatAnswer, TextAnswer, token_counts
+from router.api.completion_models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    TextCompletion,
+    TextCompletionChunk,
+)
+from router.api.generations import generations
 from router.api.keys import find_key, permitted
 from router.api.middleware import HEALTH, RequestMiddleware, error_headers, error_response, json_response
 from router.api.openapi import GET_ERRORS, DocumentedApp
 from router.api.requests import AnswerRequest, AnyRequest, ChatRequest, CompletionRequest, parse
 from router.api.response_models import (
-    ChatCompletion,
-    ChatCompletionChunk,
     HealthResponse,
     ModelCard,
     ModelList,
     OpenApiDocument,
     RoutingDistribution,
     StatsResponse,
-    TextCompletion,
-    TextCompletionChunk,
 )
 from router.api.sse import EventStream, envelope, while_connected
 from router.availability import ModelAvailability, ModelState

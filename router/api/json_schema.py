@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
+from router.api.completion_models import ResponseModel
 from router.api.requests import (
     MAX_CHOICES,
     MAX_INT32,
@@ -16,7 +17,6 @@ from router.api.requests import (
     CompletionRequest,
     StrictRequest,
 )
-from router.api.response_models import ResponseModel
 from router.api.unsupported_params import NO_OP_VALUES
 
 Schema = dict[str, Any]

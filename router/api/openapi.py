@@ -14,9 +14,10 @@ from fastapi import FastAPI, Request, Response
 from pydantic.alias_generators import to_camel
 
 from router import errors
+from router.api.completion_models import ResponseModel
 from router.api.json_schema import Described, Schema, schemas
 from router.api.requests import AnswerRequest
-from router.api.response_models import ErrorResponse, HealthResponse, ResponseModel
+from router.api.response_models import ErrorResponse, HealthResponse
 from router.errors import RouterError
 
 VERSION = "1.0.0"  # of the HTTP API, not of the package

@@ -117,6 +117,8 @@ class AnswerRequest(StrictRequest, ABC):
     stream_options: StreamOptions = StreamOptions()
     n: int = Field(1, ge=1, le=16)
     stop: list[StopString] = Field(default_factory=list, max_length=4)
+    include_stop_str_in_output: bool = False
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
     max_tokens: Count | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -140,6 +142,11 @@ class AnswerRequest(StrictRequest, ABC):
 
     def token_limit(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def legacy_functions(self) -> bool:
+        """Whether the client uses `functions`, which OpenAI had before `tools`."""
+        return False
 
     @property
     def trace(self) -> bool:
@@ -179,6 +186,7 @@ class CompletionRequest(AnswerRequest):
     prompt: list[str | list[int]]
     max_tokens: Count | None = 16  # OpenAI's default for this endpoint
     best_of: int | None = None
+    echo: bool = False
 
     @field_validator("prompt", mode="plain")
     @classmethod

@@ -21,13 +21,15 @@ from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine, poison_error
 from router.availability import ModelAvailability, ModelState
 from router.clock import now_s
-from router.decoding.generation import Delta, Done, GenerationRequest, GenerationState
+from router.decoding.delta import Delta
+from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
-from router.decoding.policy import Recovery, admission_context, after_failure, allowed_experts
+from router.decoding.policy import Recovery, admission_context, after_failure
+from router.decoding.request_builder import RequestBuilder
 from router.decoding.timing import Meter, NoMeter
 from router.decoding.transcript import Transcript
 from router.errors import ContextLengthExceeded, ModelFailed, ModelStalled, RouterError
-from router.model_port import Finish, ModelChunk, ModelRequest, Models
+from router.model_port import Finish, ModelChunk, Models
 from router.table import META, RouteTable
 
 # A prompt is quarantined once this many replicas have died while working on it, with no token in between.
@@ -56,6 +58,7 @@ class Decoder:
         self._availability = availability
         self._quarantine = quarantine or Quarantine()
         admission = admission or Admission(availability.num_slots, availability.max_slots)
+        self._requests = RequestBuilder(table, availability)
         self._caller = ModelCaller(table, models, availability, admission, self._quarantine)
         self._meter = meter or NoMeter()
         self._retry_pause_s = retry_pause_s
@@ -77,9 +80,9 @@ class Decoder:
                     async with aclosing(self._call(generation, state)) as chunks:
                         async for last in chunks:
                             state.count(last)
-                            for model, text in state.transcript.add(last):
+                            for delta in state.transcript.add(last):
                                 state.timing.text_shown()
-                                yield Delta(text, model)
+                                yield delta
                             if state.transcript.stopped:
                                 break
                 except RouterError as error:
@@ -89,8 +92,8 @@ class Decoder:
                     # 2b. It finished: end the answer or choose the next model.
                     finish = self._next_step(generation, state, last) or state.limit(generation)
             # 3. Show the text that was held back, and end.
-            for model, text in state.transcript.close():
-                yield Delta(text, model)
+            for delta in state.transcript.close():
+                yield delta
             yield state.done(finish)
         finally:
             state.timing.ended()
@@ -129,46 +132,7 @@ class Decoder:
     def _call(
         self, generation: GenerationRequest, state: GenerationState, *, probe: bool = False
     ) -> AsyncGenerator[ModelChunk, None]:
-        return self._caller.stream(generation, state, lambda: self._request(generation, state, probe))
-
-    def _request(self, generation: GenerationRequest, state: GenerationState, probe: bool) -> ModelRequest:
-        written, resumed = state.transcript.split()
-        num_written, max_tokens = state.transcript.num_tokens, generation.max_tokens
-        allowed = self._allowed(generation, state) if state.writer == META else ()
-        return ModelRequest(
-            request_id=generation.request_id,
-            prompt=generation.prompt,
-            sampling=generation.sampling,
-            max_tokens=None if max_tokens is None else max_tokens - num_written,
-            written=written,
-            resumed=resumed,
-            position=num_written,
-            allowed=allowed,
-            bias=self._bias(generation, allowed),
-            only_at_start=self._table.when == "start",
-            probe=probe,
-            adapter=self._table.entry(state.writer).adapter,
-            # Well below the gap deadline, so that text held back does not look like a stalled model.
-            message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
-        )
-
-    def _allowed(self, generation: GenerationRequest, state: GenerationState) -> tuple[str, ...]:
-        if not generation.target.routed or (self._table.when == "start" and state.transcript.text):
-            return ()
-        return allowed_experts(
-            self._table,
-            generation.routing,
-            state_of=self._availability.state,
-            masked=state.masked,
-            num_handoffs=state.num_handoffs,
-        )
-
-    def _bias(self, generation: GenerationRequest, allowed: tuple[str, ...]) -> dict[str, float]:
-        call_bias = self._table.call_bias + generation.routing.call_bias
-        if not (call_bias or generation.routing.bias):
-            return {}
-        biases = {name: call_bias + generation.routing.bias.get(name, 0.0) for name in allowed}
-        return {name: bias for name, bias in biases.items() if bias}
+        return self._caller.stream(generation, state, lambda: self._requests.build(generation, state, probe))
 
     def _next_step(
         self, generation: GenerationRequest, state: GenerationState, last: ModelChunk
@@ -185,6 +149,8 @@ class Decoder:
             state.num_handoffs += 1
             state.hand_over_to(last.expert, last.probability)
             return None
+        if state.transcript.has_tool_calls:  # the client has to answer now
+            return last.finish
         if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert == "finish":
             return last.finish
         if not generation.target.routed:
@@ -211,6 +177,8 @@ class Decoder:
         if recovery is Recovery.FAIL:
             if isinstance(error, ContextLengthExceeded) and state.transcript.text:
                 return Finish.LENGTH
+            raise error
+        if generation.has_form and state.transcript.has_lost_form(recovery is Recovery.REDECIDE):
             raise error
         if recovery is Recovery.REDECIDE:
             state.masked.add(failed)

@@ -1,4 +1,4 @@
-"""One generation: the request for it, its state in the decode loop, and what it yields."""
+"""One generation: the request for it, its state in the decode loop, and its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from router.admission.context import AdmissionContext
 from router.decoding.policy import Routing, Target
 from router.decoding.timing import Timing
-from router.decoding.transcript import Span, Transcript
+from router.decoding.transcript import Span, StopRule, Transcript
 from router.errors import ModelDied, RouterError
 from router.model_port import Finish, ModelChunk
 from router.prompt import Prompt
@@ -19,7 +19,7 @@ from router.sampling import Sampling
 class GenerationRequest:
     """One answer to write. A client request with `n` choices has `n` generations for each of its prompts.
 
-    `stop` are the stop strings. A model may hold its text back for `message_gap_s` seconds, to send fewer
+    A model may hold its text back for `message_gap_s` seconds, to send fewer
     messages. `admission` is shared by the generations of one client request; None makes this the only one.
     """
 
@@ -28,10 +28,17 @@ class GenerationRequest:
     target: Target
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: StopRule = StopRule()
     routing: Routing = Routing()
     message_gap_s: float = 0.0
     admission: AdmissionContext | None = field(default=None, compare=False)
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the answer follows a form that one model has to keep from its first token on: it matches a
+        grammar, or may consist of tool calls."""
+        options, chat = self.sampling.options, self.prompt.options
+        return bool((options and options.grammar) or (chat and chat.tools and chat.tool_choice != "none"))
 
 
 @dataclass(slots=True)
@@ -44,20 +51,14 @@ class ModelUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """Text that the client may see now."""
-
-    text: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """The end of an answer. `num_prompt_tokens` are those of the model that was called first."""
 
     finish: Finish
     num_prompt_tokens: int
     num_completion_tokens: int
+    has_tool_calls: bool
+    stop_reason: str | int | None  # the stop string, or the token of `stop_token_ids`, that ended it
     spans: list[Span]
     usage_by_model: dict[str, ModelUsage]
     timing: Timing
@@ -84,6 +85,11 @@ class GenerationState:
     is_only_suspect: bool = False  # the writer works on no other suspect prompt
     usage: dict[str, ModelUsage] = field(default_factory=dict)
     timing: Timing = field(default_factory=Timing)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any model has written anything, thoughts included."""
+        return self.transcript.num_tokens > 0
 
     @property
     def has_output(self) -> bool:
@@ -131,6 +137,8 @@ class GenerationState:
             finish=finish,
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.transcript.num_tokens,
+            has_tool_calls=self.transcript.has_tool_calls,
+            stop_reason=self.transcript.stop_reason,
             spans=self.transcript.spans(),
             usage_by_model=self.usage,
             timing=self.timing,

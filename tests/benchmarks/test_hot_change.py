@@ -26,8 +26,8 @@ def chunk(text: str = "", finish: str | None = None, **more: object) -> str:
 
 
 def usage(*models: str) -> str:
-    counted = {"completion_tokens": 3, "models": dict.fromkeys(models)}
-    return f"data: {json.dumps({'choices': [], 'usage': counted})}"
+    counted = {"usage": {"completion_tokens": 3}, "usage_by_model": dict.fromkeys(models)}
+    return f"data: {json.dumps({'choices': [], **counted})}"
 
 
 async def answered(*lines: str, status: int = 200) -> Answer:

@@ -17,7 +17,7 @@ from router.admission.context import AdmissionContext
 from router.admission.controller import Admission
 from router.availability import ModelState
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta, GenerationRequest
+from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Target
 from router.errors import AdapterBroken, AdapterMissing, Overloaded
 from router.load_report import AdapterLoad, ReplicaLoad
@@ -26,6 +26,7 @@ from tests.fakes.availability import FakeRoutes
 from tests.fakes.cluster import Cluster, gateway_to, settle, table
 from tests.fakes.models import GENERATION, hands_over, in_virtual_time, models, writes
 from tests.fakes.replicas import FakeBroadcast
+from tests.support.answering import text_of
 
 MISSING, BROKEN = AdapterMissing("not yet"), AdapterBroken("no LoRA")
 
@@ -243,7 +244,7 @@ def test_every_call_names_its_adapter():
     async def main() -> str:
         played = models(meta=hands_over("a"), chem=writes("IX"))
         decoder = Decoder(pool("a", "b"), played, FakeRoutes(ready=("meta", "a", "b")))
-        text = "".join([item.text async for item in decoder.decode(GENERATION) if isinstance(item, Delta)])
+        text = await text_of(decoder)
         assert [ask.adapter for ask in played["meta"].asks] == [None]
         assert [ask.adapter for ask in played["chem"].asks] == ["a"]
         return text

@@ -10,11 +10,11 @@ import pytest
 from deployments.model_gateway import REFRESH_PERIOD_S
 from router.availability import ModelState
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta
 from router.errors import InvalidRequest, ModelFailed, ModelUnavailable, RouterError, WakeFailed
 from router.table import Deadlines, ModelEntry, RouteTable
 from tests.fakes.cluster import Cluster, FakeApp, call, gateway_to, opened, probed, settle, table
-from tests.fakes.models import GENERATION, GONE, STOP, Item, Pause, in_virtual_time, to, word
+from tests.fakes.models import GONE, STOP, Item, Pause, in_virtual_time, to, word
+from tests.support.answering import text_of
 
 ASLEEP, WAKING, READY, MASKED = ModelState.ASLEEP, ModelState.WAKING, ModelState.READY, ModelState.MASKED
 
@@ -312,4 +312,4 @@ def test_a_removed_expert_finishes_its_answer_or_another_takes_over(
 
 
 async def _text(decoder: Decoder) -> str:
-    return "".join([item.text async for item in decoder.decode(GENERATION) if isinstance(item, Delta)])
+    return await text_of(decoder)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta, Done, GenerationRequest
+from router.decoding.delta import Delta, TextDelta
+from router.decoding.generation import Done, GenerationRequest
 from tests.fakes.availability import FakeRoutes
 from tests.fakes.models import GENERATION, FakeModel, expert_table, in_virtual_time
 
@@ -28,7 +29,12 @@ def answer(
 
     *deltas, done = in_virtual_time(events())
     assert isinstance(done, Done)
-    text = "".join(delta.text for delta in deltas if isinstance(delta, Delta))
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
     assert text == "".join(span.text for span in done.spans)
     assert done.num_completion_tokens == sum(u.num_completion_tokens for u in done.usage_by_model.values())
     return text, done
+
+
+async def text_of(decoder: Decoder, generation: GenerationRequest = GENERATION) -> str:
+    """The text of the answer, as its client gets it."""
+    return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, TextDelta)])

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from router.availability import ModelState
 from router.decoding.decode import Decoder
+from router.decoding.delta import TextDelta
 from router.decoding.generation import Done, GenerationRequest
 from router.decoding.policy import Routing
+from router.decoding.transcript import StopRule
 from router.errors import ContextLengthExceeded, ModelFailed, ModelStalled, ModelUnavailable, RouterError
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.table import META, ModelEntry, RouteTable
@@ -165,8 +167,8 @@ class World:
     def expected(self) -> tuple[str, set[Finish]]:
         """The text and the possible finish reasons of an undisturbed world."""
         text = within_budget(self.text, self.generation.max_tokens)
-        if any(stop in text for stop in self.generation.stop):
-            return text.partition(self.generation.stop[0])[0], {Finish.STOP}
+        if any(stop in text for stop in self.generation.stop.strings):
+            return text.partition(self.generation.stop.strings[0])[0], {Finish.STOP}
         spent = len(text.encode()) == self.generation.max_tokens
         return text, {Finish.LENGTH} if text != self.text else {Finish.STOP, *[Finish.LENGTH] * spent}
 
@@ -184,7 +186,7 @@ def worlds(faults: st.SearchStrategy[Any], starts: st.SearchStrategy[Any]) -> st
         prompt=st.just(GENERATION.prompt),
         target=st.sampled_from([GENERATION.target, GENERATION.target, GENERATION.target, DIRECT.target]),
         max_tokens=st.none() | st.integers(1, 40),
-        stop=st.sampled_from([(), ("a🧪a",), ("🧪🧪",), ("éaa",)]),
+        stop=st.sampled_from([StopRule(), StopRule(("a🧪a",)), StopRule(("🧪🧪",)), StopRule(("éaa",))]),
         routing=st.sampled_from([Routing(), Routing(exclude=("law",))]),
     )
     changes = {
@@ -219,6 +221,7 @@ def live(world: World, leave_after: int | None = None) -> tuple[str, Done | None
                 async for event in events:
                     if isinstance(event, Done):
                         return event
+                    assert isinstance(event, TextDelta)
                     shown.append(event.text)
                     if len(shown) == leave_after:
                         return None

@@ -136,7 +136,7 @@ def test_a_message_arrives_as_openai_has_it():
 
 
 def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
-    token = engine.TokenLogprobs("t", b"t", -0.5, (engine.Alternative("u", b"u", -1.5),))
+    token = engine.TokenLogprobs("t", b"t", -0.5, (engine.Alternative("u", b"u", -1.5, 8),), 7)
     chunk = EngineChunk(
         text="t",
         token_ids=(1, 2),
@@ -158,7 +158,7 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
     assert unset(received, ModelChunk()) == []
     assert (received.num_tokens, received.ids) == (5, (1, 2))
     assert received.parts == (parts.TextPart("t"), parts.ReasoningPart("r"), parts.ToolCallPart(1, "f", "{}"))
-    logprobs = parts.TokenLogprobs("t", b"t", -0.5, (parts.Alternative("u", b"u", -1.5),))
+    logprobs = parts.TokenLogprobs("t", b"t", -0.5, (parts.Alternative("u", b"u", -1.5, 8),), 7)
     assert received.logprobs == received.prompt_logprobs == (logprobs,)
     converted = ("token_ids", "num_unnamed_tokens", "parts", "logprobs", "prompt_logprobs")
     for name in names(EngineChunk, *converted):

@@ -8,7 +8,7 @@ import pytest
 
 from router.admission.quarantine import MAX_QUARANTINED, QUARANTINE_TTL_S, SUSPECT_WAIT_S, Quarantine
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta, GenerationRequest
+from router.decoding.generation import GenerationRequest
 from router.errors import ModelDied, PoisonRequest
 from router.model_port import ModelRequest
 from router.prompt import Message, Prompt
@@ -28,7 +28,7 @@ from tests.fakes.models import (
     to,
     word,
 )
-from tests.support.answering import answer
+from tests.support.answering import answer, text_of
 
 POISON = Prompt(messages=(Message("user", "poison"),))
 
@@ -48,7 +48,7 @@ def decoded(
     decoder = Decoder(expert_table(**changes), models, routes or FakeRoutes(), quarantine=quarantine)
 
     async def text() -> str:
-        return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+        return await text_of(decoder, generation)
 
     return in_virtual_time(text())
 
@@ -168,7 +168,7 @@ def test_prompts_that_shared_a_replica_with_the_poison_are_not_blocked():
 
     async def text(prompt: Prompt) -> str:
         generation = replace(GENERATION, prompt=prompt)
-        return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+        return await text_of(decoder, generation)
 
     async def all_of_them() -> list[str | BaseException]:
         return await asyncio.gather(*map(text, prompts), return_exceptions=True)
@@ -219,7 +219,7 @@ def test_suspects_that_could_not_be_separated_are_not_blocked():
 
     async def text(prompt: Prompt) -> str:
         generation = replace(GENERATION, prompt=prompt)
-        return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+        return await text_of(decoder, generation)
 
     async def both() -> list[str | BaseException]:
         return await asyncio.gather(*map(text, prompts), return_exceptions=True)

@@ -75,7 +75,7 @@ async def test_usage_is_in_the_last_chunk_and_only_on_request(gateway: FakeGatew
     assert all(chunk["usage"] is None for chunk in chunks)
     assert last["choices"] == []
     assert (last["id"], last["usage"]["total_tokens"]) == (chunks[0]["id"], 6)
-    assert last["usage"]["models"]["roman"]["completion_tokens"] == 2
+    assert last["usage_by_model"]["roman"]["completion_tokens"] == 2
 
 
 async def test_the_trace_names_the_model_of_every_chunk(gateway: FakeGateway):

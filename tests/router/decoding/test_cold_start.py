@@ -11,7 +11,7 @@ import pytest
 
 from router.admission.context import AdmissionContext
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta, GenerationRequest
+from router.decoding.generation import GenerationRequest
 from router.errors import ModelFailed, Overloaded, WakeFailed
 from router.table import META, ModelEntry
 from tests.fakes.availability import FakeRoutes
@@ -29,7 +29,7 @@ from tests.fakes.models import (
     to,
     word,
 )
-from tests.support.answering import answer
+from tests.support.answering import answer, text_of
 
 
 def with_sleeping_chem(cold_start: str = "wait") -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_a_probe_of_the_distribution_starts_no_expert():
 
 
 async def _text(decoder: Decoder, generation: GenerationRequest = GENERATION) -> str:
-    return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+    return await text_of(decoder, generation)
 
 
 async def _timed(text: Awaitable[str]) -> tuple[str, float]:

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta, GenerationRequest
+from router.decoding.delta import TextDelta
+from router.decoding.generation import GenerationRequest
+from router.decoding.transcript import StopRule
 from router.errors import (
     DeadlineExceeded,
     ModelFailed,
@@ -92,13 +94,13 @@ def test_a_fault_after_the_last_token_has_no_effect(fault: Item, generation: Gen
 
 def test_a_stop_string_begun_by_the_meta_and_ended_by_the_expert_stops_the_answer():
     models = playing(meta=[[word("a🧪"), to("chem")]], chem=[[word("🧪b"), GONE]])
-    text, done = answer(models, replace(GENERATION, stop=("🧪🧪",)))
+    text, done = answer(models, replace(GENERATION, stop=StopRule(("🧪🧪",))))
     assert (text, done.finish, done.num_completion_tokens) == ("a", Finish.STOP, 2)
 
 
 def test_the_beginning_of_a_stop_string_at_the_end_of_the_answer_is_shown():
     models = playing(meta=[[word("a<"), STOP]])
-    assert answer(models, replace(GENERATION, stop=("<end>",)))[0] == "a<"
+    assert answer(models, replace(GENERATION, stop=StopRule(("<end>",))))[0] == "a<"
 
 
 def test_with_when_start_the_meta_decides_before_the_first_word_only():
@@ -139,7 +141,10 @@ def test_a_client_that_leaves_closes_the_call(how: str):
         async def read() -> None:
             events = Decoder(expert_table(), models, FakeRoutes()).decode(GENERATION)
             try:
-                assert [await anext(events), await anext(events)] == [Delta("a", META), Delta("b", "chem")]
+                assert [await anext(events), await anext(events)] == [
+                    TextDelta("a", META),
+                    TextDelta("b", "chem"),
+                ]
                 assert models["chem"].num_open == 1
                 reached.set()
                 if how == "is cancelled":

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from router.availability import ModelState
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Recovery, Routing, Target, after_failure, allowed_experts, resolve
+from router.decoding.transcript import StopRule
 from router.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -222,7 +223,7 @@ def test_a_hand_over_to_an_expert_that_is_not_allowed_is_an_error(name: str | No
 def test_another_replica_resumes_from_all_the_text_received(fault: list[Item]):
     chem: list[list[Item]] = [[word("b<e"), *fault], [word("c"), STOP]]
     models = playing(meta=[[word("a"), to("chem")]], chem=chem)
-    text, done = answer(models, replace(GENERATION, max_tokens=9, stop=("<end>",)))
+    text, done = answer(models, replace(GENERATION, max_tokens=9, stop=StopRule(("<end>",))))
     assert (text, done.num_completion_tokens, [s.model for s in done.spans]) == ("ab<ec", 3, ["meta", "chem"])
     again = models["chem"].asks[1]
     assert (again.written, again.position, again.max_tokens) == ("ab<e", 2, 7)

@@ -10,7 +10,6 @@ import pytest
 from router.admission.context import AdmissionContext
 from router.admission.controller import Admission
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta
 from router.errors import DeadlineExceeded, ModelStalled, ModelUnavailable, Overloaded
 from router.model_port import ModelChunk, Resumed
 from router.table import META, Deadlines, ModelEntry
@@ -31,7 +30,7 @@ from tests.fakes.models import (
     to,
     word,
 )
-from tests.support.answering import answer
+from tests.support.answering import answer, text_of
 
 
 def token(text: str, number: int, tokenizer: str | None = None) -> ModelChunk:
@@ -194,7 +193,7 @@ def test_only_the_first_call_of_an_answer_waits_for_a_slot():
     decoder = Decoder(expert_table(), models, FakeRoutes(), admission=admission)
 
     async def decoded() -> str:
-        return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+        return await text_of(decoder, generation)
 
     assert in_virtual_time(decoded()) == "ab"
     has_output = [("chem", "billing", True)]
@@ -210,7 +209,7 @@ def test_a_request_with_more_choices_than_there_are_slots_is_served():
     generation = replace(GENERATION, admission=AdmissionContext(queue_s=5.0, max_waiting=256))
 
     async def choice() -> str:
-        return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+        return await text_of(decoder, generation)
 
     async def all_choices() -> list[str]:
         return await asyncio.gather(*(choice() for _ in range(8)))
@@ -226,7 +225,7 @@ def test_choices_that_wait_already_may_wait_on_once_another_choice_of_their_requ
 
     async def choice(context: AdmissionContext) -> str:
         generation = replace(GENERATION, admission=context)
-        return "".join([item.text async for item in decoder.decode(generation) if isinstance(item, Delta)])
+        return await text_of(decoder, generation)
 
     async def all_answers() -> list[str]:
         other, request = (AdmissionContext(queue_s=3.0, max_waiting=256) for _ in range(2))

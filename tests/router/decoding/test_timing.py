@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from router.decoding.decode import Decoder
-from router.decoding.generation import Delta, Done
+from router.decoding.delta import Delta, TextDelta
+from router.decoding.generation import Done
 from router.decoding.timing import CallTiming, Timing
 from router.errors import ModelFailed, RouterError
 from router.model_port import ModelChunk, ModelRequest
@@ -113,7 +114,7 @@ def test_the_time_that_the_client_takes_is_relaying_also_if_it_leaves(leaves: bo
         try:
             async for item in stream:
                 await asyncio.sleep(1.0)
-                if leaves and isinstance(item, Delta) and item.text == "b":
+                if leaves and isinstance(item, TextDelta) and item.text == "b":
                     return
         finally:
             await stream.aclose()

@@ -1,10 +1,13 @@
 """What the client sees of a text that arrives in chunks from several models."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.decoding.transcript import Span, Transcript
+from router.decoding.delta import Delta, TextDelta
+from router.decoding.transcript import Span, StopRule, Transcript
 from router.model_port import ModelChunk, Resumed
 
 # Two letters, so that stop strings often begin, break off, overlap and contain each other.
@@ -15,12 +18,22 @@ PIECES = st.lists(
 )
 
 
+def stopped_by(stops: list[str]) -> Transcript:
+    return Transcript(StopRule(tuple(stops)))
+
+
+def pairs(deltas: Iterable[Delta]) -> list[tuple[str, str]]:
+    """(model, text) of each delta."""
+    texts = [delta for delta in deltas if isinstance(delta, TextDelta)]
+    return [(delta.model, delta.text) for delta in texts]
+
+
 def write(transcript: Transcript, pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Write every piece as its author, until a stop string; returns everything that became visible."""
     shown: list[tuple[str, str]] = []
     for model, text in pieces:
         transcript.begin(model)
-        shown += transcript.add(ModelChunk(text, num_tokens=1))
+        shown += pairs(transcript.add(ModelChunk(text, num_tokens=1)))
         if transcript.stopped:
             break
     return shown
@@ -42,50 +55,50 @@ def joined(shown: list[tuple[str, str]]) -> str:
 def test_text_without_stop_strings_is_visible_at_once():
     transcript = Transcript()
     assert write(transcript, [("meta", "né"), ("chem", "🧪")]) == [("meta", "né"), ("chem", "🧪")]
-    assert list(transcript.close()) == []
+    assert pairs(transcript.close()) == []
 
 
 @pytest.mark.parametrize(
     "pieces", [["END"], ["E", "ND"], ["EN", "D"], ["E", "N", "D"], ["xE", "NDx"], ["x", "ENDxEND"]]
 )
 def test_a_stop_string_across_several_authors_is_found(pieces: list[str]):
-    transcript = Transcript(["END"])
+    transcript = stopped_by(["END"])
     shown = write(transcript, [(f"model-{at}", text) for at, text in enumerate(pieces)])
     assert transcript.stopped
-    assert joined(shown + list(transcript.close())) == ("x" if "x" in pieces[0] else "")
+    assert joined(shown + pairs(transcript.close())) == ("x" if "x" in pieces[0] else "")
 
 
 def test_a_beginning_that_breaks_off_is_shown_as_its_own_author_s():
-    transcript = Transcript(["<end>"])
+    transcript = stopped_by(["<end>"])
     assert write(transcript, [("meta", "a<e")]) == [("meta", "a")]
     assert write(transcript, [("chem", "n!")]) == [("meta", "<e"), ("chem", "n!")]
     assert [(span.model, span.text) for span in transcript.spans()] == [("meta", "a<e"), ("chem", "n!")]
 
 
 def test_a_beginning_still_held_back_is_shown_when_the_answer_is_over():
-    transcript = Transcript(["<end>"])
+    transcript = stopped_by(["<end>"])
     assert write(transcript, [("meta", "a<en")]) == [("meta", "a")]
-    assert list(transcript.close()) == [("meta", "<en")]
-    assert list(transcript.close()) == []
+    assert pairs(transcript.close()) == [("meta", "<en")]
+    assert pairs(transcript.close()) == []
 
 
 def test_a_stop_string_of_many_bytes_is_not_split():
-    transcript = Transcript(["🧪🧪"])
+    transcript = stopped_by(["🧪🧪"])
     assert write(transcript, [("meta", "a🧪"), ("chem", "b🧪"), ("meta", "🧪c")]) == [
         ("meta", "a"),
         ("meta", "🧪"),
         ("chem", "b"),
     ]
-    assert list(transcript.close()) == []
+    assert pairs(transcript.close()) == []
 
 
 @pytest.mark.parametrize("pieces", [["xabcy"], ["x", "a", "b", "c"]])
 def test_of_two_stop_strings_the_one_that_ends_first_counts(pieces: list[str]):
-    assert joined(write(Transcript(["abc", "b"]), [("meta", text) for text in pieces])) == "xa"
+    assert joined(write(stopped_by(["abc", "b"]), [("meta", text) for text in pieces])) == "xa"
 
 
 def test_an_empty_stop_string_has_no_effect():
-    assert joined(write(Transcript([""]), [("meta", "abc")])) == "abc"
+    assert joined(write(stopped_by([""]), [("meta", "abc")])) == "abc"
 
 
 def test_spans_have_tokens_and_probability_and_leave_out_authors_without_text():
@@ -103,9 +116,9 @@ def test_spans_have_tokens_and_probability_and_leave_out_authors_without_text():
 def test_the_client_sees_exactly_the_text_before_the_first_stop_string(
     pieces: list[tuple[str, str]], stops: list[str]
 ):
-    transcript = Transcript(stops)
+    transcript = stopped_by(stops)
     shown = write(transcript, pieces)
-    shown += transcript.close()
+    shown += pairs(transcript.close())
     expected = before_first_stop(joined(pieces), stops)
     assert joined(shown) == expected
     assert "".join(span.text for span in transcript.spans()) == expected
@@ -114,9 +127,9 @@ def test_the_client_sees_exactly_the_text_before_the_first_stop_string(
 
 @given(PIECES, STOPS)
 def test_every_letter_is_shown_as_its_author_s(pieces: list[tuple[str, str]], stops: list[str]):
-    transcript = Transcript(stops)
+    transcript = stopped_by(stops)
     shown = write(transcript, pieces)
-    shown += transcript.close()
+    shown += pairs(transcript.close())
     authors = [model for model, text in pieces for _ in text]
     assert [model for model, text in shown for _ in text] == authors[: transcript.num_visible]
     assert [span.model for span in transcript.spans() for _ in span.text] == authors[: transcript.num_visible]
@@ -124,7 +137,7 @@ def test_every_letter_is_shown_as_its_author_s(pieces: list[tuple[str, str]], st
 
 @given(PIECES, STOPS)
 def test_only_the_beginning_of_a_stop_string_is_held_back(pieces: list[tuple[str, str]], stops: list[str]):
-    transcript = Transcript(stops)
+    transcript = stopped_by(stops)
     for model, text in pieces:
         write(transcript, [(model, text)])
         if transcript.stopped:
@@ -137,9 +150,9 @@ def test_only_the_beginning_of_a_stop_string_is_held_back(pieces: list[tuple[str
 def test_the_visible_text_does_not_depend_on_the_chunks(text: str, stops: list[str], cuts: list[int]):
     bounds = [0, *sorted(cuts), len(text)]
     cut = [("meta", text[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
-    whole, parts = Transcript(stops), Transcript(stops)
-    in_one = joined(write(whole, [("meta", text)]) + list(whole.close()))
-    in_parts = joined(write(parts, cut) + list(parts.close()))
+    whole, parts = stopped_by(stops), stopped_by(stops)
+    in_one = joined(write(whole, [("meta", text)]) + pairs(whole.close()))
+    in_parts = joined(write(parts, cut) + pairs(parts.close()))
     assert (in_parts, parts.stopped) == (in_one, whole.stopped)
 
 

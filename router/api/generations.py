@@ -1,0 +1,74 @@
+"""The generations that one request needs: a choice each, for the model that has to write it."""
+
+from __future__ import annotations
+
+from router.api.requests import AnswerRequest
+from router.decoding.generation import GenerationRequest
+from router.decoding.policy import Routing, Target, admission_context, resolve
+from router.decoding.transcript import StopRule, author_of_call
+from router.errors import InvalidRequest
+from router.prompt import Prompt
+from router.table import META, RouteTable
+
+# How long models may hold back text of an answer that is sent as a whole: a message costs as much as a token.
+UNSTREAMED_MESSAGE_GAP_S = 0.25
+
+
+def generations(
+    request: AnswerRequest, table: RouteTable, answer_id: str, key: str = ""
+) -> list[GenerationRequest]:
+    """One generation per choice: `n` for the first prompt, then `n` for the next.
+
+    `key` is the name of the request's API key, empty without keys.
+
+    Raises:
+        UnknownModel: the route table has no such model.
+        InvalidRequest: a routing option names an unknown expert or has no effect.
+    """
+    routing = request.routing.to_routing() if request.routing else Routing()
+    target = resolve(table, request.model, routing)
+    if request.routing is None and not request.routed_by_default:
+        routing = Routing(experts=())
+    prompts = request.prompts()
+    if target.routed and routing.experts != () and any(prompt.ids for prompt in prompts):
+        raise InvalidRequest("prompt: token ids differ between models; send text to have it routed", "prompt")
+    admission = admission_context(table, target, routing, key)
+    return [
+        GenerationRequest(
+            request_id=f"{answer_id}-{index}",
+            prompt=prompts[index // request.n],
+            target=_with_results(target, routing, prompts[index // request.n], table),
+            sampling=request.sampling(index % request.n),
+            max_tokens=request.token_limit(),
+            stop=_stop_rule(request),
+            message_gap_s=_message_gap_s(request),
+            routing=routing,
+            admission=admission,
+        )
+        for index in range(len(prompts) * request.n)
+    ]
+
+
+def _message_gap_s(request: AnswerRequest) -> float:
+    # With stop strings the text is needed at once: a model that goes on after one does needless work.
+    return 0.0 if request.stream or request.stop else UNSTREAMED_MESSAGE_GAP_S
+
+
+def _with_results(target: Target, routing: Routing, prompt: Prompt, table: RouteTable) -> Target:
+    """The results of tool calls go back to the model that made the calls, if the request may reach it."""
+    messages = prompt.messages or ()
+    if not target.routed or not messages or messages[-1].role != "tool":
+        return target
+    author = author_of_call(messages[-1].tool_call_id or "")
+    if author == META:
+        return Target(META, routed=False)
+    is_permitted = routing.experts is None or author in routing.experts
+    if author not in table.experts or not is_permitted or author in routing.exclude:
+        return target
+    return Target(author, routed=True)
+
+
+def _stop_rule(request: AnswerRequest) -> StopRule:
+    options = request.sampling(0).options
+    min_tokens = options.min_tokens if options else 0
+    return StopRule(tuple(request.stop), request.include_stop_str_in_output, min_tokens)

@@ -1,0 +1,36 @@
+"""The trace of one choice: which model wrote which part, and where the time went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.decoding.generation import Done
+from router.decoding.timing import Timing
+
+
+def trace(done: Done) -> dict[str, Any]:
+    return {
+        "spans": [
+            {
+                "model": span.model,
+                "text": span.text,
+                "num_tokens": span.num_tokens,
+                "probability": span.probability,
+            }
+            for span in done.spans
+        ],
+        "timing": _timing(done.timing),
+    }
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    calls = [
+        {"model": call.model, **{f"{phase}_ms": _ms(time_s) for phase, time_s in call.phases()}}
+        for call in timing.calls
+    ]
+    first_text_ms = None if timing.first_text_s is None else _ms(timing.first_text_s)
+    return {"first_text_ms": first_text_ms, "total_ms": _ms(timing.total_s), "calls": calls}
+
+
+def _ms(time_s: float) -> float:
+    return round(1000 * time_s, 3)

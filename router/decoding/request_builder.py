@@ -1,0 +1,74 @@
+"""The next call of an answer: from what was asked and what is written so far to the request of one model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.availability import ModelAvailability
+from router.decoding.generation import GenerationRequest, GenerationState
+from router.decoding.policy import allowed_experts
+from router.model_port import ModelRequest
+from router.sampling import Sampling
+from router.table import META, RouteTable
+
+
+class RequestBuilder:
+    """Builds the requests of one route table."""
+
+    def __init__(self, table: RouteTable, availability: ModelAvailability) -> None:
+        self._table = table
+        self._availability = availability
+
+    def build(self, generation: GenerationRequest, state: GenerationState, probe: bool) -> ModelRequest:
+        """What the writer is asked now; with `probe`, only where the conversation would go."""
+        written, resumed = state.transcript.split()
+        num_written, max_tokens = state.transcript.num_tokens, generation.max_tokens
+        allowed = self._allowed(generation, state) if state.writer == META else ()
+        return ModelRequest(
+            request_id=generation.request_id,
+            prompt=generation.prompt,
+            sampling=_after(num_written, generation.sampling),
+            max_tokens=None if max_tokens is None else max_tokens - num_written,
+            written=written,
+            resumed=resumed,
+            position=num_written,
+            allowed=allowed,
+            bias=self._bias(generation, allowed),
+            only_at_start=self._decides_once(generation),
+            probe=probe,
+            adapter=self._table.entry(state.writer).adapter,
+            # Well below the gap deadline, so that text held back does not look like a stalled model.
+            message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
+        )
+
+    def _allowed(self, generation: GenerationRequest, state: GenerationState) -> tuple[str, ...]:
+        if not generation.target.routed or (self._decides_once(generation) and state.has_begun):
+            return ()
+        return allowed_experts(
+            self._table,
+            generation.routing,
+            state_of=self._availability.state,
+            masked=state.masked,
+            num_handoffs=state.num_handoffs,
+        )
+
+    def _decides_once(self, generation: GenerationRequest) -> bool:
+        """Whether experts may take over only before the first token. Half a tool call, or the state of a
+        grammar, cannot change its author."""
+        return self._table.when == "start" or generation.has_form
+
+    def _bias(self, generation: GenerationRequest, allowed: tuple[str, ...]) -> dict[str, float]:
+        call_bias = self._table.call_bias + generation.routing.call_bias
+        if not (call_bias or generation.routing.bias):
+            return {}
+        biases = {name: call_bias + generation.routing.bias.get(name, 0.0) for name in allowed}
+        return {name: bias for name, bias in biases.items() if bias}
+
+
+def _after(num_written: int, sampling: Sampling) -> Sampling:
+    """What is left to ask of sampling after `num_written` tokens of the answer."""
+    options = sampling.options
+    if options is None or not (options.min_tokens and num_written):
+        return sampling
+    options = replace(options, min_tokens=max(0, options.min_tokens - num_written))
+    return replace(sampling, options=options)
