@@ -19,20 +19,34 @@ def answer(
     **changes: Any,
 ) -> tuple[str, Done]:
     """Decode in virtual time; returns the client's text and the end. No stream may stay open in any case."""
-    decoder = Decoder(expert_table(**changes), models, routes or FakeRoutes())
-
-    async def events() -> list[Delta | Done]:
-        try:
-            return [event async for event in decoder.decode(generation)]
-        finally:  # checked here, since the loop closes forgotten streams when it shuts down
-            assert not any(model.num_open for model in models.values())
-
-    *deltas, done = in_virtual_time(events())
-    assert isinstance(done, Done)
+    deltas, done = answer_in_parts(models, generation, routes, **changes)
     text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
     assert text == "".join(span.text for span in done.spans)
     assert done.num_completion_tokens == sum(u.num_completion_tokens for u in done.usage_by_model.values())
     return text, done
+
+
+def answer_in_parts(
+    models: Mapping[str, FakeModel],
+    generation: GenerationRequest = GENERATION,
+    routes: FakeRoutes | None = None,
+    **changes: Any,
+) -> tuple[list[Delta], Done]:
+    """As `answer`, with everything that the client may see."""
+    decoder = Decoder(expert_table(**changes), models, routes or FakeRoutes())
+    deltas: list[Delta] = []
+
+    async def read() -> Done:
+        try:
+            async for item in decoder.decode(generation):
+                if isinstance(item, Done):
+                    return item
+                deltas.append(item)
+            raise AssertionError("the answer ended without Done")
+        finally:  # checked here, since the loop closes forgotten streams when it shuts down
+            assert not any(model.num_open for model in models.values())
+
+    return deltas, in_virtual_time(read())
 
 
 async def text_of(decoder: Decoder, generation: GenerationRequest = GENERATION) -> str:
