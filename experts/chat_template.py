@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from os.path import commonprefix
+from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from experts.errors import InvalidPrompt, TemplateError
 
-Message = dict[str, str]
+Message = dict[str, Any]
+Variables = Mapping[str, Any]
 _TURNS = (("user", "first question"), ("assistant", "first answer"), ("user", "second question"))
 _TEXT_SO_FAR = "an answer so far "
 _END = "\U0010fffd"  # a character of a Unicode plane that has no assigned characters
+_NONE: Variables = {}
+# Not variables of a template: they say how the library renders.
+RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"messages"}
 
 
 class ChatTemplate:
-    """The chat template of one tokenizer. A message has a `role` and a `content`."""
+    """The chat template of one tokenizer. A message has a `role` and a `content`.
+
+    `variables` are what the template gets besides the messages: `tools`, `documents`, and whatever else it
+    knows. A `chat_template` among them replaces the tokenizer's own.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
-    def opened(self, messages: Sequence[Message]) -> str:
+    def opened(self, messages: Sequence[Message], variables: Variables = _NONE) -> str:
         """The conversation with an open assistant turn that has no text yet: the generation prompt.
 
         Raises InvalidPrompt, or TemplateError if the model has no chat template.
         """
-        return self._render(messages, add_generation_prompt=True)
+        return self._render(messages, variables, add_generation_prompt=True)
 
-    def continued(self, messages: Sequence[Message], written: str, end: str) -> str:
+    def closed(self, messages: Sequence[Message], variables: Variables = _NONE) -> str:
+        """The conversation up to the end of its last message. Raises as `opened`."""
+        return self._render(messages, variables, add_generation_prompt=False)
+
+    def continued(
+        self, messages: Sequence[Message], written: str, end: str, variables: Variables = _NONE
+    ) -> str:
         """The conversation with `written` in the open assistant turn.
 
         That is what the template renders for an assistant message with this content, up to the end of the
@@ -39,16 +55,17 @@ class ChatTemplate:
         block, or leave a channel header to the model. `end` is a character that occurs in no message.
         Raises InvalidPrompt.
         """
-        whole = self._up_to_end(messages, written, end)
-        history = self._render(messages, add_generation_prompt=False)
+        whole = self._up_to_end(messages, written, end, variables)
+        history = self.closed(messages, variables)
         if whole.startswith(history.removesuffix(self._tokenizer.eos_token or "")):
             return whole
         # Where an answer follows, the template renders the messages themselves in another way: Mistral's
         # leaves out the system message then. The turn began after the other rendering, so it goes on there.
         question = [{"role": "user", "content": "question"}]
-        opened, turn = self.opened(question), self._up_to_end(question, written, end)
+        opened = self.opened(question, variables)
+        turn = self._up_to_end(question, written, end, variables)
         shared = len(commonprefix([opened, turn]))
-        return self.opened(messages).removesuffix(opened[shared:]) + turn[shared:]
+        return self.opened(messages, variables).removesuffix(opened[shared:]) + turn[shared:]
 
     @cached_property
     def accepts_system(self) -> bool:
@@ -86,27 +103,33 @@ class ChatTemplate:
         if opened.startswith(begun.rstrip()):
             return True
         try:
-            other = self._render([*messages, messages[0]], add_generation_prompt=False)
+            other = self.closed([*messages, messages[0]])
         except InvalidPrompt:  # the roles must alternate
-            other = self._render(messages, add_generation_prompt=False)
+            other = self.closed(messages)
         return not other.startswith(opened)
 
-    def _up_to_end(self, messages: Sequence[Message], written: str, end: str) -> str:
+    def _up_to_end(
+        self, messages: Sequence[Message], written: str, end: str, variables: Variables = _NONE
+    ) -> str:
         answer = {"role": "assistant", "content": written + end}
-        rendered = self._render([*messages, answer], add_generation_prompt=False)
+        rendered = self.closed([*messages, answer], variables)
         # A template may repeat the content; the model goes on after the first.
         turn, found, _ = rendered.partition(end)
         if not found:
             raise InvalidPrompt("messages", "this model's chat template drops the text of an open answer")
         return turn
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        if not self._tokenizer.chat_template:
+    def knows(self, variable: str) -> bool:
+        """Whether the model's own template uses the variable."""
+        return variable in str(self._tokenizer.chat_template)
+
+    def _render(self, messages: Sequence[Message], variables: Variables, add_generation_prompt: bool) -> str:
+        if not self._tokenizer.chat_template and "chat_template" not in variables:
             raise self._unfit("is missing")
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+                    list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **variables
                 )
             )
         # The latter two: an expression of the template failed in Python.

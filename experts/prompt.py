@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from experts.chat_messages import guarded, prepared, template_variables, texts_in
 from experts.chat_template import ChatTemplate, Message
+from experts.engine.request import ChatOptions
 from experts.errors import InvalidPrompt
 from experts.text.control_tokens import ControlTokens, Sentinels
 from experts.text.guarded_text import GuardedText
 from experts.text_encoder import TextEncoder
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class PromptRenderer:
@@ -31,10 +32,11 @@ class PromptRenderer:
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         written: str = "",
         own: str = "",
         *,
+        options: ChatOptions | None = None,
         begun: bool = False,
         max_tokens: int | None = None,
     ) -> list[int]:
@@ -45,24 +47,23 @@ class PromptRenderer:
         the first character of an answer. `own` is what this model itself wrote after that; it follows as it
         is, and may end in the middle of a thought.
 
-        Each message has a `role` (one of ROLES; developer counts as system) and a `content`, both str. For a
-        template that has no system role, a system message becomes the beginning of the next user message.
+        Each message has a `role` (developer counts as system) and a `content`, both str; an assistant message
+        may have OpenAI's `tool_calls` and a `reasoning`, a tool message its `tool_call_id`. For a template
+        that has no system role, a system message becomes the beginning of the next user message.
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """
-        conversation = [_message(message) for message in messages]
-        if not conversation:
-            raise InvalidPrompt("messages", "there must be at least one message")
-        if any(message["role"] == "system" for message in conversation) and not self._template.accepts_system:
-            conversation = _without_system_role(conversation)
-        sentinels = Sentinels([*(message["content"] for message in conversation), written, own])
-        for message in conversation:
-            message["content"] = self._guard(message["content"], sentinels, "messages")
-        guarded, after = (self._guard(text, sentinels, "written") for text in (written, own))
+        conversation, variables = self._conversation(messages), self._variables(options)
+        sentinels = Sentinels([*texts_in(conversation), *texts_in(variables), written, own])
+        conversation = [self._guarded_message(message, sentinels) for message in conversation]
+        variables = self._guarded_variables(variables, sentinels)
+        so_far, after = (self._guard(text, sentinels, "written") for text in (written, own))
         if written or begun:
-            prompt = self._template.continued(conversation, guarded, sentinels.end)
+            prompt = self._template.continued(conversation, so_far, sentinels.end, variables)
+        elif options is None or options.add_generation_prompt:
+            prompt = self._template.opened(conversation, variables)
         else:
-            prompt = self._template.opened(conversation)
+            prompt = self._template.closed(conversation, variables)
         return self._encode(prompt + after, sentinels, add_special_tokens=False, max_tokens=max_tokens)
 
     def text(self, prompt: str, written: str = "", *, max_tokens: int | None = None) -> list[int]:
@@ -78,6 +79,36 @@ class PromptRenderer:
         """Raises TemplateError unless the chat template can hold a conversation, leave a turn open, and
         continue a turn that has text."""
         self._template.self_test()
+
+    def _conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+        conversation = [prepared(message) for message in messages]
+        if not conversation:
+            raise InvalidPrompt("messages", "there must be at least one message")
+        has_system = any(message["role"] == "system" for message in conversation)
+        if has_system and not self._template.accepts_system:
+            return _without_system_role(conversation)
+        return conversation
+
+    def _variables(self, options: ChatOptions | None) -> dict[str, Any]:
+        variables = {} if options is None else template_variables(options)
+        for name in ("tools", "documents"):
+            if name in variables and "chat_template" not in variables and not self._template.knows(name):
+                raise InvalidPrompt(name, "the chat template of this model has no place for them")
+        return variables
+
+    def _guarded_message(self, message: Message, sentinels: Sentinels) -> Message:
+        texts = ("content", "reasoning", "reasoning_content")
+        short = {name: value for name, value in message.items() if name not in (*texts, "role")}
+        return {
+            "role": message["role"],
+            **{name: self._guard(message[name], sentinels, "messages") for name in texts if name in message},
+            **guarded(short, partial(self._split, sentinels)),
+        }
+
+    def _guarded_variables(self, variables: Mapping[str, Any], sentinels: Sentinels) -> dict[str, Any]:
+        template = {name: value for name, value in variables.items() if name == "chat_template"}
+        rest = {name: value for name, value in variables.items() if name not in template}
+        return {**guarded(rest, partial(self._split, sentinels)), **template}
 
     def _guard(self, text: str, sentinels: Sentinels, param: str) -> GuardedText:
         try:
@@ -97,15 +128,6 @@ class PromptRenderer:
     ) -> list[int]:
         pieces = list(self._control.split(str(prompt), sentinels))
         return self._encoder.encode(pieces, add_special_tokens=add_special_tokens, max_tokens=max_tokens)
-
-
-def _message(message: Mapping[str, str]) -> Message:
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise InvalidPrompt("messages", f"role {role!r} is unknown; use one of {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise InvalidPrompt("messages", f"the {role} message has no text content")
-    return {"role": "system" if role == "developer" else str(role), "content": content}
 
 
 def _without_system_role(messages: Sequence[Message]) -> list[Message]:

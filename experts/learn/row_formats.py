@@ -7,9 +7,9 @@ import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experts.chat_messages import ROLES
 from experts.learn.queries import Query
 from experts.names import EXPERT_NAME
-from experts.prompt import ROLES
 
 # Without "function_call": it holds a call in some model's own notation, not an answer to a person.
 _SPEAKERS = {
