@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 # Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-fast test-unit test-cluster test-vllm check docs models format lock lock-vllm lock-gpu bench bench-vllm bench-gpu clean
+.PHONY: help install demo test test-fast test-unit test-models test-cluster test-vllm check docs models format lock lock-vllm lock-gpu bench bench-vllm bench-gpu clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,14 +29,18 @@ demo: install  ## serve SmolLM2 with six experts, and ask it questions
 test:  ## everything CI runs: linters, types, docs, all tests, and vLLM's in an environment of its own
 	@$(MAKE) --no-print-directory -j2 install vllm-installed
 	@$(MAKE) --no-print-directory test-fast
+	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-cluster
 	@$(MAKE) --no-print-directory test-vllm
 
-test-fast: install  ## linters, types, docs, and all tests that need no cluster: minutes
+test-fast: install  ## linters, types, docs, and all tests that need neither a cluster nor a real model: minutes
 	@$(MAKE) --no-print-directory -j2 check test-unit
 
 test-unit: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cluster" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cluster and not models" -n 2 --dist worksteal
+
+test-models: install  ## the tests that load a real model, or one of every model family
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m models -n 2 --dist loadfile
 
 test-cluster: install  ## the tests that start Ray
 	$(BIN)/python -m pytest -m cluster

@@ -14,6 +14,8 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.conformance import _counts
 from benchmarks.gpu.setting import SHAPES, Setting
 
+pytestmark = pytest.mark.models
+
 TINY = ["--shape", "tiny", "--num-streams", "1", "3", "--num-tokens", "4", "--num-prompt-chars", "60"]
 
 

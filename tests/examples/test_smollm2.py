@@ -16,6 +16,8 @@ from examples.smollm2.checkpoint import make_checkpoint
 from examples.smollm2.errors import FolderInUse, WheelChanged, WheelUnavailable
 from experts.prompt import PromptRenderer
 
+pytestmark = pytest.mark.models
+
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 # Ids of the published tokenizer.
 KNOWN_IDS = {

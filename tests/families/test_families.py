@@ -11,7 +11,10 @@ BY_NAME = {family.name: family for family in FAMILIES}
 # An engine of vLLM takes long to start.
 ON_VLLM = ("Llama 2", "Gemma 2", "gpt-oss")
 
-pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own code warns
+pytestmark = [
+    pytest.mark.models,
+    pytest.mark.filterwarnings("default"),  # vLLM's own code warns
+]
 
 
 @pytest.mark.parametrize("name", BY_NAME)

@@ -64,6 +64,7 @@ DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Huggin
 POET_SYSTEM = "You are a poet who answers in verse"
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(1800),  # with the download and the conversion of the model
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
