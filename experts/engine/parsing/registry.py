@@ -1,0 +1,145 @@
+"""Which parser reads the output of a model, by its settings or by its chat template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from experts.engine.parsing import harmony
+from experts.engine.parsing.forced_calls import ForcedCallParser
+from experts.engine.parsing.formats import CALL_FORMATS, THINK_MARKS
+from experts.engine.parsing.harmony import HarmonyParser
+from experts.engine.parsing.output_parser import MarkedParser, OutputParser
+from experts.engine.parsing.tool_schemas import ToolSchemas
+from experts.engine.request import ChatOptions, EngineRequest
+from experts.errors import ModelLoadError
+
+AUTO, NONE = "auto", "none"
+_HARMONY_TOOLS, _HARMONY_REASONING = "openai", "openai_gptoss"
+TOOL_PARSERS = tuple(sorted([*CALL_FORMATS, _HARMONY_TOOLS]))
+REASONING_PARSERS = tuple(sorted([*THINK_MARKS, _HARMONY_REASONING]))
+
+# The first mark that occurs in a chat template names the parser.
+_TOOLS_BY_MARK = {
+    harmony.CHANNEL: _HARMONY_TOOLS,
+    "<｜tool▁call▁begin｜>": "deepseek_v3",
+    "<|tool_call_begin|>": "kimi_k2",
+    "[TOOL_CALLS]": "mistral",
+    "<seed:tool_call>": "seed_oss",
+    "<minimax:tool_call>": "minimax_m2",
+    "<longcat_tool_call>": "longcat",
+    "<arg_key>": "glm45",
+    "<function=": "qwen3_coder",
+    "<|tool_call_start|>": "lfm2",
+    "<|action_start|>": "internlm",
+    "<|tool_call|>": "granite",
+    "<tool_calls>": "jamba",
+    "<tool_call>": "hermes",
+    "<function_calls>": "olmo3",
+    "<|python_start|>": "llama4_pythonic",
+    "<|python_tag|>": "llama3_json",
+    "functools": "phi4_mini_json",
+}
+_REASONING_BY_MARK = {
+    harmony.CHANNEL: _HARMONY_REASONING,
+    "[THINK]": "mistral",
+    "<seed:think>": "seed_oss",
+    "<think>": "qwen3",
+    "</think>": "qwen3",
+}
+_SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>|\[[^][\s]+\]")
+
+
+@dataclass(frozen=True)
+class ParserChoice:
+    """How the output of one model is parsed. None: calls, or thoughts, are not sought."""
+
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+
+    @property
+    def reasoning_end(self) -> str | None:
+        """The mark after which the model's thoughts have ended."""
+        if self._is_harmony:
+            return f"{harmony.CHANNEL}final{harmony.MESSAGE}"
+        return THINK_MARKS[self.reasoning_parser].end if self.reasoning_parser else None
+
+    @property
+    def shown_tokens(self) -> frozenset[str]:
+        """The tokens that the parser must find in the text, also if the tokenizer calls them special."""
+        if self._is_harmony:
+            return harmony.TOKENS
+        marks: list[str] = []
+        if self.tool_parser:
+            marks += CALL_FORMATS[self.tool_parser].marks
+        if self.reasoning_parser:
+            think = THINK_MARKS[self.reasoning_parser]
+            marks += [think.start, think.end]
+        return frozenset(token for mark in marks for token in _SPECIAL_TOKEN.findall(mark))
+
+    def parser(self, request: EngineRequest, prompt_tail: str) -> OutputParser | None:
+        """The parser of one generation; None if its whole text is the answer's.
+
+        Args:
+            prompt_tail: The last PROMPT_TAIL_CHARS of the prompt's text, with `shown_tokens`, and without
+                `request.resumed`, whose text the parser has to be fed.
+        """
+        if request.messages is None:
+            return None
+        options = request.chat or ChatOptions()
+        tools = ToolSchemas(options.tools if options.tool_choice != "none" else ())
+        if tools.names and options.tool_choice != "auto":
+            name = None if options.tool_choice == "required" else options.tool_choice
+            return ForcedCallParser(name, is_parallel=options.parallel_tool_calls)
+        if request.sampling and request.sampling.grammar:
+            return None
+        return self.format_parser(request, options, tools, prompt_tail)
+
+    def format_parser(
+        self, request: EngineRequest, options: ChatOptions, tools: ToolSchemas, prompt_tail: str
+    ) -> OutputParser | None:
+        """The parser of the model's own format. `tools` are empty if calls are not sought."""
+        is_parallel = options.parallel_tool_calls
+        if not self.tool_parser:
+            tools = ToolSchemas(())
+        if self._is_harmony:
+            return HarmonyParser(tools, prompt_tail, is_parallel=is_parallel)
+        think = THINK_MARKS[self.reasoning_parser] if self.reasoning_parser else None
+        calls = CALL_FORMATS[self.tool_parser] if self.tool_parser and tools.names else None
+        if think is None and calls is None:
+            return None
+        is_open = think is not None and think.is_open(prompt_tail, has_answer=bool(request.written))
+        return MarkedParser(think, calls, tools, is_open=is_open, is_parallel=is_parallel)
+
+    @property
+    def _is_harmony(self) -> bool:
+        return self.tool_parser == _HARMONY_TOOLS or self.reasoning_parser == _HARMONY_REASONING
+
+
+def choose(chat_template: str, tool_parser: str = AUTO, reasoning_parser: str = AUTO) -> ParserChoice:
+    """The parsers with these names. `auto` takes those whose marks occur in the chat template, `none` none.
+
+    Raises:
+        ModelLoadError: there is no parser of that name, or the two do not go together.
+    """
+    tools = _found("tool_parser", tool_parser, TOOL_PARSERS, _TOOLS_BY_MARK, chat_template)
+    reasoning = _found(
+        "reasoning_parser", reasoning_parser, REASONING_PARSERS, _REASONING_BY_MARK, chat_template
+    )
+    if tools and reasoning and (tools == _HARMONY_TOOLS) != (reasoning == _HARMONY_REASONING):
+        raise ModelLoadError(
+            f"tool_parser {tools} and reasoning_parser {reasoning} do not go together; "
+            f"{_HARMONY_TOOLS} goes with {_HARMONY_REASONING} only"
+        )
+    return ParserChoice(tools, reasoning)
+
+
+def _found(
+    setting: str, name: str, names: Sequence[str], by_mark: Mapping[str, str], chat_template: str
+) -> str | None:
+    if name == AUTO:
+        return next((found for mark, found in by_mark.items() if mark in chat_template), None)
+    if name != NONE and name not in names:
+        raise ModelLoadError(f"there is no {setting} '{name}'; there are {AUTO}, {NONE}, {', '.join(names)}")
+    return None if name == NONE else name
