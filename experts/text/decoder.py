@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import utf_8_decode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from tokenizers import Tokenizer
@@ -15,25 +15,33 @@ MAX_UNFINISHED_BYTES = 3  # a UTF-8 character has at most 4 bytes
 
 
 class TokenDecoder:
-    """Decodes ids of one tokenizer; special tokens have no text.
+    """Decodes ids of one tokenizer; special tokens have no text, except those in `shown`.
 
     Byte-level tokenizers spell every token in bytes, and byte-fallback tokenizers have a token for each byte.
     So a token of either may hold a part of a character.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: Collection[str] = ()) -> None:
         kinds = {step["type"] for step in steps(tokenizer.decoder)}
         added = tokenizer.get_added_tokens_decoder()
         self._tokenizer = tokenizer
-        self._special_ids = {token_id for token_id, token in added.items() if token.special}
+        self._hidden_ids = {i for i, token in added.items() if token.special and token.content not in shown}
+        # The library skips special tokens by itself, but only all of them.
+        self._shows_some = any(token.special and token.content in shown for token in added.values())
         self._byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
         self._is_byte_level = "ByteLevel" in kinds
         self._has_byte_tokens = "ByteFallback" in kinds
         self._bytes: dict[int, bytes] = {}
         self._bridges: dict[int, bool] = {}
 
+    def showing(self, tokens: Collection[str]) -> TokenDecoder:
+        """A decoder of the same tokenizer for which these tokens have text, even if they are special."""
+        return TokenDecoder(self._tokenizer, tokens)
+
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        if self._shows_some:
+            ids = [token_id for token_id in ids if token_id not in self._hidden_ids]
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not self._shows_some))
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes that the token adds to a text; none for a special token and for an id without a token."""
@@ -57,7 +65,7 @@ class TokenDecoder:
 
     def _spell(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
-        if token is None or token_id in self._special_ids:
+        if token is None or token_id in self._hidden_ids:
             return b""
         if self._has_byte_tokens and (byte := _byte(token)) is not None:
             return bytes([byte])

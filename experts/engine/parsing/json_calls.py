@@ -95,6 +95,7 @@ class JsonCalls(CallFormat):
     def _arguments(self, reader: CallReader) -> Steps[None]:
         source = reader.source
         yield from source.take(BLANK)
+        source.commit()
         try:
             if (yield from source.ahead(('"',))):
                 reader.sink.arguments(_unquoted((yield from _text(source))))

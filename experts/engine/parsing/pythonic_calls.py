@@ -43,7 +43,8 @@ class PythonicCalls(CallFormat):
         try:
             yield from self._keywords(key, reader)
         except Unexpected:
-            yield from self.broken(reader)
+            if (yield from source.peek()):  # at the end of the text, only the end is missing
+                yield from self.broken(reader)
 
     def _keywords(self, key: str, reader: CallReader) -> Steps[None]:
         source, sink = reader.source, reader.sink

@@ -71,7 +71,10 @@ class JsonReader:
             self._emit("{" if char == "{" else "[")
             return True
         else:
-            self._emit(self._word((yield from self._source.take(_WORD))))
+            word = yield from self._source.take(_WORD)
+            if not (yield from self._source.peek()):  # the word may lack its end
+                raise Unexpected
+            self._emit(self._word(word))
         return False
 
     def _member(self, closing: list[str], is_first: bool) -> Steps[bool]:

@@ -48,9 +48,9 @@ class XmlCalls(CallFormat):
         sink.begin_call(name)
         sink.arguments("{")
         yield from self._parameters(name, reader)
-        if (yield from source.peek()):
+        if (yield from source.ahead((self.function_end, *self.ends, *self.begins))):
             sink.arguments("}")
-        yield from source.accept(self.function_end)
+            yield from source.accept(self.function_end)
 
     def _parameters(self, name: str, reader: CallReader) -> Steps[None]:
         source, sink = reader.source, reader.sink
@@ -58,12 +58,11 @@ class XmlCalls(CallFormat):
         while (yield from source.accept(self.before_key)):
             pieces: list[str] = []
             mark = yield from source.until((self.after_key,), pieces.append)
-            key = "".join(pieces).strip()
-            sink.arguments(f'{separator}"{escaped(key)}')
             if not mark:
                 return
             source.skip(mark)
-            sink.arguments('": ')
+            key = "".join(pieces).strip()
+            sink.arguments(f'{separator}"{escaped(key)}": ')
             yield from self._value(name, key, reader)
             yield from source.take(BLANK)
             yield from source.accept(self.after_value)
@@ -79,8 +78,8 @@ class XmlCalls(CallFormat):
             yield from source.accept("\n")
         if not reader.tools.is_text(name, key):
             pieces: list[str] = []
-            yield from source.until(self._value_ends, pieces.append)
-            sink.arguments(reader.tools.to_json(name, key, "".join(pieces)))
+            if (yield from source.until(self._value_ends, pieces.append)):
+                sink.arguments(reader.tools.to_json(name, key, "".join(pieces)))
             return
         sink.arguments('"')
         if (yield from source.until(self._value_ends, lambda piece: sink.arguments(escaped(piece)))):

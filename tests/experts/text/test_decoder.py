@@ -57,3 +57,16 @@ def test_a_byte_that_begins_another_character_continues_none():
     assert not continues(b"\xe4", b"\xf0")
     assert not continues(b"\xe4\xbd", b"A")
     assert unfinished(b"\xe4\xf0") == b"\xf0"
+
+
+@pytest.mark.parametrize("name", ["byte_level", "sentencepiece_like", "gemma_like"])
+def test_chosen_special_tokens_have_text_if_they_are_shown(name):
+    tokenizer = getattr(tiny_tokenizers, name)()
+    decoder = TokenDecoder(tokenizer.backend_tokenizer)
+    shown = decoder.showing({"[INST]", "<no such token>"})
+    ids = tokenizer("[INST] ab<|im_end|>☃ c[/INST]", add_special_tokens=False)["input_ids"]
+    assert shown.decode(ids).replace(" ", "") == "[INST]abc"
+    assert shown.bytes_of(ids[0]) == b"[INST]"
+    assert decoder.bytes_of(ids[0]) == shown.bytes_of(ids[-1]) == b""
+    hidden = [token_id for token_id in ids if token_id != ids[0]]
+    assert decoder.decode(ids) == decoder.decode(hidden) == shown.decode(hidden)
