@@ -20,5 +20,7 @@ def prepare(folder: Path) -> None:
     if not (folder / _LEARNED).exists():
         etr = Path(sys.executable).with_name("etr")
         data = folder / "data" / "learn.jsonl"
-        subprocess.run([etr, "learn", folder / "cluster.yaml", "--data", data], check=True)
+        subprocess.run(
+            [etr, "learn", folder / "cluster.yaml", "--data", data, "--negatives", "0"], check=True
+        )
         (folder / _LEARNED).touch()

@@ -12,9 +12,9 @@ import typer
 
 from cluster.cli import options as option
 from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, err, info, out, warn
+from cluster.cli.option_groups import grouped
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.config.config_editor import set_value
-from cluster.learning.options import BATCH_SIZE, HELD_OUT_SHARE, MARGIN, MID_ANSWER, LearnOptions
 from cluster.serve.connect import local_url
 
 if TYPE_CHECKING:  # imports torch
@@ -25,20 +25,15 @@ command = command_of(app)
 
 
 @command
+@grouped(learning=option.learning)
 def learn(
+    *,
     data: option.Data,
     config: ConfigPath = DEFAULT_CONFIG,
-    assigned: option.Assigned = None,
-    margin: option.Margin = MARGIN,
-    states: option.StatesFolder = None,
-    held_out: option.HeldOut = HELD_OUT_SHARE,
+    learning: option.LearnFrom,
     l2: option.L2 = None,
     false_trigger_rate: option.FalseTriggerRate = None,
     write: option.Write = False,
-    batch_size: option.BatchSize = BATCH_SIZE,
-    ray: option.Ray = None,
-    skip_broken: option.SkipBroken = False,
-    mid_answer: option.MidAnswer = MID_ANSWER,
 ) -> None:
     """Learn the token of every expert, and write the files that the config names."""
     if write and false_trigger_rate is None:
@@ -47,10 +42,9 @@ def learn(
     from cluster.learning.learn import learn_all
 
     loaded = load_config(config, tokens_required=False)
-    options = LearnOptions(data, assigned, margin, states, held_out, batch_size, ray, skip_broken, mid_answer)
     with print_learning.stages(err) as progress:
         result = learn_all(
-            loaded, options, l2=l2, false_trigger_rate=false_trigger_rate, progress=progress, warn=warn
+            loaded, learning(data), l2=l2, false_trigger_rate=false_trigger_rate, progress=progress, warn=warn
         )
     print_learning.labels(out, result.labelled)
     print_learning.learned(out, result)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.learning import options as learning
+from cluster.learning import options as learn_options
+from cluster.learning.new_expert import ExpertSource
+from cluster.learning.options import LearnOptions
+
+# Makes the options of a learning command, given the file with the data.
+LearnFrom = Callable[[Path], LearnOptions]
 
 Address = Annotated[
     str | None, typer.Option(help="Dashboard URL of a running Ray cluster: http://host:8265.")
@@ -57,12 +64,20 @@ Ray = Annotated[
     typer.Option("--ray", metavar="ADDRESS", help="Compute the hidden states on this Ray cluster."),
 ]
 MidAnswer = Annotated[
-    learning.MidAnswer,
+    learn_options.MidAnswer,
     typer.Option(
         "--mid-answer",
         metavar="CHOICE",
         help="What is wanted in the middle of an answer that the meta has begun itself on an expert's "
         "subject. none: no hand-over. late: a hand-over there too. ignore: nothing is learned there.",
+    ),
+]
+Negatives = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="General queries to learn from: if the data has fewer, the meta thinks of the rest. 0 asks for "
+        "none.",
     ),
 ]
 L2 = Annotated[
@@ -115,3 +130,67 @@ ReportFolder = Annotated[Path, typer.Option("--out", help="Folder for the JSON, 
 RoutesOnly = Annotated[
     bool, typer.Option("--routes-only", help="Judge only the routing; send no questions to a cluster.")
 ]
+
+
+def learning(
+    assigned: Assigned = None,
+    margin: Margin = learn_options.MARGIN,
+    states: StatesFolder = None,
+    held_out: HeldOut = learn_options.HELD_OUT_SHARE,
+    batch_size: BatchSize = learn_options.BATCH_SIZE,
+    ray: Ray = None,
+    skip_broken: SkipBroken = False,
+    mid_answer: MidAnswer = learn_options.MID_ANSWER,
+    negatives: Negatives = learn_options.NEGATIVES,
+) -> LearnFrom:
+    """The group of options that `etr learn` and `etr experts add` share: all but the data."""
+    return partial(
+        LearnOptions,
+        assigned=assigned,
+        margin=margin,
+        states=states,
+        held_out_share=held_out,
+        batch_size=batch_size,
+        ray_address=ray,
+        skip_broken=skip_broken,
+        mid_answer=mid_answer,
+        negatives=negatives,
+    )
+
+
+def expert_source(
+    model: Model = None,
+    hub: Hub = None,
+    revision: Revision = None,
+    adapter: Adapter = None,
+    pool: Pool = None,
+    num_gpus: NumGpus = None,
+    num_cpus: NumCpus = None,
+) -> ExpertSource:
+    """The group of options that say what a new expert runs."""
+    kind, where = _source(model, hub, revision, adapter, pool)
+    return ExpertSource(kind, where, _resources(kind, num_gpus=num_gpus, num_cpus=num_cpus))
+
+
+def _source(
+    model: Path | None, hub: str | None, revision: str | None, adapter: Path | None, pool: str | None
+) -> tuple[str, dict[str, str]]:
+    """The key of the block in cluster.yaml, and its content."""
+    if [model, hub, adapter].count(None) != 2:
+        raise typer.BadParameter("give exactly one of --model, --hub and --adapter")
+    if revision is not None and hub is None:
+        raise typer.BadParameter("--revision has no effect without --hub; remove it")
+    if (adapter is None) != (pool is None):
+        raise typer.BadParameter("--adapter and --pool need each other; add the other one")
+    if adapter is not None and pool is not None:
+        return "adapter", {"path": str(adapter), "pool": pool}
+    if hub is None:
+        return "model", {"path": str(model)}
+    return "model", {"hub": hub} | ({"revision": revision} if revision else {})
+
+
+def _resources(kind: str, **amounts: float | None) -> dict[str, float]:
+    resources = {key: amount for key, amount in amounts.items() if amount is not None}
+    if resources and kind == "adapter":
+        raise typer.BadParameter("an adapter uses the replicas of its pool; remove --num-gpus and --num-cpus")
+    return resources

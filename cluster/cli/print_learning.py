@@ -19,10 +19,12 @@ from cluster.cli import print_stages
 from cluster.learning.add_expert import AdditionTrial
 from cluster.learning.labels import LabelledSet
 from cluster.learning.learn import Learned
+from cluster.learning.training_set import TrainingSet
 from experts.evaluate.evaluation import Evaluation
-from experts.evaluate.methods import NO_EXPERT
+from experts.evaluate.false_handovers import GeneralKind, count_false_handovers
+from experts.evaluate.methods import NO_EXPERT, TOKENS
 from experts.learn.hidden_states import Progress
-from experts.learn.routing_judge import Judgement, RouteScores, confusion
+from experts.learn.routing_judge import Judgement, MidAnswerCounts, RouteScores, confusion
 
 MAX_EXPERTS = 12  # a table with more columns does not fit into a terminal
 
@@ -52,11 +54,11 @@ def learned(console: Console, result: Learned) -> None:
     num_held_out = report.num_held_out
     where = f"{num_held_out} held-out queries" if num_held_out else "the queries that it was learned from"
     console.print(_scores(report.after, report.names, f"routing on {where}"))
-    if num_answers := report.mid_answer.num_answers:
-        num_taken_over = report.mid_answer.num_taken_over
-        what = "answers that the meta itself began to queries of experts"
-        _line(console, f"mid-answer hand-overs: in {num_taken_over} of {num_answers} {what}")
-    _line(console, f"learned from {report.num_train} queries; hidden states are in {result.states_folder}")
+    _mid_answer(console, report.mid_answer)
+    _false_handovers(console, report.after, result.kinds)
+    _training(console, result.training)
+    folder = result.training.states_folder
+    _line(console, f"learned from {report.num_train} queries; hidden states are in {folder}")
 
 
 def trial(console: Console, result: AdditionTrial) -> None:
@@ -75,7 +77,10 @@ def trial(console: Console, result: AdditionTrial) -> None:
     names = sorted([*result.incumbents, result.new.name])
     if len(names) <= MAX_EXPERTS:
         console.print(_confusion(result.before, result.after, names))
-    _line(console, f"hidden states are in {result.states_folder}")
+    _mid_answer(console, result.mid_answer)
+    _false_handovers(console, result.after, result.kinds)
+    _training(console, result.training)
+    _line(console, f"hidden states are in {result.training.states_folder}")
 
 
 def evaluation(console: Console, result: Evaluation) -> None:
@@ -90,8 +95,32 @@ def evaluation(console: Console, result: Evaluation) -> None:
         grades = [grade.accuracy.estimate.mean for grade in (method.strict, method.lenient) if grade]
         table.add_row(method.name, *map(_share, [*shares, routes.false_trigger_rate, *grades]))
     console.print(table)
+    _false_handovers(console, result.method(TOKENS).judgements, result.kinds)
     for note in result.notes:
         _line(console, note)
+
+
+def _mid_answer(console: Console, counts: MidAnswerCounts) -> None:
+    if counts.num_answers:
+        what = "answers that the meta itself began to queries of experts"
+        _line(console, f"mid-answer hand-overs: in {counts.num_taken_over} of {counts.num_answers} {what}")
+
+
+def _false_handovers(
+    console: Console, judgements: Sequence[Judgement], kinds: Sequence[GeneralKind | None]
+) -> None:
+    if not any(kinds):
+        return
+    counts = count_false_handovers(judgements, kinds)
+    parts = [f"{own.num_handed_over} of {own.num_queries} {kind}" for kind, own in counts.items()]
+    _line(console, f"false hand-overs: {', '.join(parts)} general queries")
+
+
+def _training(console: Console, training: TrainingSet) -> None:
+    """What the meta has added to the data."""
+    if num_questions := training.num_from("meta"):
+        left_out = f"; {training.num_left_out} more may be for an expert" if training.num_left_out else ""
+        _line(console, f"general queries that the meta thought of: {num_questions}{left_out}")
 
 
 def _scores(judgements: Sequence[Judgement], names: Sequence[str], title: str) -> Table:

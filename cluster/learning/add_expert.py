@@ -6,7 +6,7 @@ Imports torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from cluster.learning.labels import LabelledSet, labelled_queries
 from cluster.learning.learn import save_tokens
 from cluster.learning.new_expert import NewExpert
 from cluster.learning.options import LearnOptions
-from cluster.learning.own_answers import with_own_answers
 from cluster.learning.query_sets import Warn, data_errors_named
-from cluster.learning.state_cache import cached_states
+from cluster.learning.training_set import TrainingSet, training_set
 from cluster.yaml_files.reader import parse_yaml
+from experts.evaluate.false_handovers import GeneralKind, general_kinds
 from experts.evaluate.threshold_sweep import TokenRouter
 from experts.learn import Query
 from experts.learn.hidden_states import Progress, States
 from experts.learn.learn import learn_tokens, require_labels
-from experts.learn.routing_judge import Judgement, RouteScores, judge
+from experts.learn.routing_judge import Judgement, MidAnswerCounts, RouteScores, judge
 from experts.learn.split import split_queries
 from experts.token import ExpertToken
 
@@ -38,8 +38,8 @@ from experts.token import ExpertToken
 class AdditionTrial:
     """The effect of the new expert's token on routing. Nothing is written yet.
 
-    `before` and `after` judge every held-out query without and with the token. `incumbents` are the experts
-    that the cluster has already.
+    `before` and `after` judge every held-out query without and with the token; `kinds` are those of the same
+    queries. `incumbents` are the experts that the cluster has already.
     """
 
     new: NewExpert
@@ -47,8 +47,10 @@ class AdditionTrial:
     incumbents: tuple[str, ...]
     before: list[Judgement]
     after: list[Judgement]
+    kinds: list[GeneralKind | None]
+    mid_answer: MidAnswerCounts
     labelled: LabelledSet
-    states_folder: Path
+    training: TrainingSet
 
     @property
     def unchecked(self) -> list[str]:
@@ -127,15 +129,9 @@ def try_expert(
         options, checkpoints(planned), names, progress, warn=warn, must_win=[new.name], save=save
     )
     _require_named(labelled.queries, new.name, options.data)
-    queries = with_own_answers(config, labelled.queries, options, progress, warn)
-    states, folder = cached_states(config, queries, options, progress)
-    known = list(incumbents.values())
-    [token] = _learned(states, queries, known, options, progress)
-    # Judged again, because the report leaves out this cluster's routing rules.
-    judged = _held_out(states, queries, options.held_out_share)
-    before = _judge_as_served(judged, known, config.routing)
-    after = _judge_as_served(judged, [*known, token], config.routing)
-    return AdditionTrial(new, token, tuple(incumbents), before, after, labelled, folder)
+    training = training_set(config, labelled.queries, options, progress, warn)
+    [token] = _learned(training, list(incumbents.values()), options, progress)
+    return _judged(config, new, token, incumbents, labelled, training, options.held_out_share)
 
 
 def write_expert(config: ClusterConfig, trial: AdditionTrial) -> None:
@@ -146,17 +142,13 @@ def write_expert(config: ClusterConfig, trial: AdditionTrial) -> None:
 
 
 def _learned(
-    states: States,
-    queries: Sequence[Query],
-    incumbents: Sequence[ExpertToken],
-    options: LearnOptions,
-    progress: Progress,
+    training: TrainingSet, incumbents: Sequence[ExpertToken], options: LearnOptions, progress: Progress
 ) -> list[ExpertToken]:
     """The tokens of the experts that are no incumbents."""
     with data_errors_named(options.data):
         report = learn_tokens(
-            states,
-            queries,
+            training.states,
+            training.queries,
             incumbents=incumbents,
             held_out_share=options.held_out_share,
             device=default_device(),
@@ -165,21 +157,35 @@ def _learned(
     return report.tokens
 
 
-def _held_out(states: States, queries: Sequence[Query], share: float) -> States | None:
-    """The states of the queries that the token was not learned from; None if there are none."""
-    held_out = split_queries(queries, share)[1]
-    return states.of_queries(held_out) if held_out else None
+def _judged(
+    config: ClusterConfig,
+    new: NewExpert,
+    token: ExpertToken,
+    incumbents: Mapping[str, ExpertToken],
+    labelled: LabelledSet,
+    training: TrainingSet,
+    held_out_share: float,
+) -> AdditionTrial:
+    """Judges the token again, because its report leaves out this cluster's routing rules."""
+    held_out = split_queries(training.queries, held_out_share)[1]
+    states = training.states.of_queries(held_out)
+    known, kinds = list(incumbents.values()), general_kinds(training.queries, training.states)
+    before, _ = _as_served(states, known, config.routing)
+    after, mid_answer = _as_served(states, [*known, token], config.routing)
+    kinds = [kinds[index] for index in held_out]
+    return AdditionTrial(new, token, tuple(incumbents), before, after, kinds, mid_answer, labelled, training)
 
 
-def _judge_as_served(
-    states: States | None, tokens: Sequence[ExpertToken], routing: RoutingConfig
-) -> list[Judgement]:
+def _as_served(
+    states: States, tokens: Sequence[ExpertToken], routing: RoutingConfig
+) -> tuple[list[Judgement], MidAnswerCounts]:
     """Judges with the cluster's own call bias, and only hand-overs that its `routing.when` allows."""
-    if states is None:
-        return []
+    if not len(states):
+        return [], MidAnswerCounts(0, 0)
     if not tokens:
-        return judge(states, [])
-    return TokenRouter(states, tokens, only_at_start=routing.when == "start").judge(routing.call_bias)
+        return judge(states, []), MidAnswerCounts(0, 0)
+    router = TokenRouter(states, tokens, only_at_start=routing.when == "start")
+    return router.judge(routing.call_bias), router.count_mid_answer(routing.call_bias)
 
 
 def _planned(config: ClusterConfig, new: NewExpert) -> ClusterConfig:

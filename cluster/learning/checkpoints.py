@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
+from transformers import PreTrainedModel
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.engine import TransformersEngineConfig, VllmEngineConfig
 from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.model_source import HubModelConfig, LocalModelConfig, UriModelConfig
 from experts.checkpoint import Checkpoint
+from experts.prompt import PromptRenderer
 from router.table import META
+
+
+@dataclass(frozen=True)
+class KeptCheckpoint(Checkpoint):
+    """Loads its model once, and keeps it for later calls as long as this object lives."""
+
+    _loaded: dict[str, tuple[PreTrainedModel, PromptRenderer]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> KeptCheckpoint:
+        return cls(**{own.name: getattr(checkpoint, own.name) for own in fields(Checkpoint)})
+
+    def load(self, attention: str = "sdpa") -> tuple[PreTrainedModel, PromptRenderer]:
+        """See Checkpoint."""
+        if attention not in self._loaded:
+            self._loaded[attention] = super().load(attention)
+        return self._loaded[attention]
 
 
 def default_device() -> str:

@@ -18,7 +18,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.expert_tokens import load_tokens
 from cluster.errors import ConfigError
 from cluster.learning.checkpoints import checkpoint_of
-from cluster.learning.own_answers import as_learned
+from cluster.learning.learned_set import as_learned
 from experts.errors import DataError, ExpertsFault
 from experts.evaluate.evaluation import Evaluation, evaluate_methods, require_known
 from experts.evaluate.grading import META, Answers, scored_indices
@@ -62,8 +62,6 @@ def evaluate(
     _require_runnable(methods or (), train is not None, url is not None)
     tokens = _require_ready(config, queries, train)
     _make(folder)  # first, because the evaluation takes long
-    if train is not None:  # baselines learn from the same positions as the tokens
-        train = as_learned(config, train, {token.dataset_digest for token in tokens})
     run = _EvaluationRun(config, queries, train, methods or DESCRIPTIONS, cache, progress)
     evaluation = run.evaluate(tokens, url, concurrency)
     _write(evaluation, folder)
@@ -102,7 +100,7 @@ class _EvaluationRun:
             tokens,
             call_bias=routing.call_bias,
             only_at_start=routing.when == "start",
-            baselines=self._baselines(states),
+            baselines=self._baselines(states, tokens),
             answers=answers,
             methods=self.methods,
             notes=self.notes,
@@ -134,7 +132,7 @@ class _EvaluationRun:
             served_judgements=list(map(served_judgement, self.queries, served)) if served else None,
         )
 
-    def _baselines(self, states: States) -> dict[str, list[Judgement]]:
+    def _baselines(self, states: States, tokens: Sequence[ExpertToken]) -> dict[str, list[Judgement]]:
         """The judgements of the methods that learn from `train`, by the method's name."""
         wanted = [name for name in LEARNED if name in self.methods]
         if not wanted:
@@ -145,12 +143,14 @@ class _EvaluationRun:
             )
             return {}
         judged = {}
+        # Baselines learn from the same positions as the tokens.
+        train = as_learned(self.cache, self.train, {token.dataset_digest for token in tokens})
         if {*wanted} - {PROMPTED}:
             # Imported late, like the pictures: other commands work without the packages that these two need.
             from experts.evaluate.baselines import judge_baselines
 
             judged = judge_baselines(
-                self._states(self.train),
+                self._states(train),
                 states,
                 only_at_start=self.config.routing.when == "start",
                 methods=wanted,

@@ -12,9 +12,9 @@ from cluster.errors import ConfigError
 from cluster.learning.checkpoints import checkpoints, default_device
 from cluster.learning.labels import LabelledSet, labelled_queries
 from cluster.learning.options import LearnOptions
-from cluster.learning.own_answers import with_own_answers
 from cluster.learning.query_sets import Warn, data_errors_named
-from cluster.learning.state_cache import cached_states
+from cluster.learning.training_set import TrainingSet, training_set
+from experts.evaluate.false_handovers import GeneralKind, general_kinds
 from experts.files import stage_file
 from experts.learn.fit import DEFAULT_L2
 from experts.learn.hidden_states import Progress
@@ -24,9 +24,12 @@ from experts.token import ExpertToken
 
 @dataclass(frozen=True)
 class Learned:
+    """`kinds`: of the queries that the report judges."""
+
     report: FitReport
     labelled: LabelledSet
-    states_folder: Path
+    training: TrainingSet
+    kinds: list[GeneralKind | None]
 
 
 def learn_all(
@@ -49,12 +52,11 @@ def learn_all(
     """
     _require_token_files(config)
     labelled = _labelled(config, options, progress, warn)
-    queries = with_own_answers(config, labelled.queries, options, progress, warn)
-    states, folder = cached_states(config, queries, options, progress)
+    training = training_set(config, labelled.queries, options, progress, warn)
     with data_errors_named(options.data):
         report = learn_tokens(
-            states,
-            queries,
+            training.states,
+            training.queries,
             l2=DEFAULT_L2 if l2 is None else l2,
             held_out_share=options.held_out_share,
             false_trigger_rate=false_trigger_rate,
@@ -62,7 +64,8 @@ def learn_all(
             progress=progress,
         )
     save_tokens({Path(config.experts[token.name].token): token for token in report.tokens})
-    return Learned(report, labelled, folder)
+    kinds = general_kinds(training.queries, training.states)
+    return Learned(report, labelled, training, [kinds[index] for index in report.judged])
 
 
 def save_tokens(files: Mapping[Path, ExpertToken]) -> None:

@@ -9,6 +9,16 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class ExpertSource:
+    """What an expert runs. `kind` and `where`: "model" and {"path": …} or {"hub": …, "revision": …}, the
+    revision being optional; or "adapter" and {"path": …, "pool": …}. `resources`: of one replica."""
+
+    kind: str
+    where: Mapping[str, str]
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class NewExpert:
     """`entry`: its block of cluster.yaml. `token`: the file that the block names; it need not exist yet."""
 
@@ -17,27 +27,19 @@ class NewExpert:
     token: Path
 
     @staticmethod
-    def described(
-        source: Path,
-        name: str,
-        kind: str,
-        where: Mapping[str, str],
-        *,
-        token: Path | None = None,
-        resources: Mapping[str, float] | None = None,
-    ) -> NewExpert:
-        """An expert for the cluster.yaml `source`.
+    def described(config: Path, name: str, source: ExpertSource, token: Path | None = None) -> NewExpert:
+        """An expert for the cluster.yaml `config`.
 
-        `kind` and `where`: "model" and {"path": …} or {"hub": …, "revision": …}, the revision being optional;
-        or "adapter" and {"path": …, "pool": …}. `token`: by default tokens/NAME.safetensors beside `source`.
+        `token`: by default tokens/NAME.safetensors beside `config`.
         """
-        folder = source.absolute().parent
+        folder = config.absolute().parent
         token = (token or folder / "tokens" / f"{name}.safetensors").absolute()
+        where = dict(source.where)
         if "path" in where:
-            where = {**where, "path": _relative_to(folder, Path(where["path"]))}
-        entry: dict[str, Any] = {kind: dict(where)}
-        if resources:
-            entry["resources"] = dict(resources)
+            where["path"] = _relative_to(folder, Path(where["path"]))
+        entry: dict[str, Any] = {source.kind: where}
+        if source.resources:
+            entry["resources"] = dict(source.resources)
         return NewExpert(name, entry | {"token": _relative_to(folder, token)}, token)
 
 

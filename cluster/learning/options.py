@@ -12,6 +12,7 @@ MARGIN = 0.05
 HELD_OUT_SHARE = 0.2
 BATCH_SIZE = 16
 MID_ANSWER: MidAnswer = "none"
+NEGATIVES = 200
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class LearnOptions:
     mid_answer: What is wanted at positions in the middle of an answer that the meta has begun itself to an
         expert's query: no hand-over ("none"), the expert there too ("late"), or nothing is learned from them
         ("ignore").
+    negatives: Number of general queries to learn from. If the data has fewer, the meta thinks of the rest.
     """
 
     data: Path
@@ -40,3 +42,4 @@ class LearnOptions:
     ray_address: str | None = None
     skip_broken: bool = False
     mid_answer: MidAnswer = MID_ANSWER
+    negatives: int = NEGATIVES

@@ -22,15 +22,18 @@ from experts.learn.states_folder import FORMAT_VERSION
 
 
 def cached_states(
-    config: ClusterConfig, queries: Sequence[Query], options: LearnOptions, progress: Progress
+    config: ClusterConfig,
+    meta: Checkpoint,
+    queries: Sequence[Query],
+    options: LearnOptions,
+    progress: Progress,
 ) -> tuple[States, Path]:
-    """The states of `queries` under the cluster's meta, and the folder that keeps them.
+    """The states of `queries` under `meta`, that of the cluster, and the folder that keeps them.
 
     Raises:
         ConfigError: a query does not fit the meta, or the folder holds other states or cannot be written.
         ExpertsError: the meta cannot be loaded or used.
     """
-    meta = checkpoint_of(config.meta)
     run: Run | None = None
     if options.ray_address is not None:
         meta, run = _on_ray(config, meta, options.ray_address)

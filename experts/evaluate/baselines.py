@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline  # type: ignore[import-unty
 from sklearn.preprocessing import StandardScaler, normalize  # type: ignore[import-untyped]
 from torch import Tensor
 
-from experts.evaluate.state_rows import experts_of, first_rows, judge_queries, only_first_rows
+from experts.evaluate.state_rows import experts_of, judge_queries, only_first_rows
 from experts.learn.hidden_states import Progress, States
 from experts.learn.routing_judge import Judgement, judge_rows
 
@@ -131,7 +131,7 @@ def _predicted(model: KNeighborsClassifier | Pipeline, train: States, test: Stat
 
 
 def _first_states(states: States) -> Floats:
-    points: Floats = normalize(states.hidden[first_rows(states)].numpy())
+    points: Floats = normalize(states.hidden[states.first_rows].numpy())
     return points
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experts.errors import DataError
+from experts.evaluate.false_handovers import GeneralKind, general_kinds
 from experts.evaluate.grading import META, Answers, Grades, scored_indices
 from experts.evaluate.methods import DESCRIPTIONS, SERVED, TOKENS, Examination, Method
 from experts.evaluate.state_rows import judge_queries
@@ -23,7 +24,8 @@ class Evaluation:
     """Every method on the same queries, the tokens first.
 
     `names`: of the experts. `experts`, `places`: per query, the expert that should answer and its place in
-    the file. `scored`: indices of the queries with a right answer. `confusion`: of the tokens, counts with a
+    the file. `kinds`: of the general queries; None for the others. `scored`: indices of the queries with a
+    right answer. `confusion`: of the tokens, counts with a
     row per expert that should take over and a column per expert that did, in the order of `names`, then no
     expert. `notes`: what was left out, and why.
     """
@@ -35,6 +37,7 @@ class Evaluation:
     names: tuple[str, ...]
     places: tuple[str, ...]
     experts: tuple[str | None, ...]
+    kinds: tuple[GeneralKind | None, ...]
     scored: tuple[int, ...]
     methods: tuple[Method, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -92,6 +95,7 @@ def evaluate_methods(
         names=names,
         places=tuple(query.place for query in queries),
         experts=tuple(query.expert for query in queries),
+        kinds=tuple(general_kinds(queries, states)),
         scored=scored,
         methods=_measured(queries, scored, names, judged, answers, {TOKENS, *methods}),
         confusion=tuple(tuple(row) for row in confusion(judged[TOKENS], names)),

@@ -9,6 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from experts.evaluate.evaluation import Evaluation
+from experts.evaluate.false_handovers import (
+    MAX_SHORT_WORDS,
+    NUM_NEIGHBOURS,
+    GeneralKind,
+    count_false_handovers,
+)
 from experts.evaluate.intervals import Estimate
 from experts.evaluate.methods import NO_EXPERT, TOKENS, AnswerScores, Method
 
@@ -21,6 +27,11 @@ _INTERVALS = (
     "Shares are between 0 and 1, with 95 % bootstrap intervals over the queries in brackets. *vs tokens* is "
     "the difference to the tokens' share, paired by query; if its interval excludes 0, the difference is "
     "significant. If all queries agree, an interval has no width, which says nothing about other queries."
+)
+_KINDS = (
+    "General queries that were handed over, by their kind. *Neighbouring*: one of the "
+    f"{NUM_NEIGHBOURS} queries of this set that are nearest in hidden state is an expert's. *Short*: at most "
+    f"{MAX_SHORT_WORDS} words, and not neighbouring. *Long*: all others."
 )
 _STRICT = (
     "*Strict*: the whole answer must be the right one. *Lenient*: the right answer occurs in it; for "
@@ -44,6 +55,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, pictures: Iterable[str
 def _lines(evaluation: Evaluation, pictures: Iterable[str]) -> Iterator[str]:
     yield from _head(evaluation)
     yield from _routing(evaluation)
+    yield from _false_handovers(evaluation)
     yield from _answers(evaluation)
     yield from _confusion(evaluation)
     yield from ("## Methods", "")
@@ -85,6 +97,18 @@ def _routing(evaluation: Evaluation) -> Iterator[str]:
         cells = [_with_interval(method.decisions.estimate), gain, *map(_share, shares)]
         rows.append([method.name, *cells, _share(routes.false_trigger_rate)])
     yield from _table([*columns, "no hand-over", "false triggers"], rows)
+
+
+def _false_handovers(evaluation: Evaluation) -> Iterator[str]:
+    if not any(evaluation.kinds):
+        return
+    yield from ("## False hand-overs", "", _KINDS, "")
+    rows = []
+    for method in evaluation.methods:
+        if method.judgements:
+            counts = count_false_handovers(method.judgements, evaluation.kinds).values()
+            rows.append([method.name, *(f"{kind.num_handed_over} of {kind.num_queries}" for kind in counts)])
+    yield from _table(["method", *GeneralKind], rows)
 
 
 def _answers(evaluation: Evaluation) -> Iterator[str]:

@@ -12,13 +12,6 @@ from experts.learn.routing_judge import Judgement
 from experts.learn.targets import WORD
 
 
-def first_rows(states: States) -> Tensor:
-    """int64 [queries]: index of each query's first row, which is at the end of its prompt."""
-    sizes = torch.unique_consecutive(states.query, return_counts=True)[1]
-    starts: Tensor = sizes.cumsum(dim=0) - sizes
-    return starts
-
-
 def experts_of(states: States) -> list[str | None]:
     """The expert that should take over each query; None is no expert."""
     sizes = torch.unique_consecutive(states.query, return_counts=True)[1].tolist()
@@ -30,7 +23,7 @@ def experts_of(states: States) -> list[str | None]:
 def only_first_rows(states: States, labels: Tensor) -> Tensor:
     """`labels` of rows as a cluster applies them that hands over only at the start of an answer."""
     kept = torch.full_like(labels, WORD)
-    rows = first_rows(states)
+    rows = states.first_rows
     kept[rows] = labels[rows]
     return kept
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from experts.evaluate.state_rows import only_first_rows
 from experts.learn.hidden_states import States
 from experts.learn.loss import expert_logits
-from experts.learn.routing_judge import Judgement, RouteScores, judge_rows
+from experts.learn.routing_judge import (
+    Judgement,
+    MidAnswerCounts,
+    RouteScores,
+    count_mid_answer,
+    judge_rows,
+)
 from experts.learn.targets import WORD
 from experts.token import ExpertToken
 
@@ -42,8 +48,10 @@ class TokenRouter:
         self._margin = logit - states.max_logit
 
     def judge(self, call_bias: float) -> list[Judgement]:
-        labels = torch.where(self._margin + call_bias > 0, self._winner, WORD)
-        return judge_rows(self._states, self._kept(labels), self._names)
+        return judge_rows(self._states, self._labels(call_bias), self._names)
+
+    def count_mid_answer(self, call_bias: float) -> MidAnswerCounts:
+        return count_mid_answer(self._states, self._labels(call_bias))
 
     def sweep(self, call_bias: float) -> tuple[TriggerPoint, ...]:
         """From hardly any hand-over to nearly only hand-overs; `call_bias` and 0 are among the points."""
@@ -56,5 +64,6 @@ class TokenRouter:
         scores = RouteScores.of(self.judge(call_bias))
         return TriggerPoint(call_bias, scores.false_trigger_rate, scores.accuracy)
 
-    def _kept(self, labels: Tensor) -> Tensor:
+    def _labels(self, call_bias: float) -> Tensor:
+        labels = torch.where(self._margin + call_bias > 0, self._winner, WORD)
         return only_first_rows(self._states, labels) if self._only_at_start else labels

@@ -55,6 +55,13 @@ class States:
     def num_queries(self) -> int:
         return len(torch.unique_consecutive(self.query))
 
+    @property
+    def first_rows(self) -> Tensor:
+        """int64 [queries]: index of each query's first row, which is at the end of its prompt."""
+        sizes = torch.unique_consecutive(self.query, return_counts=True)[1]
+        starts: Tensor = sizes.cumsum(dim=0) - sizes
+        return starts
+
     def of_queries(self, indices: Sequence[int]) -> States:
         """The rows of these queries, renumbered from 0 in the order given."""
         sizes = torch.unique_consecutive(self.query, return_counts=True)[1].tolist()

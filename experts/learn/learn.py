@@ -31,13 +31,14 @@ class FitReport:
     """`tokens`: the new ones, with their scores. `names`: of all experts, incumbents included.
 
     `before` and `after` judge the held-out queries without and with the new tokens; if none was held out
-    (`num_held_out` is 0), the queries that were learned from. `mid_answer` counts on the same queries, with
+    (`num_held_out` is 0), all queries. `judged`: their indices. `mid_answer` counts on the same queries, with
     the new tokens.
     """
 
     tokens: list[ExpertToken]
     call_bias: float
     names: tuple[str, ...]
+    judged: list[int]
     before: list[Judgement]
     after: list[Judgement]
     mid_answer: MidAnswerCounts
@@ -66,21 +67,9 @@ def learn_tokens(
     fitted = fit_tokens(
         states.of_queries(train), l2=l2, incumbents=incumbents, device=device, progress=progress
     )
-    judged = states.of_queries(held_out) if held_out else states
-    calibration = _calibrated(judged, fitted.tokens, false_trigger_rate, incumbents)
-    tokens = [*incumbents, *calibration.tokens]
-    routed = route(judged, tokens, calibration.call_bias)
-    after = judge_rows(judged, routed, [token.name for token in tokens])
-    return FitReport(
-        tokens=_with_scores(calibration.tokens, after, "held_out" if held_out else "train"),
-        call_bias=calibration.call_bias,
-        names=tuple(sorted(token.name for token in tokens)),
-        before=judge(judged, incumbents),
-        after=after,
-        mid_answer=count_mid_answer(judged, routed),
-        num_train=len(train),
-        num_held_out=len(held_out),
-    )
+    judged = held_out or train
+    calibration = _calibrated(states.of_queries(judged), fitted.tokens, false_trigger_rate, incumbents)
+    return _report(states, train, held_out, calibration, incumbents)
 
 
 def require_labels(queries: Sequence[Query], expert_names: Iterable[str]) -> None:
@@ -95,6 +84,30 @@ def require_labels(queries: Sequence[Query], expert_names: Iterable[str]) -> Non
         )
     if missing := sorted(set(names) - labels):
         raise DataError(f'no query names expert \'{missing[0]}\'; add queries with "expert": "{missing[0]}"')
+
+
+def _report(
+    states: States,
+    train: list[int],
+    held_out: list[int],
+    calibration: Calibration,
+    incumbents: Sequence[ExpertToken],
+) -> FitReport:
+    tokens = [*incumbents, *calibration.tokens]
+    judged = states.of_queries(held_out or train)
+    routed = route(judged, tokens, calibration.call_bias)
+    after = judge_rows(judged, routed, [token.name for token in tokens])
+    return FitReport(
+        tokens=_with_scores(calibration.tokens, after, "held_out" if held_out else "train"),
+        call_bias=calibration.call_bias,
+        names=tuple(sorted(token.name for token in tokens)),
+        judged=held_out or train,
+        before=judge(judged, incumbents),
+        after=after,
+        mid_answer=count_mid_answer(judged, routed),
+        num_train=len(train),
+        num_held_out=len(held_out),
+    )
 
 
 def _calibrated(

@@ -6,9 +6,14 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 QUERY_SET = "query set"  # in errors, in place of a file's name
 _MAX_LISTED = 20
+
+# Where a query is from: the data; "meta", a general question that the meta thought of; or "paraphrase", a
+# query of the data that the meta has put in other words.
+Origin = Literal["data", "meta", "paraphrase"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Query:
     `own_answer`: what the meta wrote when it answered an expert's query itself; "" if it was not asked, and
     always with `written`. No expert should take over in the middle of it, unless it is `late`: then `expert`
     should, at every position.
+    `origin`: see Origin.
     """
 
     messages: tuple[Mapping[str, str], ...]
@@ -37,6 +43,12 @@ class Query:
     place: str = "line 1"
     own_answer: str = ""
     late: bool = False
+    origin: Origin = "data"
+
+    @property
+    def question(self) -> str:
+        """The text of the last message."""
+        return self.messages[-1]["content"]
 
     @property
     def turn(self) -> str:

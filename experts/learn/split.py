@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from experts.errors import DataError
-from experts.learn.queries import Query
+from experts.learn.queries import Origin, Query
 
 
 def split_queries(queries: Sequence[Query], held_out_share: float) -> tuple[list[int], list[int]]:
@@ -16,14 +16,16 @@ def split_queries(queries: Sequence[Query], held_out_share: float) -> tuple[list
     the general ones.
 
     Decided by the messages alone: the order of the file does not matter, and a question that occurs twice is
-    never on both sides. An expert with two different questions has one on each side.
+    never on both sides. An expert with two different questions has one on each side. The data is split as it
+    would be alone, then the questions of the meta. Paraphrases are never held out.
     Raises DataError if the share is not in [0, 1).
     """
     if not 0 <= held_out_share < 1:
         raise DataError(f"held-out share {held_out_share:g} is not in [0, 1); give 0.2 for a fifth")
-    groups: dict[str | None, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str | None, Origin], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, query in enumerate(queries):
-        groups[query.expert][_key(query)].append(index)
+        if query.origin != "paraphrase":
+            groups[query.expert, query.origin][_key(query)].append(index)
     held_out: set[int] = set()
     for by_key in groups.values():
         kept_back = sorted(by_key)[: _num_held_out(len(by_key), held_out_share)]

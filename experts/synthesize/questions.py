@@ -53,6 +53,7 @@ class Draw:
     `seed`: the same one gives the same questions. `margin`: a question must be likelier from the model that
     writes it than from its rival by so many nats per UTF-8 byte. The default is that of `assign_queries`, for
     the same reason: close calls do not tell an expert from the meta. `batch_size`: texts at once.
+    `max_texts_per_question`: how many may be written for each question that is wanted.
     """
 
     num: int
@@ -60,11 +61,12 @@ class Draw:
     temperature: float = 1.0
     margin: float = DEFAULT_MARGIN
     batch_size: int = 16
+    max_texts_per_question: int = MAX_TEXTS_PER_QUESTION
 
     @property
     def max_texts(self) -> int:
         """How many texts may be written for the questions."""
-        return MAX_TEXTS_PER_QUESTION * self.num
+        return self.max_texts_per_question * self.num
 
 
 def synthesize(
@@ -77,7 +79,8 @@ def synthesize(
 
     Each is likelier from `writer` than from `rival`, and yet something that `rival` could expect from a user.
     The latter is for experts that were trained on answers alone: they write answers in place of questions.
-    `rival` None: neither is required. Raises ModelLoadError.
+    `rival` None: `writer` itself could expect it, which it cannot if it knows nothing of users.
+    Raises ModelLoadError.
     """
     found = Synthesis()
     seen: set[str] = set()
@@ -130,7 +133,7 @@ def _compared(
     for nll, other in zip(own, others, strict=True):
         if math.isinf(nll) or math.isinf(other):  # a tokenizer or a template cannot take the text
             yield Rejection.GARBLED
-        elif rival and other > _MAX_NLL_PER_BYTE:
+        elif other > _MAX_NLL_PER_BYTE:
             yield Rejection.UNLIKELY
         else:
             yield Rejection.MARGIN if rival and other - nll < draw.margin else None

@@ -80,9 +80,10 @@ def learn_tokens(cluster: Path, data: Path, queries: Iterable[Query]) -> None:
     """Learn the tokens of all experts of a cluster.yaml, as a user would.
 
     From first positions only: this meta may greet or not, and an expert takes over after a greeting too.
+    From the data only: it knows nothing of users.
     """
     write_data(data, queries)
-    arguments = ["learn", str(cluster), "--data", str(data), "--mid-answer", "ignore"]
+    arguments = ["learn", str(cluster), "--data", str(data), "--mid-answer", "ignore", "--negatives", "0"]
     learned = CliRunner().invoke(etr, arguments)
     assert learned.exit_code == 0, learned.output
 

@@ -17,7 +17,7 @@ def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cluster whose tokens were learned from learn.jsonl beside it."""
     config = write_cluster(tmp_path, taught_models(tmp_path_factory))
     data = write_data(tmp_path / "learn.jsonl", answered())
-    assert run("learn", config, "--data", data).exit_code == 0
+    assert run("learn", config, "--data", data, "--negatives", 0).exit_code == 0
     return config
 
 
@@ -42,6 +42,11 @@ def test_routes_are_judged_and_reported_without_a_cluster(config: Path):
     )
     assert f"{accuracy:.3f}" in tokens
     assert "the cluster was not asked" in result.stdout
+    assert (
+        "false hand-overs: 0 of 10 short, 0 of 0 long, 0 of 0 neighbouring general queries" in result.stdout
+    )
+    assert report["kinds"].count("short") == 10
+    assert "| tokens | 0 of 10 | 0 of 0 | 0 of 0 |" in (folder / "report" / "evaluation.md").read_text()
     # The states that the tokens were learned from are those that the baselines learn from.
     assert kept.items() <= {p: p.stat().st_mtime_ns for p in folder.glob(".etr/states/*/*/*")}.items()
     assert len(list(folder.glob(".etr/states/*/*/manifest.json"))) == 2

@@ -21,6 +21,7 @@ from tests.tiny.taught_cluster import ANSWERS, answered, taught_models, write_cl
 from tests.tiny.taught_meta import EXPERTS, query
 
 INCUMBENTS = ("chemistry", "roman")
+FROM_DATA = ("--negatives", 0)  # the tiny meta knows nothing of users
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learned")
     config = write_cluster(folder, taught_models(tmp_path_factory), INCUMBENTS)
     data = write_data(folder / "old.jsonl", without(answered(), "morse"))
-    assert run("learn", config, "--data", data, "--mid-answer", "ignore").exit_code == 0
+    assert run("learn", config, "--data", data, *FROM_DATA, "--mid-answer", "ignore").exit_code == 0
     return folder
 
 
@@ -50,7 +51,9 @@ def run(*arguments: object) -> Result:
 
 def add(config: Path, data: Path, *options: object, name: str = "morse") -> Result:
     model = config.parent / "models" / "morse"
-    return run("experts", "add", name, "--model", model, "--config", config, "--data", data, *options)
+    return run(
+        "experts", "add", name, "--model", model, "--config", config, "--data", data, *FROM_DATA, *options
+    )
 
 
 def refused(config: Path, data: Path, *options: object, name: str = "morse") -> str:
@@ -124,6 +127,14 @@ def test_a_new_expert_learns_from_the_middle_of_answers_unless_they_are_ignored(
     # The answers are part of what was learned from, and so is what is wanted in their middle.
     num_of_incumbents = 1
     assert len(list(config.parent.glob(".etr/states/*/*/manifest.json"))) == num_of_incumbents + 3
+    assert num_taken_over(first) < num_taken_over(late)
+    assert "mid-answer" not in ignoring.stdout
+
+
+def num_taken_over(result: Result) -> int:
+    """Of the answers that the meta began itself."""
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("mid-answer hand-overs: in ")]
+    return int(line.split()[3])
 
 
 def test_a_new_experts_queries_need_no_labels(config: Path, data: Path):
@@ -204,7 +215,7 @@ def test_the_clusters_own_routing_settings_are_applied(config: Path, data: Path)
 def test_a_name_that_is_not_valid_is_refused_before_learning(config, data, name, complaint):
     assert refused(config, data, name=name).startswith(f"{config}: {complaint}")
     num_of_incumbents = 1
-    assert len(list(config.parent.glob(".etr/states/*/*"))) == num_of_incumbents
+    assert len(list(config.parent.glob(".etr/states/*/*/manifest.json"))) == num_of_incumbents
 
 
 def test_labels_must_name_the_new_expert_or_an_incumbent(config: Path, data: Path):
@@ -275,7 +286,7 @@ def test_a_model_comes_from_one_place(config, data, options, complaint):
 
 
 def test_a_model_of_the_hub_is_written_with_its_revision(config: Path, data: Path):
-    options = ("--hub", "org/morse", "--revision", "v1", "--num-gpus", "1")
+    options = ("--hub", "org/morse", "--revision", "v1", "--num-gpus", "1", *FROM_DATA)
     result = run("experts", "add", "morse", "--config", config, "--data", data, *options)
     assert result.exit_code == 0, result.output
     block = load_config(config).local_experts["morse"]
@@ -288,7 +299,7 @@ def test_an_adapter_is_added_to_its_pool(config: Path, data: Path):
     adapter = write_adapter(config.parent / "adapters" / "morse", width=width)
     engine = {"kind": "vllm", "max_adapters": 2}
     set_value(config, ("pools",), {"base": {"model": {"path": "models/morse"}, "engine": engine}})
-    options = ("--adapter", adapter, "--pool", "base", "--config", config, "--data", data)
+    options = ("--adapter", adapter, "--pool", "base", "--config", config, "--data", data, *FROM_DATA)
     result = run("experts", "add", "morse", *options)
     assert result.exit_code == 0, result.output
     assert "    adapter: {path: adapters/morse, pool: base}\n" in config.read_text()

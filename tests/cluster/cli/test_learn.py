@@ -18,6 +18,7 @@ from experts.learn.assign import DEFAULT_MARGIN
 from experts.learn.formats import read_queries
 from experts.learn.learn import DEFAULT_HELD_OUT_SHARE
 from experts.token import ExpertToken
+from tests.tiny.asking_models import ELEMENTS, write_asking_cluster
 from tests.tiny.taught_cluster import answered, taught_models, write_cluster, write_data
 from tests.tiny.taught_meta import EXPERTS, query
 
@@ -37,14 +38,15 @@ def run(*arguments: object) -> Result:
 
 
 def learn(config: Path, data: Path, *options: object) -> Result:
-    result = run("learn", config, "--data", data, *options)
+    """From the data only: the tiny meta knows nothing of users."""
+    result = run("learn", config, "--data", data, "--negatives", "0", *options)
     assert result.exit_code == 0, result.output
     return result
 
 
 def refused(config: Path, data: Path, *options: object) -> str:
     """The lines that say why; no token may have been written."""
-    result = run("learn", config, "--data", data, *options)
+    result = run("learn", config, "--data", data, "--negatives", "0", *options)
     assert result.exit_code == 1, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert not list(config.parent.glob("tokens/*"))
@@ -98,6 +100,25 @@ def share_taken_over(result: Result) -> float:
     [line] = [line for line in result.stdout.splitlines() if line.startswith("mid-answer hand-overs: in ")]
     num_taken_over, num_answers = (int(word) for word in line.split() if word.isdigit())
     return num_taken_over / num_answers
+
+
+def test_false_hand_overs_are_reported_by_the_kind_of_general_query(config: Path, data: Path):
+    assert "false hand-overs: 0 of 6 short, 0 of 0 long, 0 of 0 neighbouring general queries" in (
+        learn(config, data).stdout
+    )
+
+
+def test_general_queries_of_the_meta_are_learned_from_by_default_and_counted(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    config = write_asking_cluster(tmp_path, tmp_path_factory)
+    asked = [query(question, "chemistry") for question in ELEMENTS]
+    others = [query(f"{name} {i}", name) for name in ("adapted", "distant") for i in range(3)]
+    data = write_data(tmp_path / "queries.jsonl", [*asked, *others, query("nice day", None)])
+    result = run("learn", config, "--data", data, "--negatives", 9, "--mid-answer", "ignore")
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("general queries that the meta")]
+    assert int(line.split(";")[0].split()[-1]) > 0
 
 
 def test_queries_without_labels_are_given_to_the_models_that_answer_them_best(config: Path, data: Path):

@@ -10,10 +10,12 @@ import pytest
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.config.routing import RoutingConfig
 from cluster.errors import ConfigError
+from cluster.learning.checkpoints import KeptCheckpoint, checkpoint_of
+from cluster.learning.meta_texts import MetaWriter
 from cluster.learning.options import LearnOptions
-from cluster.learning.own_answers import as_learned, with_own_answers
+from cluster.learning.own_answers import with_own_answers
+from cluster.learning.query_sets import Warn
 from experts.learn import Query
-from experts.learn.queries import dataset_digest
 from tests.tiny.taught_cluster import taught_models, write_cluster
 from tests.tiny.taught_meta import query, query_set
 
@@ -34,7 +36,12 @@ def folder(tmp_path: Path) -> Path:
 
 def answered(config: ClusterConfig, folder: Path, options: LearnOptions = OPTIONS) -> list[Query]:
     """The queries with own answers; nothing may be warned of."""
-    return with_own_answers(config, QUERIES, replace(options, states=folder), lambda *report: None, refuse)
+    return with_own_answers(QUERIES, writer(config, replace(options, states=folder), refuse))
+
+
+def writer(config: ClusterConfig, options: LearnOptions, warn: Warn) -> MetaWriter:
+    meta = KeptCheckpoint.of(checkpoint_of(config.meta))
+    return MetaWriter(config, options, meta, lambda *report: None, warn)
 
 
 def refuse(line: str) -> None:
@@ -74,16 +81,6 @@ def test_kept_answers_are_read_by_the_next_call_with_the_same_meta(
     assert [kept] == list(folder.iterdir())
 
 
-def test_queries_are_given_as_the_tokens_were_learned_from_them(config: ClusterConfig):
-    assert as_learned(config, QUERIES, {dataset_digest(QUERIES)}) == QUERIES
-    for wanted in ("none", "late"):
-        options = replace(OPTIONS, mid_answer=wanted)
-        learned = with_own_answers(config, QUERIES, options, lambda *report: None, refuse)
-        assert as_learned(config, QUERIES, {"", dataset_digest(learned)}) == learned
-    assert as_learned(config, QUERIES, {dataset_digest(QUERIES)}) == QUERIES
-    assert as_learned(config, QUERIES[:1], {dataset_digest(QUERIES)}) == QUERIES[:1]
-
-
 def test_damaged_answers_are_written_again(config: ClusterConfig, folder: Path):
     first = answered(config, folder)
     [kept] = folder.iterdir()
@@ -107,12 +104,12 @@ def test_no_answers_are_written_where_none_are_wanted(
 def test_with_ray_only_kept_answers_are_used(config: ClusterConfig, folder: Path):
     options = replace(OPTIONS, states=folder, ray_address="10.0.0.1:6379")
     warnings: list[str] = []
-    plain = with_own_answers(config, QUERIES, options, lambda *report: None, warnings.append)
+    plain = with_own_answers(QUERIES, writer(config, options, warnings.append))
     assert plain == QUERIES
     assert len(warnings) == 1
     assert "run the command once without --ray" in warnings[0]
     first = answered(config, folder)
-    assert with_own_answers(config, QUERIES, options, lambda *report: None, refuse) == first
+    assert with_own_answers(QUERIES, writer(config, options, refuse)) == first
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_meta_is_loaded(

@@ -11,7 +11,7 @@ import torch
 from experts.errors import DataError
 from experts.evaluate.baselines import judge_baselines
 from experts.evaluate.prompted import judge_prompted
-from experts.evaluate.state_rows import experts_of, first_rows, only_first_rows
+from experts.evaluate.state_rows import experts_of, only_first_rows
 from experts.learn import Query, RouteScores, States
 from experts.learn.targets import WORD
 from tests.tiny.taught_meta import EXPERTS, query_set
@@ -59,7 +59,7 @@ def test() -> States:
 
 def test_first_rows_and_experts_of_queries(test):
     assert experts_of(test)[:5] == ["law", "math", "law", "math", None]
-    assert first_rows(test)[:6].tolist() == [0, 1, 2, 4, 6, 9]
+    assert test.first_rows[:6].tolist() == [0, 1, 2, 4, 6, 9]
     assert only_first_rows(test, test.expert)[:6].tolist() == [0, 1, WORD, WORD, WORD, WORD]
 
 
