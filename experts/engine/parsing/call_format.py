@@ -41,7 +41,8 @@ class CallFormat:
     def marks(self) -> list[str]:
         """All of them, those of a subclass included."""
         values = [getattr(self, each.name) for each in fields(self)]
-        return [mark for value in values for mark in ((value,) if isinstance(value, str) else value or ())]
+        marks = [mark for value in values for mark in (value if isinstance(value, tuple) else (value,))]
+        return [mark for mark in marks if isinstance(mark, str)]
 
     def read(self, mark: str, reader: CallReader) -> Steps[bool]:
         """Reads `mark`, which is next, the calls that follow it, and the marks that end them.
