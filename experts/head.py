@@ -93,6 +93,35 @@ class ExtendedHead:
         self._hidden = args[0]
 
 
+def head_inputs(model: PreTrainedModel, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What the head gets in a forward pass over `ids` int [B, T], without a cache: [B, T, d].
+
+    Not simply the last hidden states, because a model may change them before its head. `mask`: int [B, T], 0
+    for padding.
+    """
+    head = model.get_output_embeddings()
+    stand_in = _StandIn(head)
+    model.set_output_embeddings(stand_in)
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    finally:
+        model.set_output_embeddings(head)
+    return stand_in.hidden
+
+
+class _StandIn(nn.Module):
+    """Takes the head's place, so that no logits are computed where none are needed; keeps its input."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.weight = head.weight  # some models read its dtype
+        self.hidden = torch.empty(0)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.hidden = hidden
+        return hidden[..., :1]
+
+
 def input_size(head: nn.Module) -> int:
     """d. The weight itself does not tell, if it is quantised and packed."""
     if isinstance(head, nn.Linear):

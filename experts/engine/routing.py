@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from experts.engine.request import EngineRequest
+from experts.engine.sampling.logprobs import IdLogprobs
+from experts.engine.sampling.token_chooser import TokenChooser
 from experts.head import ExpertTable, decide, distribution
 from experts.text.decoder import unfinished
 
@@ -29,6 +31,7 @@ class RequestState:
     `num_tokens`: length of the prompt plus the limit of new tokens; `num_steps`: tokens generated so far.
     `cut_character`: its bytes, if the text ends in the middle of a character. `expert`, `probability` and
     `distribution` are the outcome. An `abandoned` request has no reader any more and ends at the next step.
+    `chooser`: if the request has further rules; `logprobs`: of its tokens so far, if it asks for them.
     """
 
     request: EngineRequest
@@ -41,17 +44,25 @@ class RequestState:
     expert: str | None = None
     probability: float | None = None
     distribution: dict[str, float] | None = None
+    chooser: TokenChooser | None = None
+    logprobs: list[IdLogprobs] = field(default_factory=list)
 
     @property
     def may_hand_over(self) -> bool:
-        """Whether an expert may win the next token: not inside a character, which one model must finish, and
-        not after a hand-over, which a step that began too early must not overwrite."""
-        is_too_late = (self.request.only_at_start and self.num_steps > 0) or self.expert is not None
+        """Whether an expert may win the next token: not inside a character, which one model must finish, not
+        inside what a grammar describes, and not after a hand-over, which a step that began too early must not
+        overwrite."""
+        has_begun = self.num_steps > 0 and (self.request.only_at_start or has_grammar(self.request))
+        is_too_late = has_begun or self.expert is not None
         return bool(self.request.allowed) and not self.cut_character and not is_too_late
 
     def add_token(self, data: bytes) -> None:
         """Record the bytes of the latest token, to know whether the text ends inside a character."""
         self.cut_character = unfinished(self.cut_character + data)
+
+
+def has_grammar(request: EngineRequest) -> bool:
+    return request.sampling is not None and request.sampling.grammar is not None
 
 
 def route(

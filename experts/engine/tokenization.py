@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from os.path import commonprefix
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from experts.engine.request import EngineRequest
-from experts.errors import ContextLengthExceeded, InvalidPrompt, ModelLoadError
+from experts.engine.request import EngineRequest, SamplingOptions
+from experts.engine.sampling.rules import TokenRules, has_penalties, require_valid
+from experts.errors import ContextLengthExceeded, InvalidCall, InvalidPrompt, ModelLoadError
 from experts.prompt import PromptRenderer
 from experts.text.decoder import TokenDecoder
 
@@ -58,6 +61,11 @@ class ModelTokenizer:
     def hf_tokenizer(self) -> PreTrainedTokenizerBase:
         return self.renderer.tokenizer
 
+    @property
+    def end_id(self) -> int:
+        """One of `stop_ids`, the same in every process."""
+        return min(self.stop_ids)
+
     def encode(self, request: EngineRequest) -> list[int]:
         """The ids of the prompt, with everything that stands in the open turn. Raises InvalidPrompt."""
         resumed = request.resumed
@@ -67,6 +75,32 @@ class ModelTokenizer:
             return self._encode(request, request.written, resumed.text)
         return self._encode(request, request.written) + list(resumed.ids)
 
+    def end_ids(self, request: EngineRequest) -> frozenset[int]:
+        """The token ids that end the answer to `request`."""
+        options = request.sampling
+        if options is None:
+            return self.stop_ids
+        # Nothing can follow a matched grammar, so it ends the answer in any case.
+        own = frozenset() if options.ignore_eos and options.grammar is None else self.stop_ids
+        return own | frozenset(options.stop_token_ids)
+
+    def rules(self, request: EngineRequest, options: SamplingOptions, prompt: Sequence[int]) -> TokenRules:
+        """What the request asks of sampling with its `options`. `prompt`: as encoded.
+
+        Raises InvalidCall: an option has a value that this model cannot take.
+        """
+        resumed = request.resumed
+        require_valid(options, len(self.hf_tokenizer))
+        return TokenRules(
+            options,
+            tuple(sorted(self.end_ids(request))),
+            tuple(sorted(self.stop_ids)),
+            tuple(ids for text in options.bad_words for ids in self._spellings(text)),
+            self._own_ids(request, prompt) if has_penalties(options) or options.bad_words else (),
+            resumed if options.grammar else None,
+            resumed is not None and resumed.tokenizer == self.fingerprint,
+        )
+
     def max_new_tokens(self, num_prompt_tokens: int, request: EngineRequest) -> int:
         """How many tokens may be generated. Raises ContextLengthExceeded if the prompt fills the window."""
         room = self.max_model_len - num_prompt_tokens
@@ -75,6 +109,27 @@ class ModelTokenizer:
         if request.probe:
             return 1
         return room if request.max_tokens is None else min(request.max_tokens, room)
+
+    def _own_ids(self, request: EngineRequest, prompt: Sequence[int]) -> tuple[int, ...]:
+        """The tokens at the end of `prompt` that `written` and `resumed` add to it."""
+        if not request.written and request.resumed is None:
+            return ()
+        before = self._encode(request, "")
+        num_shared = len(commonprefix([before, list(prompt)]))
+        return tuple(prompt[num_shared:])
+
+    def _spellings(self, text: str) -> list[tuple[int, ...]]:
+        """The ids of a bad word at the beginning of a text, and after a space if they are others."""
+        encode = self.hf_tokenizer.backend_tokenizer.encode
+        plain, spaced = (
+            tuple(encode(prefix + text.lstrip(), add_special_tokens=False).ids) for prefix in ("", " ")
+        )
+        if not plain:
+            raise InvalidCall(
+                "invalid_value", "bad_words", "bad_words: each must be a text of one or more tokens"
+            )
+        is_other = len(spaced) == len(plain) and spaced[0] != plain[0]
+        return [plain, spaced] if is_other else [plain]
 
     def _encode(self, request: EngineRequest, written: str, own: str = "") -> list[int]:
         if request.messages is not None:

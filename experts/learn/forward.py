@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from experts.head import input_size
+from experts.head import head_inputs, input_size
 from experts.learn.targets import ANY_WORD, WORD, Targets
 from experts.logit_transform import measure
 
@@ -53,18 +53,8 @@ class ForwardPass:
         lengths = torch.tensor([len(t.ids) for _, t in batch])
         # Padding is on the right: with causal attention no target position sees it.
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        hidden = self._head_inputs(ids.to(self._model.device), mask.to(self._model.device))
+        hidden = head_inputs(self._model, ids.to(self._model.device), mask.to(self._model.device))
         return [self._rows(hidden[i, t.positions], index, t) for i, (index, t) in enumerate(batch)]
-
-    def _head_inputs(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, d]. Not simply the last hidden states, because a model may change them before its head."""
-        stand_in = _StandIn(self.head)
-        self._model.set_output_embeddings(stand_in)
-        try:
-            self._model(input_ids=ids, attention_mask=mask, use_cache=False)
-        finally:
-            self._model.set_output_embeddings(self.head)
-        return stand_in.hidden
 
     def _rows(self, hidden: Tensor, index: int, targets: Targets) -> dict[str, Tensor]:
         words = torch.tensor(targets.words, device=hidden.device)
@@ -87,19 +77,6 @@ class ForwardPass:
         log_z = logits.logsumexp(dim=-1)
         chosen = logits.gather(-1, words.clamp(min=0)[:, None])[:, 0]
         return log_z, logits.amax(dim=-1), torch.where(words == ANY_WORD, log_z, chosen)
-
-
-class _StandIn(nn.Module):
-    """Takes the head's place, so that no logits are computed where none are needed; keeps its input."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.weight = head.weight  # some models read its dtype
-        self.hidden = torch.empty(0)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        self.hidden = hidden
-        return hidden[..., :1]
 
 
 @torch.inference_mode()

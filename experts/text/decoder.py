@@ -25,6 +25,7 @@ class TokenDecoder:
         kinds = {step["type"] for step in steps(tokenizer.decoder)}
         added = tokenizer.get_added_tokens_decoder()
         self._tokenizer = tokenizer
+        self._num_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._hidden_ids = {i for i, token in added.items() if token.special and token.content not in shown}
         # The library skips special tokens by itself, but only all of them.
         self._shows_some = any(token.special and token.content in shown for token in added.values())
@@ -50,6 +51,22 @@ class TokenDecoder:
             found = self._bytes[token_id] = self._spell(token_id)
         return found
 
+    def vocabulary(self) -> list[bytes]:
+        """By id, the bytes that each token adds in the middle of a text."""
+        return [self.inner_bytes(token_id) for token_id in range(self._num_ids)]
+
+    def inner_bytes(self, token_id: int) -> bytes:
+        """As `bytes_of`, but what the tokenizer writes in place of a space is a space."""
+        data = self.bytes_of(token_id)
+        if not data or self._is_byte_level or self.bridge is None:
+            return data
+        text = self.decode([self.bridge, token_id])[len(self.decode([self.bridge])) :]
+        return data if "\ufffd" in text else text.encode()  # a part of a character is not text
+
+    def name_of(self, token_id: int) -> str:
+        """What the vocabulary calls it, for a token without text."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
     def is_bridge(self, token_id: int) -> bool:
         """Whether the token can stand before others without a change to their text: it has a visible text of
         whole characters, and is no byte token, which would be decoded together with byte tokens after it."""
@@ -61,7 +78,7 @@ class TokenDecoder:
     @cached_property
     def bridge(self) -> int | None:
         """The first such token of the vocabulary."""
-        return next(filter(self.is_bridge, range(self._tokenizer.get_vocab_size())), None)
+        return next(filter(self.is_bridge, range(self._num_ids)), None)
 
     def _spell(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)

@@ -53,6 +53,10 @@ class BatchAdapters:
             [(slots.get(each.state.request_id, NO_SLOT), each.query_length) for each in requests]
         )
 
+    def begin_alone(self, request_id: str, num_rows: int) -> None:
+        """Called before the model runs on this request alone, between two steps."""
+        self._layers.begin_step([(self._request_slots.get(request_id, NO_SLOT), num_rows)])
+
     def _load(self, slot: int, folder: Path) -> None:
         adapter = read_adapter(folder)
         adapter.require_fit(

@@ -8,8 +8,7 @@ import queue
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 
 import torch
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
@@ -18,14 +17,18 @@ from experts.engine.adapter_slots import AdapterSlots, LoadedAdapter, num_slots
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import TransformersConfig
-from experts.engine.detokenizer import IncrementalDetokenizer
+from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.hf import batching
 from experts.engine.hf.adapters import BatchAdapters
 from experts.engine.hf.loader import load
 from experts.engine.hf.logits_processor import RoutingLogitsProcessor
+from experts.engine.hf.prompt_logprobs import prompt_logprobs
+from experts.engine.hf.request import RunningRequest
 from experts.engine.hf.self_test import self_test
 from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState
+from experts.engine.sampling.logprobs import IdLogprobs
+from experts.engine.sampling.token_chooser import make_chooser
 from experts.errors import EngineDead
 from experts.head import ExpertTable, ExtendedHead
 from experts.token import ExpertToken
@@ -54,10 +57,11 @@ class TransformersEngine:
         loaded = load(source, config, revision, trust_remote_code=trust_remote_code, adapter=adapter)
         tokenizer = loaded.tokenizer
         self._name = tokenizer.name
+        self._model = loaded.model
         self._head = ExtendedHead(loaded.model)
         self._fingerprint = loaded.fingerprint
-        end_id = min(tokenizer.stop_ids)
-        self._logits_processor = RoutingLogitsProcessor(self._head, tokenizer.decoder, end_id)
+        self._logits_processor = RoutingLogitsProcessor(self._head, tokenizer.decoder, tokenizer.end_id)
+        self._grammars = GrammarCompiler(tokenizer.decoder, tokenizer.end_id)
         batching.prepare(loaded.model)
         self_test(self._name, loaded.model, tokenizer.hf_tokenizer)
         self._adapters = AdapterSlots(config.max_adapters)
@@ -82,23 +86,20 @@ class TransformersEngine:
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         received_s = time.perf_counter()
         prompt = await asyncio.to_thread(self._tokenizer.encode, request)
-        max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
-        seed = request.seed if request.seed is not None else secrets.randbits(48)
-        state = RequestState(request, seed, num_tokens=len(prompt) + max_tokens)
+        running = await self._running_request(request, prompt, received_s)
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
-        detokenizer = IncrementalDetokenizer(self._tokenizer.decoder, prompt)
-        is_first, is_finished = True, False
-        with self._adapters.using(request.adapter) as adapter, self._registered(state, adapter) as request_id:
+        is_finished = False
+        with (
+            self._adapters.using(request.adapter) as adapter,
+            self._registered(running.state, adapter) as request_id,
+        ):
             try:
-                self._submit(request_id, prompt, max_tokens, outputs)
+                await self._score_prompt(request_id, running)
+                self._submit(request_id, running, outputs)
                 while not is_finished:
                     output = await _latest(outputs)
                     is_finished = output.is_finished()
-                    chunk = self._to_chunk(output, state, detokenizer)
-                    if is_first:
-                        chunk = self._with_first_fields(chunk, output, len(prompt), received_s)
-                    yield chunk
-                    is_first = False
+                    yield self._to_chunk(output, running)
             finally:
                 if not is_finished:
                     self._cancel(request_id)
@@ -136,6 +137,7 @@ class TransformersEngine:
 
     async def close(self) -> None:
         self._is_closing = True
+        self._grammars.close()
         await self._adapters.close()
         await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
@@ -153,19 +155,45 @@ class TransformersEngine:
             self._logits_processor.remove(request_id)
             self._batch_adapters.remove_request(request_id)
 
+    async def _running_request(
+        self, request: EngineRequest, prompt: list[int], received_s: float
+    ) -> RunningRequest:
+        max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
+        seed = request.seed if request.seed is not None else secrets.randbits(48)
+        state = RequestState(request, seed, num_tokens=len(prompt) + max_tokens)
+        if request.sampling is not None:
+            rules = await asyncio.to_thread(self._tokenizer.rules, request, request.sampling, prompt)
+            state.chooser = await make_chooser(rules, prompt, self._grammars)
+        end_ids = self._tokenizer.end_ids(request)
+        return RunningRequest(state, prompt, max_tokens, end_ids, self._tokenizer, received_s)
+
+    async def _score_prompt(self, request_id: str, running: RunningRequest) -> None:
+        """Set the log-probabilities of the prompt, if they are asked for."""
+        options = running.state.request.sampling
+        if options is not None and options.num_prompt_logprobs is not None:
+            found = await asyncio.to_thread(
+                self._prompt_logprobs, request_id, running.prompt, options.num_prompt_logprobs
+            )
+            running.prompt_logprobs = tuple(each.spelled(self._tokenizer.decoder) for each in found)
+
+    def _prompt_logprobs(self, request_id: str, prompt: Sequence[int], num_top: int) -> list[IdLogprobs]:
+        with self._paused():
+            self._batch_adapters.begin_alone(request_id, len(prompt))
+            return prompt_logprobs(self._model, self._head, prompt, num_top)
+
     def _submit(
-        self, request_id: str, prompt: list[int], max_tokens: int, outputs: asyncio.Queue[GenerationOutput]
+        self, request_id: str, running: RunningRequest, outputs: asyncio.Queue[GenerationOutput]
     ) -> None:
         # The manager would refuse the request too, but with a warning that contains ids of the prompt.
         if self._manager.background_thread_status.can_accept_new_requests() is not None:
             raise self._not_accepting()
         self._manager.register_result_handler(request_id, outputs.put_nowait)
         accepted = self._manager.add_request(
-            prompt,
+            running.prompt,
             request_id=request_id,
-            max_new_tokens=max_tokens,
+            max_new_tokens=running.max_tokens,
             streaming=True,
-            eos_token_id=list(self._tokenizer.stop_ids),
+            eos_token_id=list(running.end_ids),
         )
         if accepted is None:
             raise self._not_accepting()
@@ -173,42 +201,15 @@ class TransformersEngine:
     def _not_accepting(self) -> EngineDead:
         return EngineDead(f"{self._name}: the generation loop accepts no requests")
 
-    def _to_chunk(
-        self, output: GenerationOutput, state: RequestState, detokenizer: IncrementalDetokenizer
-    ) -> EngineChunk:
+    def _to_chunk(self, output: GenerationOutput, running: RunningRequest) -> EngineChunk:
         if output.status is RequestStatus.FAILED:
             if not self._is_closing:
                 # Not the error itself, which may quote a prompt; the replica's log has its traceback.
                 raise EngineDead(f"{self._name}: the generation loop failed")
             return EngineChunk(finish=FinishReason.CANCELLED)
-        finish = self._finish(output, state)
-        tokens = output.generated_tokens[: -1 if finish in (FinishReason.STOP, FinishReason.EXPERT) else None]
-        text, ids = detokenizer.add([] if state.request.probe else tokens, last=finish is not None)
-        self._num_tokens += len(ids)
-        return EngineChunk(
-            text=text,
-            token_ids=ids,
-            finish=finish,
-            expert=state.expert if finish is FinishReason.EXPERT else None,
-            probability=state.probability if finish is FinishReason.EXPERT else None,
-            distribution=state.distribution or {} if state.request.probe else None,
-        )
-
-    def _finish(self, output: GenerationOutput, state: RequestState) -> FinishReason | None:
-        if not output.is_finished():
-            return None
-        if state.expert is not None:
-            return FinishReason.EXPERT
-        is_stopped = output.generated_tokens[-1] in self._tokenizer.stop_ids or state.request.probe
-        return FinishReason.STOP if is_stopped else FinishReason.LENGTH
-
-    def _with_first_fields(
-        self, chunk: EngineChunk, output: GenerationOutput, num_prompt_tokens: int, received_s: float
-    ) -> EngineChunk:
-        """Add what only a request's first chunk has."""
-        now_s = time.perf_counter()  # the clock of the manager's own times
-        chunk = replace(chunk, tokenizer=self._tokenizer.fingerprint, num_prompt_tokens=num_prompt_tokens)
-        return chunk.with_times(now_s - received_s, now_s - output.lifespan[0])
+        chunk = running.to_chunk(output)
+        self._num_tokens += len(chunk.token_ids)
+        return chunk
 
     def _cancel(self, request_id: str) -> None:
         self._manager.cancel_request(request_id)
@@ -222,13 +223,20 @@ class TransformersEngine:
                 break
 
     def _install(self, table: ExpertTable) -> None:
-        try:
-            with self._manager.pause():
-                # Two tables may arrive in either order.
-                if table.table_version >= self._head.table.table_version:
-                    self._head.install(table)
-        except RuntimeError as error:
-            raise EngineDead(f"{self._name}: the generation loop has stopped") from error
+        with self._paused():
+            # Two tables may arrive in either order.
+            if table.table_version >= self._head.table.table_version:
+                self._head.install(table)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """No step runs inside. Blocks; not for the event loop."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._manager.pause())
+            except RuntimeError as error:
+                raise EngineDead(f"{self._name}: the generation loop has stopped") from error
+            yield
 
 
 async def _latest(outputs: asyncio.Queue[GenerationOutput]) -> GenerationOutput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
 )
 from transformers.generation.continuous_batching.requests import FutureRequestState
+from transformers.generation.continuous_batching.requests import RequestState as LibraryState
 
 from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState, route
-from experts.engine.sampling import MIN_TEMPERATURE, gumbel_sample
+from experts.engine.sampling.gumbel import MIN_TEMPERATURE, choose_tokens, gumbel_sample
+from experts.engine.sampling.logprobs import logprobs_of
 from experts.head import ExtendedHead
 from experts.text.decoder import TokenDecoder
 
@@ -22,8 +24,8 @@ from experts.text.decoder import TokenDecoder
 class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
     """Replaces the library's processors and its sampling: the argmax of each row is its next token.
 
-    If an expert wins, the row's next token is `end_id`, at which every request ends, and
-    `RequestState.expert` names the expert.
+    If an expert wins, the row's next token is `end_id`, at which its request ends, and `RequestState.expert`
+    names the expert.
     """
 
     supported_kwargs: dict[str, type] = {}
@@ -37,6 +39,7 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         self._decoder = decoder
         self._generator = torch.Generator(device=head.device)
         self._batch: list[RequestState] = []
+        self._library_states: list[LibraryState] = []
 
     def add(self, request_id: str, state: RequestState) -> None:
         if not self._states:  # the time without a token starts now; before, the engine was idle
@@ -72,6 +75,7 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         Returns int32 [B], which is not used.
         """
         self._batch = [self._state(request) for request in requests_with_new_token]
+        self._library_states = [request.state for request in requests_with_new_token]
         return torch.zeros(len(self._batch), dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:  # type: ignore[override]
@@ -79,13 +83,18 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         states = self._batch
         # The rows that get a token come first, then one row for each prompt whose prefill is not complete.
         ended = self._route(scores, states)
-        self._sample(scores[: len(states)], states)
+        chosen = self._choose(scores, {i: state for i, state in enumerate(states) if i not in ended})
+        self._sample(scores, [i for i in range(len(states)) if i not in chosen])
         for i, state in enumerate(states):
             state.num_steps += 1
             if state.abandoned:
                 ended.append(i)
+        if chosen:
+            scores[list(chosen), list(chosen.values())] = float("inf")
         if ended:
             scores[ended, self._end_id] = float("inf")
+            for i in ended:  # requests with `ignore_eos` do not end at this token otherwise
+                self._library_states[i]._eos_token_ids.add(self._end_id)
         self._last_step_s = time.monotonic()
         return scores
 
@@ -107,8 +116,25 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         experts = self._head.expert_logits(len(scores), rows)
         return route(scores, rows, experts, table, [states[i] for i in rows])
 
-    def _sample(self, scores: Tensor, states: Sequence[RequestState]) -> None:
+    def _choose(self, scores: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
+        """The tokens, by row, of requests with further rules or log-probabilities; `scores` are only read."""
+        chosen = choose_tokens(
+            scores, {i: state for i, state in states.items() if state.chooser}, self._generator
+        )
+        nums = {i: num for i in chosen if (num := _num_logprobs(states[i])) is not None}
+        if nums:
+            found = logprobs_of(scores[list(nums)], [chosen[i] for i in nums], list(nums.values()))
+            for i, each in zip(nums, found, strict=True):
+                states[i].logprobs.append(each)
+        return chosen
+
+    def _sample(self, scores: Tensor, rows: Sequence[int]) -> None:
         """Changes `scores`, float [B, V], in place; greedy rows stay as they are."""
-        sampled = [i for i, state in enumerate(states) if state.request.temperature >= MIN_TEMPERATURE]
+        sampled = [i for i in rows if self._batch[i].request.temperature >= MIN_TEMPERATURE]
         if sampled:
-            scores[sampled] = gumbel_sample(scores[sampled], [states[i] for i in sampled], self._generator)
+            states = [self._batch[i] for i in sampled]
+            scores[sampled] = gumbel_sample(scores[sampled], states, self._generator)
+
+
+def _num_logprobs(state: RequestState) -> int | None:
+    return state.request.sampling.num_logprobs if state.request.sampling else None

@@ -1,8 +1,8 @@
-"""Sampling: temperature, top-k, top-p, and noise that depends only on the seed and the position."""
+"""Sampling: temperature, min-p, top-k, top-p, and noise that depends only on the seed and the position."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,38 @@ from experts.engine.request import EngineRequest
 from experts.engine.routing import RequestState
 
 MIN_TEMPERATURE = 1e-5  # below it logits / temperature overflows float32; such requests are greedy
+
+
+def choose_tokens(
+    logits: Tensor, states: Mapping[int, RequestState], generator: torch.Generator
+) -> dict[int, int]:
+    """Choose the tokens of some rows, as their requests ask, and record them in their states.
+
+    Args:
+        logits: as the model gives them, float [N, V]; they are not changed.
+        states: the requests, by row.
+        generator: on the device of `logits`; it is seeded again for each row.
+
+    Returns:
+        The token ids, by row.
+    """
+    if not states:
+        return {}
+    scores = torch.stack(
+        [
+            state.chooser.process(logits[i]) if state.chooser else logits[i].float()
+            for i, state in states.items()
+        ]
+    )
+    requests = list(states.values())
+    sampled = [i for i, state in enumerate(requests) if state.request.temperature >= MIN_TEMPERATURE]
+    if sampled:
+        scores[sampled] = gumbel_sample(scores[sampled], [requests[i] for i in sampled], generator)
+    chosen = dict(zip(states, scores.argmax(dim=-1).tolist(), strict=True))
+    for i, state in states.items():
+        if state.chooser:
+            state.chooser.add(chosen[i])
+    return chosen
 
 
 def gumbel_sample(scores: Tensor, states: Sequence[RequestState], generator: torch.Generator) -> Tensor:
@@ -31,12 +63,16 @@ def gumbel_sample(scores: Tensor, states: Sequence[RequestState], generator: tor
 
 
 def warp_logits(scores: Tensor, requests: Sequence[EngineRequest]) -> Tensor:
-    """Apply each request's temperature, top-k and top-p to its row.
+    """Apply each request's temperature, min-p, top-k and top-p to its row, in this order.
 
     float [B, V] → float [B, V], with −inf for tokens that may not be sampled.
     """
     temperature = scores.new_tensor([request.temperature for request in requests]).unsqueeze(-1)
     scores = scores / temperature
+    if any(request.sampling and request.sampling.min_p > 0 for request in requests):
+        scores = _keep_min_p(
+            scores, [request.sampling.min_p if request.sampling else 0 for request in requests]
+        )
     if all(request.top_k <= 0 and request.top_p >= 1 for request in requests):
         return scores
     ordered, index = scores.sort(dim=-1, descending=True)
@@ -50,6 +86,12 @@ def warp_logits(scores: Tensor, requests: Sequence[EngineRequest]) -> Tensor:
     is_beyond_top_p[..., 0] = False  # keep the most likely token, however small top_p is
     ordered = ordered.masked_fill(is_beyond_top_p, float("-inf"))
     return torch.empty_like(scores).scatter_(-1, index, ordered)
+
+
+def _keep_min_p(scores: Tensor, min_p: Sequence[float]) -> Tensor:
+    """p < min_p · p of the likeliest token, in logarithms."""
+    limit = scores.amax(dim=-1, keepdim=True) + scores.new_tensor(min_p).log().unsqueeze(-1)
+    return scores.masked_fill(scores < limit, float("-inf"))
 
 
 def _noise(like: Tensor, state: RequestState, generator: torch.Generator) -> Tensor:

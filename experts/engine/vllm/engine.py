@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.request import EngineRequest
-from experts.engine.tokenization import ModelTokenizer
+from experts.engine.sampling.rules import TokenRules
 from experts.engine.vllm.adapters import VllmAdapters, lora_request
 from experts.engine.vllm.decision_store import DecisionStore
-from experts.engine.vllm.launch import start
+from experts.engine.vllm.grammars import WorkerGrammars
+from experts.engine.vllm.launch import load_tokenizer, start
 from experts.engine.vllm.request import RunningRequest
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
@@ -55,7 +57,7 @@ class VllmEngine:
             adapter=model.adapter,
         )
         self._config = config
-        self._tokenizer = _load_tokenizer(checkpoint, config)
+        self._tokenizer = load_tokenizer(checkpoint, config)
         self._name = self._tokenizer.name
         self._adapters = AdapterSlots(config.max_adapters)
         self._fingerprint, self._dim = checkpoint.head()
@@ -64,6 +66,7 @@ class VllmEngine:
         self._running: dict[str, RunningRequest] = {}
         self._keys = itertools.count()
         self._num_tokens = 0
+        self._grammars = WorkerGrammars(partial(self._call_workers, ExpertWorker.prepare_grammar))
         self._last_output_s = time.monotonic()
         self._is_closing = False
         self._head_opening: asyncio.Task[None] | None = None
@@ -86,8 +89,9 @@ class VllmEngine:
         max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
         await self._open_head()
         key = str(next(self._keys))
+        rules = await self._rules(request, prompt)
         running = RunningRequest(
-            request, key, prompt, max_tokens, self._tokenizer, self._decisions, received_s
+            request, key, prompt, max_tokens, rules, self._tokenizer, self._decisions, received_s
         )
         with self._adapters.using(request.adapter) as adapter, self._registered(running) as request_id:
             outputs = self._llm.generate(
@@ -103,10 +107,19 @@ class VllmEngine:
                         self._num_tokens += len(chunk.token_ids)
                         self._last_output_s = time.monotonic()
                         yield chunk
+                        if chunk.finish is not None:
+                            return
             except EngineDeadError as error:
                 raise self._dead() from error
             except EngineGenerateError as error:
                 raise EngineFailed(f"{self._name}: {type(error.__cause__).__name__} in vLLM") from error
+
+    async def _rules(self, request: EngineRequest, prompt: list[int]) -> TokenRules | None:
+        if request.sampling is None:
+            return None
+        rules = await asyncio.to_thread(self._tokenizer.rules, request, request.sampling, prompt)
+        await self._grammars.prepare(rules)
+        return rules
 
     async def load_adapter(self, name: str, folder: str) -> None:
         await self._open_head()
@@ -199,13 +212,13 @@ class VllmEngine:
                 ExpertWorker.open_expert_head,
                 str(self._decisions.folder),
                 self._tokenizer.hf_tokenizer.backend_tokenizer.to_str(),
-                min(self._tokenizer.stop_ids),
+                self._tokenizer.end_id,
             )
         except EngineFailed as error:  # some workers may have a head and some not, so it is not retried
             raise EngineDead(str(error)) from error
 
-    async def _call_workers(self, method: Any, *args: Any) -> None:
-        """Run a method of `ExpertWorker` on all ranks, between two steps.
+    async def _call_workers(self, method: Any, *args: Any) -> Any:
+        """Run a method of `ExpertWorker` on all ranks, between two steps. Returns a list of their results.
 
         Raises:
             EngineFailed: it failed in a worker.
@@ -217,7 +230,7 @@ class VllmEngine:
                 if self._llm.errored:
                     raise self._dead()
             with worker_errors(f"{self._name}: {method.__name__} failed in a worker of vLLM", EngineFailed):
-                call.result()
+                return call.result()
         except EngineDeadError as error:
             raise self._dead() from error
         finally:
@@ -226,13 +239,3 @@ class VllmEngine:
     def _dead(self) -> EngineDead:
         reason = "was closed" if self._is_closing else "has stopped: a process of vLLM died; its log says why"
         return EngineDead(f"{self._name}: the engine {reason}")
-
-
-def _load_tokenizer(checkpoint: Checkpoint, config: VllmConfig) -> ModelTokenizer:
-    return ModelTokenizer.of(
-        checkpoint.name,
-        checkpoint.load_renderer(),
-        checkpoint.config(),
-        checkpoint.generation(),
-        config.max_model_len,
-    )

@@ -17,6 +17,7 @@ from experts.checkpoint import Checkpoint
 from experts.engine.adapter_slots import num_slots
 from experts.engine.config import VllmConfig
 from experts.engine.config.vllm_arguments import require_known
+from experts.engine.tokenization import ModelTokenizer
 from experts.engine.vllm.adapters import NUM_EMPTY_SLOTS
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
@@ -26,6 +27,16 @@ CPU_MEMORY_FRACTION = 0.25  # the default on a CPU, where other replicas use the
 # With a cache of a given size this share decides nothing, but vLLM does not start unless it is free. The
 # default is nearly the whole GPU, which another replica may use.
 NO_SHARE = 0.01
+
+
+def load_tokenizer(checkpoint: Checkpoint, config: VllmConfig) -> ModelTokenizer:
+    return ModelTokenizer.of(
+        checkpoint.name,
+        checkpoint.load_renderer(),
+        checkpoint.config(),
+        checkpoint.generation(),
+        config.max_model_len,
+    )
 
 
 def start(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int, stats: SchedulerStats) -> AsyncLLM:

@@ -1,9 +1,9 @@
 """What runs inside vLLM's workers: expert logits beside the word logits, and the decision between them.
 
-The decision is made where vLLM computes the logits of a step, before its own processors see them. If a row
-hands over, all its logits but one are masked: that of an id which ends the turn. The decision store then says
-that it was an expert. So no id above the vocabulary is ever fed to an embedding, checkpoints need no spare
-rows, and no word loses probability to a marker token.
+The decision is made where vLLM computes the logits of a step, before its own processors see them, and applied
+after them. If a row hands over, all its logits but one are masked: that of an id which ends the turn. The
+decision store then says that it was an expert. So no id above the vocabulary is ever fed to an embedding,
+checkpoints need no spare rows, and no word loses probability to a marker token.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from experts.engine.request import EngineRequest
+from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.routing import RequestState, route
-from experts.engine.sampling import MIN_TEMPERATURE, gumbel_sample
+from experts.engine.sampling.gumbel import choose_tokens
+from experts.engine.sampling.rules import TokenRules
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
+from experts.engine.vllm.grammars import Outcome, outcome_in_worker
 from experts.engine.vllm.model_head import ModelHead
+from experts.engine.vllm.worker_request import to_state
 from experts.head import ExpertTable
 from experts.logit_transform import LogitTransform
 from experts.text.decoder import TokenDecoder
-
-EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
 
 
 class ExpertWorker:
@@ -39,7 +40,7 @@ class ExpertWorker:
         Args:
             folder: of the decision store.
             tokenizer: as JSON (`Tokenizer.to_str`).
-            end_id: a token id that ends every request.
+            end_id: a token id that ends a turn.
         """
         from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
@@ -47,7 +48,13 @@ class ExpertWorker:
         # one of them posts it. The other stages have no logits.
         is_poster = get_pp_group().is_last_rank and get_tp_group().is_first_rank
         decisions = DecisionStore(Path(folder)) if is_poster else None
-        self.expert_head = RoutingHead(self.model_runner, decisions, Tokenizer.from_str(tokenizer), end_id)
+        decoder = TokenDecoder(Tokenizer.from_str(tokenizer))
+        self.grammars = GrammarCompiler(decoder, end_id)
+        self.expert_head = RoutingHead(self.model_runner, decisions, decoder, self.grammars, end_id)
+
+    def prepare_grammar(self, rules: dict[str, Any]) -> Outcome:
+        """Compile the grammar of these `TokenRules` beside the steps, and tell whether that is done."""
+        return outcome_in_worker(self.grammars, TokenRules.of_plain(rules))
 
     def install_experts(
         self, table_version: int, names: Sequence[str], weight: bytes, bias: Sequence[float]
@@ -60,22 +67,34 @@ class ExpertWorker:
 
 
 class RoutingHead:
-    """Replaces the model's `compute_logits`. Without `decisions` it decides but posts nothing."""
+    """Replaces the model's `compute_logits`, and is the last of vLLM's logits processors.
+
+    Without `decisions` it decides but posts nothing.
+    """
 
     def __init__(
-        self, runner: Any, decisions: DecisionStore | None, tokenizer: Tokenizer, end_id: int
+        self,
+        runner: Any,
+        decisions: DecisionStore | None,
+        decoder: TokenDecoder,
+        grammars: GrammarCompiler,
+        end_id: int,
     ) -> None:
         model = runner.get_model()
         self._runner = runner
         self._head = ModelHead(model)
         self._transform = LogitTransform()
         self._decisions = decisions
-        self._decoder = TokenDecoder(tokenizer)
+        self._decoder = decoder
+        self._grammars = grammars
         self._end_id = end_id
         self._generator = torch.Generator(device=runner.device)
         self._states: dict[str, RequestState | None] = {}
         self._table = ExpertTable(0, (), torch.zeros(0, 0), torch.zeros(0))
+        self._is_new_step = False
+        self._chosen: dict[int, int] = {}  # by row of the step
         model.compute_logits = self
+        runner.input_batch.logitsprocs.non_argmax_invariant.append(self)
 
     def install(self, table: ExpertTable) -> None:
         """Raises ValueError if experts cannot be scored beside this model's words."""
@@ -88,18 +107,34 @@ class RoutingHead:
         self._table = table.on(self._runner.device)
 
     def __call__(self, hidden: Tensor, *args: Any) -> Tensor | None:
-        """Last hidden states [B, d] → logits [B, V]; a row that is decided here has one finite logit."""
+        """Last hidden states [B, d] → logits [B, V] of the model; also decides the rows of a step."""
         logits = self._head(hidden, *args)
-        if logits is None or len(logits) != self._runner.input_batch.num_reqs:  # not a step of requests
+        if logits is None or not self._is_new_step or len(logits) != self._runner.input_batch.num_reqs:
             return logits
+        self._is_new_step = False
         states = self._batch()
-        chosen = self._route(logits, states)
-        chosen |= self._sample(logits, {i: state for i, state in states.items() if i not in chosen})
-        if chosen:
-            rows = list(chosen)
-            logits[rows] = float("-inf")
-            logits[rows, list(chosen.values())] = 0.0
+        self._chosen = self._route(logits, states)
+        self._chosen |= self._choose(logits, {i: s for i, s in states.items() if s.expert is None})
         return logits
+
+    def update_state(self, batch_update: Any) -> None:
+        """vLLM calls this before each step. Logits that it computes after those of the step are of prompts,
+        whose log-probabilities a client wants."""
+        self._is_new_step, self._chosen = True, {}
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Logits float32 [B, V], changed in place: a row that is decided keeps one token.
+
+        vLLM calls this when it has taken the log-probabilities and has forbidden what a request forbids.
+        """
+        if self._chosen:
+            rows = list(self._chosen)
+            logits[rows] = float("-inf")
+            logits[rows, list(self._chosen.values())] = 0.0
+        return logits
+
+    def is_argmax_invariant(self) -> bool:
+        return False
 
     def _batch(self) -> dict[int, RequestState]:
         """The requests with routing or seeded sampling that get a token at this step, by row."""
@@ -114,8 +149,9 @@ class RoutingHead:
 
     def _state(self, name: str) -> RequestState | None:
         if name not in self._states:
-            extra_args = self._runner.requests[name].sampling_params.extra_args or {}
-            self._states[name] = _to_state(extra_args.get(EXTRA_ARGS_KEY))
+            request = self._runner.requests[name]
+            prompt = request.prompt_token_ids
+            self._states[name] = to_state(request.sampling_params.extra_args, prompt, self._grammars)
         return self._states[name]
 
     def _record_steps(self, states: Mapping[int, RequestState]) -> None:
@@ -155,51 +191,24 @@ class RoutingHead:
                 self._post(state)
         return dict.fromkeys(handed_over, self._end_id)
 
+    def _choose(self, logits: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
+        """The token of each row that vLLM's own sampling would not choose as its request asks."""
+        seeded = {i: state for i, state in states.items() if state.request.seed is not None}
+        return choose_tokens(logits, seeded, self._generator)
+
     def _post(self, state: RequestState) -> None:
         if self._decisions is not None:
             decision = RoutingDecision(state.num_steps, state.expert, state.probability, state.distribution)
             self._decisions.post(state.request.request_id, decision)
 
-    def _sample(self, logits: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
-        """The token of each seeded row, sampled as all our engines sample it. vLLM's own generators do not
-        depend on the position, so a resumed answer would continue differently."""
-        seeded = {i: state for i, state in states.items() if state.request.seed is not None}
-        if not seeded:
-            return {}
-        sampled = gumbel_sample(logits[list(seeded)].float(), list(seeded.values()), self._generator)
-        return dict(zip(seeded, sampled.argmax(dim=-1).tolist(), strict=True))
-
-
-def extra_args(request: EngineRequest, key: str) -> dict[str, Any] | None:
-    """What a worker needs beyond vLLM's own sampling parameters, as plain data; None if it needs nothing.
-
-    `key` names the request in the decision store.
-    """
-    is_sampled = request.seed is not None and request.temperature >= MIN_TEMPERATURE
-    if not request.allowed and not is_sampled:
-        return None
-    fields: dict[str, Any] = {"request_id": key}
-    if request.allowed:
-        fields |= {"allowed": list(request.allowed), "bias": dict(request.bias)}
-        fields |= {"only_at_start": request.only_at_start, "probe": request.probe}
-    if is_sampled:
-        fields |= {"seed": request.seed, "position": request.position}
-        fields |= {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
-    return {EXTRA_ARGS_KEY: fields}
-
 
 def _begin_step(state: RequestState, step: int) -> bool:
     """Whether the row has one more token than at the last step. If not, vLLM has undone that step, and its
-    hand-over too. One more after a hand-over means that vLLM began the step before it knew of the end."""
+    outcome too. One more after a hand-over means that vLLM began the step before it knew of the end."""
     is_next = step > state.num_steps
     if not is_next:
         state.expert = None
+        if state.chooser is not None:
+            state.chooser.keep_only(step)
     state.num_steps = step
     return is_next
-
-
-def _to_state(fields: Mapping[str, Any] | None) -> RequestState | None:
-    if not fields:
-        return None
-    request = EngineRequest(**{**fields, "allowed": tuple(fields.get("allowed", ()))})
-    return RequestState(request, seed=request.seed or 0)

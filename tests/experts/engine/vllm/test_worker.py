@@ -15,15 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.request import EngineRequest
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
-from experts.engine.vllm.worker import RoutingHead, extra_args
+from experts.engine.vllm.worker import RoutingHead
+from experts.engine.vllm.worker_request import extra_args
 from experts.head import ExpertTable
+from experts.text.decoder import TokenDecoder
 from tests.tiny.tokenizers import byte_level
 
 DIM, NUM_WORDS, END_ID = 4, 6, 2
 NUM_PROMPT_TOKENS = 5
 TOKENIZER = byte_level().backend_tokenizer
+DECODER = TokenDecoder(TOKENIZER)
 WORDS = torch.eye(NUM_WORDS, DIM)
 
 
@@ -60,6 +64,13 @@ class Model(nn.Module):
 
 
 @dataclass
+class Processors:
+    """vLLM's logits processors; its own ones are not needed here."""
+
+    non_argmax_invariant: list[Any] = field(default_factory=list)
+
+
+@dataclass
 class Runner:
     """The attributes of vLLM's model runner that the head reads."""
 
@@ -68,16 +79,18 @@ class Runner:
     dtype: torch.dtype = torch.float32
     requests: dict[str, Any] = field(default_factory=dict)
     num_outputs: Counter[str] = field(default_factory=Counter)
+    input_batch: Any = field(default_factory=lambda: SimpleNamespace(logitsprocs=Processors()))
 
     def get_model(self) -> Model:
         return self.model
 
     def add(self, request: EngineRequest, key: str) -> None:
         params = SimpleNamespace(extra_args=extra_args(request, key))
-        self.requests[key] = SimpleNamespace(sampling_params=params)
+        self.requests[key] = SimpleNamespace(sampling_params=params, prompt_token_ids=[0] * NUM_PROMPT_TOKENS)
 
     def step(self, hidden: dict[str, torch.Tensor], *, unfinished: tuple[str, ...] = (), last_id: int = 0):
-        """Logits [B, V] of the requests in `hidden`; each has two input tokens, `last_id` is the second."""
+        """Logits [B, V] of the requests in `hidden`, as vLLM samples from them; each has two input tokens,
+        `last_id` is the second."""
         names = list(hidden)
         num_tokens = np.array([NUM_PROMPT_TOKENS + self.num_outputs[name] for name in names])
         self.input_batch = SimpleNamespace(
@@ -85,12 +98,19 @@ class Runner:
             num_reqs=len(names),
             num_prompt_tokens=np.full(len(names), NUM_PROMPT_TOKENS),
             num_computed_tokens_cpu=num_tokens - 2,
+            logitsprocs=self.input_batch.logitsprocs,
         )
         self.num_outputs.update(name for name in names if name not in unfinished)
         self.discard_request_mask = SimpleNamespace(np=np.array([name in unfinished for name in names]))
         self.query_start_loc = SimpleNamespace(np=np.arange(len(names) + 1) * 2)
         self.input_ids = SimpleNamespace(gpu=torch.tensor([0, last_id] * len(names)))
-        return self.model.compute_logits(torch.stack(list(hidden.values())))
+        processors = self.input_batch.logitsprocs.non_argmax_invariant
+        for processor in processors:
+            processor.update_state(None)
+        logits = self.model.compute_logits(torch.stack(list(hidden.values())))
+        for processor in processors if logits is not None else ():
+            logits = processor.apply(logits)
+        return logits
 
 
 @pytest.fixture
@@ -105,7 +125,11 @@ def decisions(tmp_path: Path) -> DecisionStore:
 
 @pytest.fixture
 def head(runner: Runner, decisions: DecisionStore) -> RoutingHead:
-    return RoutingHead(runner, decisions, TOKENIZER, END_ID)
+    return routing_head(runner, decisions)
+
+
+def routing_head(runner: Runner, decisions: DecisionStore | None = None) -> RoutingHead:
+    return RoutingHead(runner, decisions, DECODER, GrammarCompiler(DECODER, END_ID), END_ID)
 
 
 def table(table_version: int = 1, **vectors: list[float]) -> ExpertTable:
@@ -195,14 +219,14 @@ def test_running_requests_get_a_newer_table_but_not_an_older_one(runner, head):
 
 
 def test_other_ranks_decide_the_same_and_post_nothing(runner):
-    RoutingHead(runner, None, TOKENIZER, END_ID).install(LAW)
+    routing_head(runner).install(LAW)
     runner.add(ALLOWS_LAW, "a")
     assert runner.step({"a": TO_LAW}).argmax().item() == END_ID
 
 
 def test_a_rank_without_logits_returns_none(runner, monkeypatch):
     monkeypatch.setattr(LogitsProcessor, "_get_logits", lambda self, hidden, weight: None)
-    RoutingHead(runner, None, TOKENIZER, END_ID).install(LAW)
+    routing_head(runner).install(LAW)
     runner.add(ALLOWS_LAW, "a")
     assert runner.step({"a": TO_LAW}) is None
 
@@ -226,7 +250,7 @@ def test_finished_requests_are_forgotten(runner, head):
 @pytest.mark.parametrize(("scale", "soft_cap"), [(1.0, None), (0.25, None), (1.0, 2.0), (0.5, 3.0)])
 def test_experts_are_scaled_and_capped_like_words(decisions, scale, soft_cap):
     runner = Runner(Model(LogitsProcessor(scale, soft_cap)))
-    RoutingHead(runner, decisions, TOKENIZER, END_ID).install(LAW)
+    routing_head(runner, decisions).install(LAW)
     runner.add(ALLOWS_LAW, "a")
     scores = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0])
     capped = scores if soft_cap is None else torch.tanh(scores / soft_cap) * soft_cap
@@ -260,7 +284,7 @@ def test_experts_score_what_the_head_gets_even_if_the_model_changes_it_first(mon
 def test_biases_below_the_resolution_of_bfloat16_count():
     """Regression: from 16 to 32 bfloat16 has steps of 0.125, so a tie went to the word."""
     runner = Runner(dtype=torch.bfloat16)
-    head = RoutingHead(runner, None, TOKENIZER, END_ID)
+    head = routing_head(runner)
     same = [0.0, 0.0, 0.0, 1.0]  # as the row of the best word
     for version, bias, chosen in ((1, 0.0, 3), (2, 0.01, END_ID), (3, -0.01, 3)):
         head.install(ExpertTable(version, ("law",), torch.tensor([same]), torch.tensor([bias])))
@@ -274,7 +298,7 @@ def test_biases_below_the_resolution_of_bfloat16_count():
 def test_seeded_sampling_depends_only_on_seed_and_position(seed: int, position: int, crowd: int):
     def sampled(num_others: int, start: int, num_steps: int) -> int:
         runner = Runner()
-        RoutingHead(runner, None, TOKENIZER, END_ID)
+        routing_head(runner)
         runner.add(EngineRequest("r", seed=seed, position=start), "a")
         others = {f"b{i}": torch.randn(DIM) for i in range(num_others)}
         for i, name in enumerate(others):

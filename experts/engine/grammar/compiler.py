@@ -1,0 +1,180 @@
+"""Compiles grammars for one tokenizer, in threads of its own: a large schema takes seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any
+
+import xgrammar
+
+from experts.engine.grammar.json_schema import unsupported_part
+from experts.engine.request import Grammar, GrammarKind
+from experts.errors import InvalidCall
+from experts.text.decoder import TokenDecoder
+
+TIME_LIMIT_S = 30.0
+MAX_SOURCE_CHARS = 131_072
+MAX_CACHE_BYTES = 2**28
+MAX_CACHED_GRAMMARS = 256
+NUM_THREADS = 2
+# Between two parts of JSON. Without a limit a model can write blanks until its tokens are used up.
+MAX_WHITESPACE_CHARS = 64
+_PLACE_IN_LIBRARY = re.compile(r"^\[[\d:]+\] \S+: (Check failed: \(.*\) is (false|true): )?")
+
+
+class GrammarCompiler:
+    """Compiled grammars stay in a cache of limited size. `end_id`: an id that ends a turn."""
+
+    def __init__(self, decoder: TokenDecoder, end_id: int) -> None:
+        self._decoder = decoder
+        self._end_id = end_id
+        self._threads = ThreadPoolExecutor(NUM_THREADS, "grammar")
+        self._lock = Lock()
+        self._library: xgrammar.GrammarCompiler | None = None
+        self._futures: OrderedDict[Grammar, Future[xgrammar.CompiledGrammar]] = OrderedDict()
+
+    async def compile(self, grammar: Grammar) -> xgrammar.CompiledGrammar:
+        """Raises InvalidCall: it is malformed, takes too long to compile, or cannot be followed exactly."""
+        future = asyncio.wrap_future(self.submit(grammar))
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), TIME_LIMIT_S)
+        except TimeoutError as error:
+            raise too_slow(grammar) from error
+
+    def submit(self, grammar: Grammar) -> Future[xgrammar.CompiledGrammar]:
+        """As `compile`, but without a time limit. To be called from one thread."""
+        future = self._futures.get(grammar)
+        if future is None:
+            future = self._futures[grammar] = self._threads.submit(self._compile, grammar)
+        self._futures.move_to_end(grammar)
+        if len(self._futures) > MAX_CACHED_GRAMMARS:
+            self._futures.popitem(last=False)
+        return future
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, grammar: Grammar) -> xgrammar.CompiledGrammar:
+        if len(grammar.source) > MAX_SOURCE_CHARS:
+            raise _invalid(grammar, f"it is longer than {MAX_SOURCE_CHARS} characters")
+        try:
+            return _METHODS[grammar.kind](self._library_compiler(), grammar)
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise _invalid(grammar, _PLACE_IN_LIBRARY.sub("", reason)) from error
+
+    def _library_compiler(self) -> xgrammar.GrammarCompiler:
+        """Created with the first grammar: it reads the whole vocabulary."""
+        with self._lock:
+            if self._library is None:
+                info = xgrammar.TokenizerInfo(
+                    self._decoder.vocabulary(), xgrammar.VocabType.RAW, stop_token_ids=[self._end_id]
+                )
+                self._library = xgrammar.GrammarCompiler(
+                    info, max_threads=NUM_THREADS, cache_limit_bytes=MAX_CACHE_BYTES
+                )
+            return self._library
+
+
+def too_slow(grammar: Grammar) -> InvalidCall:
+    """The error for a grammar that was not compiled within the time limit."""
+    return _invalid(grammar, f"it takes more than {TIME_LIMIT_S:.0f} s to compile; simplify it")
+
+
+def _invalid(grammar: Grammar, reason: str) -> InvalidCall:
+    is_json = grammar.kind in (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA)
+    param = "response_format" if is_json else "structured_outputs"
+    return InvalidCall("invalid_grammar", param, f"this {grammar.kind.value} cannot be used: {reason}")
+
+
+def _json_object(library: xgrammar.GrammarCompiler, _grammar: Grammar) -> xgrammar.CompiledGrammar:
+    return library.compile_json_schema({"type": "object"}, max_whitespace_cnt=MAX_WHITESPACE_CHARS)
+
+
+def _json_schema(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    _require_supported(_parsed(grammar), grammar)
+    return library.compile_json_schema(grammar.source, max_whitespace_cnt=MAX_WHITESPACE_CHARS)
+
+
+def _regex(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    if "\0" in grammar.source:
+        raise ValueError("it holds a NUL character")
+    return library.compile_regex(grammar.source)
+
+
+def _choice(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    choices = _parsed(grammar)
+    if not choices or not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
+        raise ValueError("it must be a list of one or more texts")
+    # JSON escapes what a string of a grammar must escape.
+    texts = (json.dumps(text, ensure_ascii=False) for text in choices)
+    return library.compile_grammar(f"root ::= {' | '.join(texts)}")
+
+
+def _ebnf(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    return library.compile_grammar(grammar.source)
+
+
+def _structural_tag(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    tag = _parsed(grammar)
+    if not isinstance(tag, dict):
+        raise ValueError("it must be an object")
+    for schema in _schemas(tag):
+        _require_supported(schema, grammar)
+    return library.compile_structural_tag(_with_format(tag))
+
+
+def _with_format(tag: dict[str, Any]) -> dict[str, Any]:
+    """Clients may also send the older form, with `structures` and `triggers`."""
+    if "structures" not in tag:
+        return tag
+    tags = [
+        {
+            "begin": each["begin"],
+            "content": {"type": "json_schema", "json_schema": each.get("schema", {})},
+            "end": each["end"],
+        }
+        for each in tag["structures"]
+    ]
+    triggered = {"type": "triggered_tags", "triggers": tag.get("triggers", []), "tags": tags}
+    return {"type": "structural_tag", "format": triggered}
+
+
+def _schemas(tag: Any) -> list[Any]:
+    """Every JSON schema in a structural tag."""
+    if isinstance(tag, list):
+        return [schema for item in tag for schema in _schemas(item)]
+    if not isinstance(tag, dict):
+        return []
+    own = [tag[key] for key in ("json_schema", "schema") if key in tag]
+    return own + [
+        s for key, value in tag.items() if key not in ("json_schema", "schema") for s in _schemas(value)
+    ]
+
+
+def _parsed(grammar: Grammar) -> Any:
+    try:
+        return json.loads(grammar.source)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _require_supported(schema: Any, grammar: Grammar) -> None:
+    if reason := unsupported_part(schema):
+        raise ValueError(reason)
+
+
+_METHODS: dict[GrammarKind, Callable[[xgrammar.GrammarCompiler, Grammar], xgrammar.CompiledGrammar]] = {
+    GrammarKind.JSON_OBJECT: _json_object,
+    GrammarKind.JSON_SCHEMA: _json_schema,
+    GrammarKind.REGEX: _regex,
+    GrammarKind.CHOICE: _choice,
+    GrammarKind.GRAMMAR: _ebnf,
+    GrammarKind.STRUCTURAL_TAG: _structural_tag,
+}

@@ -1,0 +1,60 @@
+"""How much of a grammar an answer has matched, and which tokens may follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xgrammar
+from torch import Tensor
+
+from experts.engine.request import Resumed
+from experts.engine.sampling.rules import TokenRules
+from experts.errors import EngineFailed
+
+
+class GrammarState:
+    """The state of one answer. `end_ids`: the only tokens that may follow a matched grammar."""
+
+    def __init__(self, compiled: xgrammar.CompiledGrammar, end_ids: Sequence[int]) -> None:
+        self._matcher = xgrammar.GrammarMatcher(compiled, override_stop_tokens=list(end_ids))
+        self._num_words = compiled.tokenizer_info.vocab_size
+        self._bits = xgrammar.allocate_token_bitmask(1, self._num_words)
+        self._accepted: list[bool] = []
+
+    @classmethod
+    def of(cls, compiled: xgrammar.CompiledGrammar, rules: TokenRules) -> GrammarState:
+        """At the beginning of an answer, or where an interrupted one continues.
+
+        Raises EngineFailed: the grammar does not match what the answer has already.
+        """
+        state = cls(compiled, rules.turn_end_ids)
+        if rules.resumed is not None and not state._matches(rules.resumed, rules.knows_resumed_ids):
+            raise EngineFailed(
+                "an interrupted answer cannot be continued: its text does not match its grammar"
+            )
+        return state
+
+    def _matches(self, resumed: Resumed, knows_ids: bool) -> bool:
+        if knows_ids:
+            return all(map(self._matcher.accept_token, resumed.ids))
+        return bool(self._matcher.accept_string(resumed.text))
+
+    def forbidden(self, width: int) -> Tensor | None:
+        """The tokens that may not follow, bool [width] on the CPU; None if all may."""
+        if self._matcher.is_terminated() or not self._matcher.fill_next_token_bitmask(self._bits):
+            return None
+        bits = np.unpackbits(self._bits.numpy().view(np.uint8), bitorder="little")[: self._num_words]
+        mask = torch.ones(max(width, self._num_words), dtype=torch.bool)
+        mask[: self._num_words] = torch.from_numpy(bits == 0)
+        return mask[:width]
+
+    def accept(self, token_id: int) -> None:
+        """The answer's next token. Nothing can follow the end."""
+        self._accepted.append(not self._matcher.is_terminated() and self._matcher.accept_token(token_id))
+
+    def undo(self) -> None:
+        """Forget the last token."""
+        if self._accepted.pop():
+            self._matcher.rollback(1)

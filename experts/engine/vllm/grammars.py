@@ -1,0 +1,59 @@
+"""Grammars in vLLM's workers, where tokens are chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from experts.engine.grammar.compiler import TIME_LIMIT_S, GrammarCompiler, too_slow
+from experts.engine.grammar.state import GrammarState
+from experts.engine.sampling.rules import TokenRules
+from experts.errors import EngineFailed, InvalidCall
+
+POLL_S = 0.01
+
+# None: still compiling. Empty: ready. Else the code, the param and the message of an error, or the message
+# alone of a failure of the engine.
+Outcome = Sequence[str] | None
+
+
+class WorkerGrammars:
+    """`call`: calls a method of all workers, between two steps, and returns the result of each."""
+
+    def __init__(self, call: Callable[[dict[str, Any]], Awaitable[Sequence[Outcome]]]) -> None:
+        self._call = call
+
+    async def prepare(self, rules: TokenRules) -> None:
+        """Returns when all workers have compiled the grammar of `rules` and can continue its answer.
+
+        Raises InvalidCall, EngineFailed (see `GrammarCompiler` and `GrammarState`).
+        """
+        if rules.options.grammar is None:
+            return
+        start_s = time.monotonic()
+        while True:
+            outcomes = await self._call(rules.to_plain())
+            if error := next((outcome for outcome in outcomes if outcome), None):
+                raise InvalidCall(*error) if len(error) > 1 else EngineFailed(*error)
+            if all(outcome is not None for outcome in outcomes):
+                return
+            if time.monotonic() - start_s > TIME_LIMIT_S:
+                raise too_slow(rules.options.grammar)
+            await asyncio.sleep(POLL_S)
+
+
+def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules) -> Outcome:
+    """Begin to compile, if that has not begun; how far it is."""
+    assert rules.options.grammar is not None
+    future = grammars.submit(rules.options.grammar)
+    if not future.done():
+        return None
+    try:
+        GrammarState.of(future.result(), rules)
+    except InvalidCall as error:
+        return [error.code, error.param or "", error.message]
+    except EngineFailed as error:
+        return [str(error)]
+    return []

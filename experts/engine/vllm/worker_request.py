@@ -1,0 +1,77 @@
+"""What the workers need to know of a request: sent by the engine as plain data, and rebuilt there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experts.engine.grammar.compiler import GrammarCompiler
+from experts.engine.grammar.state import GrammarState
+from experts.engine.request import EngineRequest
+from experts.engine.routing import RequestState
+from experts.engine.sampling.gumbel import MIN_TEMPERATURE
+from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalties
+from experts.engine.sampling.token_chooser import TokenChooser
+
+EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
+
+
+def is_chosen_by_worker(request: EngineRequest) -> bool:
+    """Whether vLLM's own sampling cannot do what the request asks.
+
+    Its generators do not depend on the position, so a resumed answer would continue differently. Its
+    penalties take all text before the answer's new tokens for the prompt. It does not know the tokenizer, nor
+    where a grammar was when an answer was interrupted.
+    """
+    if request.seed is not None and request.temperature >= MIN_TEMPERATURE:
+        return True
+    options = request.sampling
+    if options is None:
+        return False
+    has_text = bool(request.written) or request.resumed is not None
+    return bool(options.grammar or options.bad_words or (has_text and has_penalties(options)))
+
+
+def extra_args(request: EngineRequest, key: str, rules: TokenRules | None = None) -> dict[str, Any] | None:
+    """What a worker needs beyond vLLM's own sampling parameters, as plain data; None if it needs nothing.
+
+    `key` names the request in the decision store.
+    """
+    is_chosen = is_chosen_by_worker(request)
+    if not request.allowed and not is_chosen:
+        return None
+    fields: dict[str, Any] = {"request_id": key}
+    if request.allowed:
+        fields |= {"allowed": list(request.allowed), "bias": dict(request.bias), "probe": request.probe}
+        fields["only_at_start"] = request.only_at_start or (
+            rules is not None and rules.options.grammar is not None
+        )
+    if is_chosen:
+        fields["seed"] = request.seed if request.seed is not None else secrets.randbits(48)
+        fields |= {"position": request.position, "temperature": request.temperature}
+        fields |= {"top_p": request.top_p, "top_k": request.top_k}
+        fields["rules"] = rules.to_plain() if rules else None
+    return {EXTRA_ARGS_KEY: fields}
+
+
+def to_state(
+    extra: Mapping[str, Any] | None, prompt: Sequence[int], grammars: GrammarCompiler
+) -> RequestState | None:
+    """`extra`: from `extra_args`; `prompt`: token ids."""
+    fields = dict((extra or {}).get(EXTRA_ARGS_KEY) or {})
+    if not fields:
+        return None
+    plain_rules = fields.pop("rules", None)
+    rules = TokenRules.of_plain(plain_rules) if plain_rules else None
+    fields["allowed"] = tuple(fields.get("allowed", ()))
+    request = EngineRequest(**fields, sampling=rules.options if rules else None)
+    chooser = _chooser(rules, prompt, grammars) if rules else None
+    return RequestState(request, seed=request.seed or 0, chooser=chooser)
+
+
+def _chooser(rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler) -> TokenChooser | None:
+    grammar = rules.options.grammar
+    if grammar is not None:  # compiled already, before the request came
+        return TokenChooser(rules, prompt, GrammarState.of(grammars.submit(grammar).result(), rules))
+    return TokenChooser(rules, prompt, None) if chooses_tokens(rules.options) else None
