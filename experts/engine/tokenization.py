@@ -9,9 +9,8 @@ from os.path import commonprefix
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from experts.engine.request import EngineRequest, SamplingOptions
-from experts.engine.sampling.rules import TokenRules, has_penalties, require_valid
-from experts.errors import ContextLengthExceeded, InvalidCall, InvalidPrompt, ModelLoadError
+from experts.engine.request import EngineRequest
+from experts.errors import ContextLengthExceeded, InvalidPrompt, ModelLoadError
 from experts.prompt import PromptRenderer
 from experts.text.decoder import TokenDecoder
 
@@ -84,22 +83,13 @@ class ModelTokenizer:
         own = frozenset() if options.ignore_eos and options.grammar is None else self.stop_ids
         return own | frozenset(options.stop_token_ids)
 
-    def rules(self, request: EngineRequest, options: SamplingOptions, prompt: Sequence[int]) -> TokenRules:
-        """What the request asks of sampling with its `options`. `prompt`: as encoded.
-
-        Raises InvalidCall: an option has a value that this model cannot take.
-        """
-        resumed = request.resumed
-        require_valid(options, len(self.hf_tokenizer))
-        return TokenRules(
-            options,
-            tuple(sorted(self.end_ids(request))),
-            tuple(sorted(self.stop_ids)),
-            tuple(ids for text in options.bad_words for ids in self._spellings(text)),
-            self._own_ids(request, prompt) if has_penalties(options) or options.bad_words else (),
-            resumed if options.grammar else None,
-            resumed is not None and resumed.tokenizer == self.fingerprint,
-        )
+    def own_ids(self, request: EngineRequest, prompt: Sequence[int]) -> tuple[int, ...]:
+        """The tokens at the end of `prompt`, as encoded, that `written` and `resumed` add to it."""
+        if not request.written and request.resumed is None:
+            return ()
+        before = self._encode(request, "")
+        num_shared = len(commonprefix([before, list(prompt)]))
+        return tuple(prompt[num_shared:])
 
     def max_new_tokens(self, num_prompt_tokens: int, request: EngineRequest) -> int:
         """How many tokens may be generated. Raises ContextLengthExceeded if the prompt fills the window."""
@@ -109,27 +99,6 @@ class ModelTokenizer:
         if request.probe:
             return 1
         return room if request.max_tokens is None else min(request.max_tokens, room)
-
-    def _own_ids(self, request: EngineRequest, prompt: Sequence[int]) -> tuple[int, ...]:
-        """The tokens at the end of `prompt` that `written` and `resumed` add to it."""
-        if not request.written and request.resumed is None:
-            return ()
-        before = self._encode(request, "")
-        num_shared = len(commonprefix([before, list(prompt)]))
-        return tuple(prompt[num_shared:])
-
-    def _spellings(self, text: str) -> list[tuple[int, ...]]:
-        """The ids of a bad word at the beginning of a text, and after a space if they are others."""
-        encode = self.hf_tokenizer.backend_tokenizer.encode
-        plain, spaced = (
-            tuple(encode(prefix + text.lstrip(), add_special_tokens=False).ids) for prefix in ("", " ")
-        )
-        if not plain:
-            raise InvalidCall(
-                "invalid_value", "bad_words", "bad_words: each must be a text of one or more tokens"
-            )
-        is_other = len(spaced) == len(plain) and spaced[0] != plain[0]
-        return [plain, spaced] if is_other else [plain]
 
     def _encode(self, request: EngineRequest, written: str, own: str = "") -> list[int]:
         if request.messages is not None:

@@ -10,7 +10,6 @@ import xgrammar
 from torch import Tensor
 
 from experts.engine.request import Resumed
-from experts.engine.sampling.rules import TokenRules
 from experts.errors import EngineFailed
 
 
@@ -24,13 +23,20 @@ class GrammarState:
         self._accepted: list[bool] = []
 
     @classmethod
-    def of(cls, compiled: xgrammar.CompiledGrammar, rules: TokenRules) -> GrammarState:
-        """At the beginning of an answer, or where an interrupted one continues.
+    def after(
+        cls,
+        resumed: Resumed | None,
+        compiled: xgrammar.CompiledGrammar,
+        end_ids: Sequence[int],
+        *,
+        knows_ids: bool,
+    ) -> GrammarState:
+        """Where an interrupted answer continues. `knows_ids`: the ids of `resumed` are of this tokenizer.
 
         Raises EngineFailed: the grammar does not match what the answer has already.
         """
-        state = cls(compiled, rules.turn_end_ids)
-        if rules.resumed is not None and not state._matches(rules.resumed, rules.knows_resumed_ids):
+        state = cls(compiled, end_ids)
+        if resumed is not None and not state._matches(resumed, knows_ids):
             raise EngineFailed(
                 "an interrupted answer cannot be continued: its text does not match its grammar"
             )

@@ -26,8 +26,9 @@ from experts.engine.hf.prompt_logprobs import prompt_logprobs
 from experts.engine.hf.request import RunningRequest
 from experts.engine.hf.self_test import self_test
 from experts.engine.request import EngineRequest
-from experts.engine.routing import RequestState
 from experts.engine.sampling.logprobs import IdLogprobs
+from experts.engine.sampling.routing import RequestState
+from experts.engine.sampling.rules import rules_of
 from experts.engine.sampling.token_chooser import make_chooser
 from experts.errors import EngineDead
 from experts.head import ExpertTable, ExtendedHead
@@ -162,7 +163,7 @@ class TransformersEngine:
         seed = request.seed if request.seed is not None else secrets.randbits(48)
         state = RequestState(request, seed, num_tokens=len(prompt) + max_tokens)
         if request.sampling is not None:
-            rules = await asyncio.to_thread(self._tokenizer.rules, request, request.sampling, prompt)
+            rules = await asyncio.to_thread(rules_of, request, request.sampling, prompt, self._tokenizer)
             state.chooser = await make_chooser(rules, prompt, self._grammars)
         end_ids = self._tokenizer.end_ids(request)
         return RunningRequest(state, prompt, max_tokens, end_ids, self._tokenizer, received_s)

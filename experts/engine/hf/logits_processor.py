@@ -14,9 +14,9 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from transformers.generation.continuous_batching.requests import RequestState as LibraryState
 
 from experts.engine.request import EngineRequest
-from experts.engine.routing import RequestState, route
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE, choose_tokens, gumbel_sample
 from experts.engine.sampling.logprobs import logprobs_of
+from experts.engine.sampling.routing import RequestState, route
 from experts.head import ExtendedHead
 from experts.text.decoder import TokenDecoder
 

@@ -10,7 +10,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from experts.engine.chunk import EngineChunk, FinishReason, TokenLogprobs
 from experts.engine.detokenizer import IncrementalDetokenizer
-from experts.engine.routing import RequestState
+from experts.engine.sampling.routing import RequestState
 from experts.engine.sampling.rules import stop_token
 from experts.engine.tokenization import ModelTokenizer
 

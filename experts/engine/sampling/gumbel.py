@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experts.engine.request import EngineRequest
-from experts.engine.routing import RequestState
+from experts.engine.sampling.routing import RequestState
 
 MIN_TEMPERATURE = 1e-5  # below it logits / temperature overflows float32; such requests are greedy
 

@@ -24,8 +24,8 @@ class IdLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
     def spelled(self, decoder: TokenDecoder) -> TokenLogprobs:
-        top = (Alternative(*_spelling(token_id, decoder), logprob) for token_id, logprob in self.top)
-        return TokenLogprobs(*_spelling(self.token_id, decoder), self.logprob, tuple(top))
+        top = (Alternative(*_spelling(i, decoder), logprob, i) for i, logprob in self.top)
+        return TokenLogprobs(*_spelling(self.token_id, decoder), self.logprob, tuple(top), self.token_id)
 
 
 def logprobs_of(logits: Tensor, token_ids: Sequence[int], nums: Sequence[int]) -> list[IdLogprobs]:

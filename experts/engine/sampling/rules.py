@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from experts.engine.request import EngineRequest, Grammar, GrammarKind, Resumed, SamplingOptions
+from experts.engine.tokenization import ModelTokenizer
 from experts.errors import InvalidCall
 
 
@@ -55,6 +56,27 @@ class TokenRules:
         )
 
 
+def rules_of(
+    request: EngineRequest, options: SamplingOptions, prompt: Sequence[int], tokenizer: ModelTokenizer
+) -> TokenRules:
+    """What the request asks of sampling with its `options`. `prompt`: its ids.
+
+    Raises InvalidCall: an option has a value that this model cannot take.
+    """
+    resumed = request.resumed
+    _require_valid(options, len(tokenizer.hf_tokenizer))
+    counts_text = has_penalties(options) or options.bad_words
+    return TokenRules(
+        options,
+        tuple(sorted(tokenizer.end_ids(request))),
+        tuple(sorted(tokenizer.stop_ids)),
+        tuple(ids for text in options.bad_words for ids in _spellings(text, tokenizer)),
+        tokenizer.own_ids(request, prompt) if counts_text else (),
+        resumed if options.grammar else None,
+        resumed is not None and resumed.tokenizer == tokenizer.fingerprint,
+    )
+
+
 def has_penalties(options: SamplingOptions) -> bool:
     return bool(options.presence_penalty or options.frequency_penalty or options.repetition_penalty != 1)
 
@@ -79,7 +101,20 @@ def stop_token(request: EngineRequest, token_id: int) -> int | None:
     return token_id if options and token_id in options.stop_token_ids else None
 
 
-def require_valid(options: SamplingOptions, num_ids: int) -> None:
+def _spellings(text: str, tokenizer: ModelTokenizer) -> list[tuple[int, ...]]:
+    """The ids of a bad word at the beginning of a text, and after a space if they are others."""
+    encode = tokenizer.hf_tokenizer.backend_tokenizer.encode
+    plain, spaced = (
+        tuple(encode(prefix + text.lstrip(), add_special_tokens=False).ids) for prefix in ("", " ")
+    )
+    if not plain:
+        message = "bad_words: each must be a text of one or more tokens"
+        raise InvalidCall("invalid_value", "bad_words", message)
+    is_other = len(spaced) == len(plain) and spaced[0] != plain[0]
+    return [plain, spaced] if is_other else [plain]
+
+
+def _require_valid(options: SamplingOptions, num_ids: int) -> None:
     """`num_ids`: the size of the vocabulary. Raises InvalidCall."""
     for name, low, high in _RANGES:
         value = getattr(options, name)

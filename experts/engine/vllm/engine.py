@@ -21,7 +21,7 @@ from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.request import EngineRequest
-from experts.engine.sampling.rules import TokenRules
+from experts.engine.sampling.rules import TokenRules, rules_of
 from experts.engine.vllm.adapters import VllmAdapters, lora_request
 from experts.engine.vllm.decision_store import DecisionStore
 from experts.engine.vllm.grammars import WorkerGrammars
@@ -117,7 +117,7 @@ class VllmEngine:
     async def _rules(self, request: EngineRequest, prompt: list[int]) -> TokenRules | None:
         if request.sampling is None:
             return None
-        rules = await asyncio.to_thread(self._tokenizer.rules, request, request.sampling, prompt)
+        rules = await asyncio.to_thread(rules_of, request, request.sampling, prompt, self._tokenizer)
         await self._grammars.prepare(rules)
         return rules
 

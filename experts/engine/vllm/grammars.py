@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from experts.engine.grammar.compiler import TIME_LIMIT_S, GrammarCompiler, too_slow
-from experts.engine.grammar.state import GrammarState
 from experts.engine.sampling.rules import TokenRules
+from experts.engine.sampling.token_chooser import grammar_state
 from experts.errors import EngineFailed, InvalidCall
 
 POLL_S = 0.01
@@ -51,7 +51,7 @@ def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules) -> Outcome:
     if not future.done():
         return None
     try:
-        GrammarState.of(future.result(), rules)
+        grammar_state(rules, future.result())
     except InvalidCall as error:
         return [error.code, error.param or "", error.message]
     except EngineFailed as error:

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from experts.engine.grammar.compiler import GrammarCompiler
-from experts.engine.routing import RequestState, route
 from experts.engine.sampling.gumbel import choose_tokens
+from experts.engine.sampling.routing import RequestState, route
 from experts.engine.sampling.rules import TokenRules
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
 from experts.engine.vllm.grammars import Outcome, outcome_in_worker

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experts.engine.grammar.compiler import GrammarCompiler
-from experts.engine.grammar.state import GrammarState
 from experts.engine.request import EngineRequest
-from experts.engine.routing import RequestState
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE
+from experts.engine.sampling.routing import RequestState
 from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalties
-from experts.engine.sampling.token_chooser import TokenChooser
+from experts.engine.sampling.token_chooser import TokenChooser, grammar_state
 
 EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
 
@@ -73,5 +72,5 @@ def to_state(
 def _chooser(rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler) -> TokenChooser | None:
     grammar = rules.options.grammar
     if grammar is not None:  # compiled already, before the request came
-        return TokenChooser(rules, prompt, GrammarState.of(grammars.submit(grammar).result(), rules))
+        return TokenChooser(rules, prompt, grammar_state(rules, grammars.submit(grammar).result()))
     return TokenChooser(rules, prompt, None) if chooses_tokens(rules.options) else None

@@ -9,7 +9,7 @@ from experts.checkpoint import Checkpoint
 from experts.engine.config import TransformersConfig
 from experts.engine.hf.engine import TransformersEngine
 from experts.engine.request import EngineRequest
-from experts.engine.routing import RequestState
+from experts.engine.sampling.routing import RequestState
 from experts.errors import EngineDead, ModelLoadError
 from experts.token import ExpertToken
 from tests.support.engine_world import question, run, running

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experts.engine.request import EngineRequest
-from experts.engine.routing import RequestState
+from experts.engine.sampling.routing import RequestState
 
 REQUEST = EngineRequest("r", allowed=("law",))
 
