@@ -7,6 +7,7 @@ RouterError
 │   ├── Unauthorized            401, code invalid_api_key
 │   ├── UnknownModel            404, code model_not_found
 │   ├── BodyTooLarge            413
+│   ├── UnsupportedMediaType    415: the body is compressed in a way that the router does not know
 │   ├── PoisonRequest           422: the prompt crashed two replicas of a model that answers other prompts
 │   └── RateLimited             429, code rate_limit_exceeded: the API key is over its limits
 └── ServiceError            the cluster's fault: a 5xx or 429; a later try may succeed
@@ -90,6 +91,11 @@ class UnknownModel(RequestError):
 class BodyTooLarge(RequestError):
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "unsupported_content_encoding"
 
 
 class PoisonRequest(RequestError):

@@ -139,7 +139,10 @@ class Limits(Frozen):
 
 
 class RouteTable(RoutingRules):
-    """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key."""
+    """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
+
+    Web pages of `cors_origins` may use the API. With `allow_chat_template`, a request may bring a template.
+    """
 
     table_version: int
     name: str
@@ -147,6 +150,8 @@ class RouteTable(RoutingRules):
     experts: dict[str, ModelEntry] = Field(default_factory=dict)
     keys: tuple[ApiKey, ...] = ()
     limits: Limits = Limits()
+    cors_origins: tuple[str, ...] = ()
+    allow_chat_template: bool = False
 
     @field_validator("experts")
     @classmethod

@@ -19,7 +19,8 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
 from benchmarks.chaos.body_mutations import mutate
-from router.api.http import Gateway, build_app
+from router.api.gateway import Gateway
+from router.api.http import build_app
 from router.api.sse import to_json
 
 T = TypeVar("T")
@@ -30,6 +31,36 @@ CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
 MAX_POOL = 200  # bodies of one kind for one path
 NUMBERS = (int, float)  # but not bool
 MAX_TOKENS = 4
+# Fields that contradict most of the others here, or need some of them. A valid request has one at most.
+CONDITIONAL = (
+    "routing",
+    "best_of",
+    "prompt_logprobs",
+    "min_tokens",
+    "top_logprobs",
+    "continue_final_message",
+    "add_generation_prompt",
+    "chat_template",
+    "chat_template_kwargs",
+    "logit_bias",
+    "stop_token_ids",
+    "allowed_token_ids",
+    "truncate_prompt_tokens",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "json_schema",
+    "regex",
+    "ebnf",
+    "grammar",
+)
 SHARES = {"valid": 40, "nearly": 20, "invalid": 15, "garbage": 20, "path": 5}
 METHODS = ("GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
 PATHS = (
@@ -155,7 +186,8 @@ def _combined(bodies: Sequence[Body], random: Random) -> Body:
 
 def _consistent(body: Body, models: Sequence[str], random: Random) -> Body:
     """Apply the rules that the document cannot express: no contradicting fields, only known names."""
-    body = {name: value for name, value in body.items() if name not in ("best_of", "routing")}
+    kept = random.choice(CONDITIONAL[2:])
+    body = {name: value for name, value in body.items() if name not in CONDITIONAL or name == kept}
     body.setdefault("messages", [{"role": "user", "content": "9?"}])
     body.setdefault("prompt", "9 is")
     body["model"] = random.choice([None, *models])

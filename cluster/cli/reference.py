@@ -17,6 +17,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from cluster.cli.main import app
 from cluster.config.reference import config_reference
+from router.api.fields.reference import fields_reference
 
 _INTRODUCTION = """\
 # etr
@@ -35,8 +36,9 @@ def cli_reference() -> str:
 
 
 def write_reference(folder: Path) -> None:
-    """Write `cluster-yaml.md` and `cli.md` into `folder`, which is created if missing."""
+    """Write `cluster-yaml.md`, `cli.md` and `api-fields.md` into `folder`, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "api-fields.md").write_text(fields_reference(), encoding="utf-8")
     (folder / "cluster-yaml.md").write_text(config_reference(), encoding="utf-8")
     (folder / "cli.md").write_text(cli_reference(), encoding="utf-8")
 

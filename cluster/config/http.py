@@ -11,6 +11,7 @@ from cluster.config.base import LoadContext, StrictConfig
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+ORIGIN = r"^(\*|https?://[^/\s]+)$"
 
 
 class HttpConfig(StrictConfig, title="http"):
@@ -36,6 +37,17 @@ class HttpConfig(StrictConfig, title="http"):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Environment variable of the `etr` command with API keys, separated by commas. They have "
         "no limits.",
+    )
+
+    cors_origins: list[Annotated[str, Field(pattern=ORIGIN)]] = Field(
+        [],
+        description="Origins of web pages that may use the API, such as `https://chat.example.org`; `*` for "
+        "all. By default none.",
+    )
+    allow_chat_template: bool = Field(
+        False,
+        description="Whether a request may bring a chat template. A template is a program: a hostile one can "
+        "keep a replica busy.",
     )
 
     @field_validator("keys_file")

@@ -207,6 +207,8 @@ def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         **config.routing.rules(),
         "keys": [key.model_dump(mode="json") for key in config_keys(config)],
         "limits": config.router.limits.model_dump(mode="json"),
+        "cors_origins": config.http.cors_origins,
+        "allow_chat_template": config.http.allow_chat_template,
     }
 
 

@@ -6,7 +6,6 @@ from router.api.requests import AnswerRequest
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Routing, Target, admission_context, resolve
 from router.decoding.transcript import StopRule, author_of_call
-from router.errors import InvalidRequest
 from router.prompt import Prompt
 from router.table import META, RouteTable
 
@@ -30,8 +29,8 @@ def generations(
     if request.routing is None and not request.routed_by_default:
         routing = Routing(experts=())
     prompts = request.prompts()
-    if target.routed and routing.experts != () and any(prompt.ids for prompt in prompts):
-        raise InvalidRequest("prompt: token ids differ between models; send text to have it routed", "prompt")
+    if target.routed and routing.experts != ():
+        request.refuse_token_ids()
     admission = admission_context(table, target, routing, key)
     return [
         GenerationRequest(

@@ -9,15 +9,10 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from router.api.completion_models import ResponseModel
-from router.api.requests import (
-    MAX_CHOICES,
-    MAX_INT32,
-    AnswerRequest,
-    ChatMessage,
-    CompletionRequest,
-    StrictRequest,
-)
-from router.api.unsupported_params import NO_OP_VALUES
+from router.api.fields.messages import ChatMessage, TextPart
+from router.api.fields.refused import REFUSED
+from router.api.fields.strict import MAX_INT32, StrictRequest
+from router.api.requests import MAX_CHOICES, AnswerRequest, CompletionRequest
 
 Schema = dict[str, Any]
 Described = type[StrictRequest] | type[ResponseModel]
@@ -53,19 +48,40 @@ class _Generator(GenerateJsonSchema):
         if not issubclass(schema["cls"], StrictRequest):
             return described
         fields = described["properties"]
-        if issubclass(schema["cls"], ChatMessage):
-            fields["content"] = {"anyOf": [{"type": "string"}, fields["content"]]}
-            fields["tool_calls"] = {"type": "array", "maxItems": 0}
         if issubclass(schema["cls"], AnswerRequest):
             fields["stop"] = {"anyOf": [fields["stop"]["items"], fields["stop"]]}
-            fields |= {name: {"enum": [None, *values]} for name, values in NO_OP_VALUES.items()}
+            fields |= _refused_fields(schema["cls"])
         if issubclass(schema["cls"], CompletionRequest):
             fields["prompt"] = _ANY_PROMPT
         for name in fields.keys() - described.get("required", ()):
             fields[name] = _or_null(fields[name])
-        return described
+        if issubclass(schema["cls"], ChatMessage):
+            return {**described, "anyOf": _BY_ROLE}
+        return {"anyOf": [described, _REFUSAL]} if issubclass(schema["cls"], TextPart) else described
 
 
+def _refused_fields(kind: type[AnswerRequest]) -> dict[str, Schema]:
+    here = [field for field in REFUSED if kind.endpoint in field.endpoints]
+    return {field.name: {"enum": [None, *field.accepted]} for field in here}
+
+
+# Every other message has content, and no calls.
+_BY_ROLE: list[Schema] = [
+    {"properties": {"role": {"const": "assistant"}}},
+    {
+        "required": ["content"],
+        "properties": {
+            "content": {"not": {"type": "null"}},
+            "tool_calls": {"maxItems": 0},
+            "function_call": {"type": "null"},
+        },
+    },
+]
+_REFUSAL = {
+    "type": "object",
+    "properties": {"type": {"const": "refusal"}, "refusal": {"type": "string"}},
+    "required": ["type", "refusal"],
+}
 _TEXT = {"type": "string", "minLength": 1}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": MAX_INT32}}
 _PROMPTS = {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES, "items": {"anyOf": [_TEXT, _IDS]}}

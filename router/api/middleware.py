@@ -1,4 +1,4 @@
-"""What every request passes before its endpoint: request id, API key, limits; and the last error handler."""
+"""What every request passes before its endpoint: CORS, request id, API key, limits; and the error handler."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,11 +22,16 @@ from router.api.sse import envelope, to_json
 from router.errors import InvalidRequest, RouterError, Unauthorized
 from router.table import RouteTable
 
-HEALTH = "/healthz"
+# The health check, under the names that other servers and their monitors have for it, with the names of the
+# operations. Probes have no API key.
+HEALTH_PATHS = {"/healthz": "health", "/health": "vllm_health", "/ping": "ping"}
 
 # Ray Serve's proxy acts on these headers before the router sees them: the first hides that a client has
 # disconnected, the second overrides the server's deadline. The router cannot undo that, so it refuses them.
 FORBIDDEN_HEADERS = ("x-request-disconnect-disabled", "x-request-timeout-seconds")
+
+# The headers of a response that a script in a web page may read.
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "openai-processing-ms")
 
 # Safe to copy into headers and logs.
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
@@ -37,11 +43,11 @@ class RequestMiddleware:
     """Gives every request an id and a slot in the limits, and every error OpenAI's envelope.
 
     An unexpected error becomes a 500 that reveals no internals. If the cluster has API keys, every path
-    except `HEALTH` needs one, even an unknown path. A request is checked before its body is read, and counts
-    as open until its answer has ended.
+    except `HEALTH_PATHS` needs one, even an unknown path. A request is checked before its body is read, and
+    counts as open until its answer has ended.
 
-    It sets `state.request_id`; for paths other than `HEALTH` also `state.key`, the name of the API key (or
-    empty), `state.key_digest`, for `find_key`, and `state.open_request`, which counts the choices.
+    It sets `state.request_id`; for other paths than `HEALTH_PATHS` also `state.key`, the name of the API key
+    (or empty), `state.key_digest`, for `find_key`, and `state.open_request`, which counts the choices.
     """
 
     def __init__(self, app: ASGIApp, table_of: Callable[[], RouteTable], echo_request_id: bool) -> None:
@@ -54,6 +60,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         began_s = time.perf_counter()
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # answered as a GET, without its body
+            scope = {**scope, "method": "GET"}
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         has_status = False
@@ -66,6 +75,8 @@ class RequestMiddleware:
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began_s) * 1000))
                 if self._echo_request_id:
                     headers["x-request-id"] = request_id
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -85,7 +96,7 @@ class RequestMiddleware:
     @contextmanager
     def _admitted(self, scope: Scope) -> Iterator[None]:
         # Health probes have no API key, and a router that is full is still healthy.
-        if scope["path"] == HEALTH:
+        if scope["path"] in HEALTH_PATHS:
             yield
             return
         table, headers = self._table_of(), Headers(scope=scope)
@@ -98,6 +109,36 @@ class RequestMiddleware:
         with self._limits.request(key, table.limits.max_requests) as open_request:
             scope["state"]["open_request"] = open_request
             yield
+
+
+class CorsMiddleware:
+    """Lets web pages of the route table's `cors_origins` use the API. A browser asks first, without a key."""
+
+    def __init__(self, app: ASGIApp, table_of: Callable[[], RouteTable]) -> None:
+        self._app = app
+        self._table_of = table_of
+        self._by_origins: dict[tuple[str, ...], ASGIApp] = {(): app}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app_for(self._origins())(scope, receive, send)
+
+    def _origins(self) -> tuple[str, ...]:
+        try:
+            return self._table_of().cors_origins
+        except RouterError:  # no table yet: the request gets this error further inside
+            return ()
+
+    def _app_for(self, origins: tuple[str, ...]) -> ASGIApp:
+        if origins not in self._by_origins:
+            guarded = CORSMiddleware(
+                self._app,
+                allow_origins=origins,
+                allow_methods=("GET", "HEAD", "POST"),
+                allow_headers=("*",),
+                expose_headers=EXPOSED_HEADERS,
+            )
+            self._by_origins = {(): self._app, origins: guarded}
+        return self._by_origins[origins]
 
 
 def error_response(error: RouterError) -> Response:

@@ -24,8 +24,9 @@ VERSION = "1.0.0"  # of the HTTP API, not of the package
 DESCRIPTION = """\
 Many expert models behind one OpenAI-compatible address.
 
-Unknown fields of a request are ignored, except in `routing`; a null counts as absent. Bodies are JSON,
-whatever their `content-type` is. A stream that fails ends with an event that holds an error."""
+Fields of a request that no known server documents are ignored, except in `routing`; a null counts as absent.
+Bodies are JSON, whatever their `content-type` is, and may be compressed by gzip. A stream that fails ends
+with an event that holds an error."""
 GET_ERRORS = (400, 401, 429, 500, 503)
 
 
@@ -56,6 +57,7 @@ class DocumentedApp(FastAPI):
         request: type[AnswerRequest] | None = None,
         *,
         chunk: type[ResponseModel] | None = None,
+        name: str = "",
         statuses: tuple[int, ...] = GET_ERRORS,
         **extra: Any,
     ) -> None:
@@ -64,6 +66,7 @@ class DocumentedApp(FastAPI):
         Args:
             answer: The body of a 200.
             chunk: The data of each event, if the answer can be streamed.
+            name: The name of the operation; by default that of the endpoint.
             statuses: The errors of a GET. A POST can have every error that the router raises.
             extra: Further fields of the OpenAPI operation.
         """
@@ -75,7 +78,7 @@ class DocumentedApp(FastAPI):
             path,
             endpoint,
             methods=["GET" if request is None else "POST"],
-            operation_id=to_camel(endpoint.__name__),
+            operation_id=to_camel(name or endpoint.__name__),
             response_model=None,
             responses=_responses(answer, chunk, statuses if request is None else tuple(_codes_by_status())),
             openapi_extra={"parameters": parameters, **extra},

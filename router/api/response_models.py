@@ -52,10 +52,14 @@ class ModelList(ResponseModel):
 
 
 class HealthResponse(ResponseModel):
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "unavailable", "failed"]
     table_version: int
     experts: dict[str, ModelState]
     error: ErrorObject | SkipJsonSchema[None] = None
+
+
+class VersionResponse(ResponseModel):
+    version: str
 
 
 class QueueLoad(ResponseModel):

@@ -199,6 +199,7 @@ def test_settings_that_change_while_models_serve_restart_no_model(
         ("routing", {"retries": 5, "max_resumes": 20, "deadlines": {"queue_s": 1.0, "drain_s": 30.0}}),
         ("router", {"limits": {"max_requests": 64, "max_waiting": 16}}),
         ("http", {"keys_file": "keys.yaml"}),
+        ("http", {"cors_origins": ["https://chat.example"], "allow_chat_template": True}),
     ],
 )
 def test_settings_of_the_router_restart_no_model(
@@ -263,6 +264,16 @@ def test_every_model_has_our_request_router_from_the_first_deploy(deploy: dict[s
         assert RequestRouterConfig(**block).get_request_router_class().__name__ == "HealthAwareRequestRouter"
     # Serve's proxy chooses among the routers.
     assert "request_router_config" not in deployment(deploy, "router")
+
+
+def test_the_routers_know_whose_pages_and_templates_are_allowed(tmp_path: Path, world: dict[str, Any]):
+    def table() -> RouteTable:
+        router = deployment(build_serve_config(load(tmp_path, world)), "router")
+        return RouteTable.model_validate(router["user_config"])
+
+    assert (table().cors_origins, table().allow_chat_template) == ((), False)
+    world["http"] = {"cors_origins": ["https://chat.example", "*"], "allow_chat_template": True}
+    assert (table().cors_origins, table().allow_chat_template) == (("https://chat.example", "*"), True)
 
 
 def test_serve_never_refuses_before_the_router_does(tmp_path: Path, world: dict[str, Any]):

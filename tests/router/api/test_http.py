@@ -121,9 +121,11 @@ async def test_the_model_gets_the_conversation_as_plain_text(client: httpx.Async
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": parts, "name": "Ann"},
     ]
-    await client.post(CHAT, json={"messages": messages, "user": "u1", "store": True})
+    await client.post(CHAT, json={"messages": messages, "user": "u1", "store": False})
     [ask] = asks(gateway, "meta")
-    assert ask.prompt == Prompt(messages=(Message("system", "Be brief."), Message("user", "What is\n9?")))
+    assert ask.prompt == Prompt(
+        messages=(Message("system", "Be brief."), Message("user", "What is\n9?", name="Ann"))
+    )
 
 
 async def test_the_model_gets_sampling_parameters_and_limits(client: httpx.AsyncClient, gateway: FakeGateway):

@@ -17,6 +17,7 @@ from cluster.status.router_view import fetch_router_view
 from router.admission.context import AdmissionContext
 from router.api.http import build_app
 from router.api.keys import digest_of
+from router.api.middleware import HEALTH_PATHS
 from router.decoding.decode import Decoder
 from router.decoding.generation import GenerationRequest
 from router.errors import ModelUnavailable
@@ -94,7 +95,7 @@ async def test_every_path_but_the_health_probe_needs_a_key(
     body = {"messages": HELLO, "prompt": "9 is"} if method == "POST" else None
     for headers in ({}, bearer("wrong-key-0123456789"), {"authorization": f"Basic {ALL}"}):
         response = await client.request(method, path, json=body, headers=headers)
-        if path == "/healthz":
+        if path in HEALTH_PATHS:
             assert response.status_code == 200
             continue
         assert response.status_code == 401

@@ -160,9 +160,9 @@ async def test_invalid_requests_raise_the_sdks_exceptions(async_client: AsyncOpe
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as refused:
         await async_client.chat.completions.create(
-            model="generalist", messages=[{"role": "user", "content": QUESTION}], logprobs=True
+            model="generalist", messages=[{"role": "user", "content": QUESTION}], store=True
         )
-    assert (refused.value.param, refused.value.code) == ("logprobs", "unsupported_parameter")
+    assert (refused.value.param, refused.value.code) == ("store", "unsupported_parameter")
 
 
 def test_the_sdk_retries_after_an_overload(server: tuple[FakeGateway, str], gateway: FakeGateway):

@@ -1,0 +1,131 @@
+"""The fields that are refused by name, except with a value that asks for nothing."""
+
+from __future__ import annotations
+
+from router.api.fields.table import Endpoint
+from router.api.fields.table import RefusedField as F
+
+_CHAT, _TEXT = (Endpoint.CHAT,), (Endpoint.TEXT,)
+_TEXT_ONLY = "models here read and write text only"
+_BEAM = "there is no beam search; leave it out"
+_SAMPLER = "there is no such sampler; leave it out"
+_OF_CHAT = "send it to /v1/chat/completions"
+_RAW = "the answer holds no raw token ids; leave it out"
+_INTERNAL = "it concerns the inside of another server; leave it out"
+_ADAPTER = "address an expert by `model`"
+_BUDGET = "limit the whole answer by max_tokens, or send reasoning_effort"
+
+REFUSED: tuple[F, ...] = (
+    # OpenAI
+    F("audio", "O", (), _TEXT_ONLY),
+    F("modalities", "O", (["text"],), _TEXT_ONLY),
+    F("web_search_options", "O", (), "models here search nothing; offer a tool"),
+    F("moderation", "O", (), "there is no moderation; leave it out"),
+    F("store", "O", (False,), "nothing is stored; leave it out"),
+    F("service_tier", "O", ("auto", "default"), "there is one tier; send priority"),
+    F("verbosity", "O", ("medium",), "say it in the prompt"),
+    F("suffix", "OVS", ("",), "no model here fills in between two texts"),
+    # fields of the other endpoint
+    F("echo", "V", (False,), "the client knows the messages", _CHAT),
+    F("top_logprobs", "OVSLT", (0,), "send logprobs as a number", _TEXT),
+    F("tools", "OVSLT", ([],), _OF_CHAT, _TEXT),
+    F("tool_choice", "OVSLT", ("none", "auto"), _OF_CHAT, _TEXT),
+    F("parallel_tool_calls", "OVSL", (True, False), _OF_CHAT, _TEXT),
+    F("functions", "O", ([],), _OF_CHAT, _TEXT),
+    F("function_call", "O", ("none", "auto"), _OF_CHAT, _TEXT),
+    F("continue_final_message", "VS", (False,), "a prompt is continued anyway", _TEXT),
+    F("add_generation_prompt", "V", (True, False), _OF_CHAT, _TEXT),
+    F("documents", "V", ([],), _OF_CHAT, _TEXT),
+    F("chat_template", "V", (), _OF_CHAT, _TEXT),
+    F("chat_template_kwargs", "VSL", ({},), _OF_CHAT, _TEXT),
+    F("reasoning_effort", "OVS", (), _OF_CHAT, _TEXT),
+    F("reasoning", "S", (), _OF_CHAT, _TEXT),
+    F("enable_thinking", "R", (), _OF_CHAT, _TEXT),
+    # vLLM
+    F("use_beam_search", "V", (False,), _BEAM),
+    F("length_penalty", "V", (1,), _BEAM),
+    F("early_stopping", "V", (False,), _BEAM),
+    F("watermarking", "V", (False,), "there are no watermarks; leave it out"),
+    F("skip_special_tokens", "VS", (True,), "control tokens are never sent; leave it out"),
+    F("spaces_between_special_tokens", "V", (True, False), "control tokens are never sent; leave it out"),
+    F("add_special_tokens", "V", (False,), "the chat template writes the control tokens", _CHAT),
+    F("add_special_tokens", "V", (True,), "send the token ids of the prompt", _TEXT),
+    F("truncation_side", "V", ("left",), "prompts lose their beginning; leave it out"),
+    F("logprob_token_ids", "V", ([],), "send logprobs with a number of alternatives"),
+    F("prompt_embeds", "V", (), "send text or token ids"),
+    F("thinking_token_budget", "V", (-1,), _BUDGET),
+    F("include_reasoning", "V", (True,), "skip `reasoning` in the answer, or switch thinking off"),
+    F("repetition_detection", "V", (), "send repetition_penalty"),
+    F("guided_whitespace_pattern", "V", (), "write the white space into a grammar"),
+    F("logits_processors", "V", ([],), "no code of a client runs here"),
+    F("request_id", "V", (), "send the header x-request-id"),
+    F("return_tokens_as_token_ids", "V", (False,), _RAW),
+    F("return_token_ids", "VS", (False,), _RAW),
+    F("return_prompt_text", "V", (False,), "the prompt differs between models; leave it out"),
+    F("cache_salt", "VS", (), "caches are shared by all clients of a model; leave it out"),
+    F("kv_transfer_params", "V", ({},), _INTERNAL),
+    F("ec_transfer_params", "V", ({},), _INTERNAL),
+    F("vllm_xargs", "V", ({},), _INTERNAL),
+    # SGLang
+    F("stop_regex", "S", ([],), "send stop"),
+    F("no_stop_trim", "S", (False,), "send include_stop_str_in_output"),
+    F("lora_path", "S", (), _ADAPTER),
+    F("session_params", "S", ({},), "send the whole conversation"),
+    F("separate_reasoning", "S", (True,), "thoughts always have a field of their own"),
+    F("stream_reasoning", "S", (True,), "thoughts are streamed like the answer"),
+    F("input_ids", "S", (), "send token ids as `prompt` to /v1/completions"),
+    F("task", "S", (), "write it into the prompt"),
+    F("rid", "S", (), "send the header x-request-id"),
+    F("custom_logit_processor", "S", (), "no code of a client runs here"),
+    F("custom_params", "S", ({},), _INTERNAL),
+    F("ngram_corpus_id", "S", (), _INTERNAL),
+    F("bootstrap_host", "S", (), _INTERNAL),
+    F("bootstrap_port", "S", (), _INTERNAL),
+    F("bootstrap_room", "S", (), _INTERNAL),
+    F("routed_dp_rank", "S", (), _INTERNAL),
+    F("disagg_prefill_dp_rank", "S", (), _INTERNAL),
+    F("data_parallel_rank", "S", (), _INTERNAL),
+    F("return_hidden_states", "S", (False,), "hidden states stay in the engine"),
+    F("return_routed_experts", "S", (False,), _INTERNAL),
+    F("return_cached_tokens_details", "S", (False,), _INTERNAL),
+    F("return_prompt_token_ids", "S", (False,), _RAW),
+    F("return_meta_info", "S", (False,), 'send "routing": {"trace": true}'),
+    # llama.cpp
+    F("n_predict", "L", (-1,), "send max_tokens"),
+    F("n_cmpl", "L", (1,), "send n"),
+    F("n_probs", "L", (0,), "send logprobs"),
+    F("post_sampling_probs", "L", (False,), "send logprobs"),
+    F("min_keep", "L", (0, 1), _SAMPLER),
+    F("n_indent", "L", (0,), "write a grammar"),
+    F("dynatemp_range", "L", (0,), _SAMPLER),
+    F("typical_p", "L", (1,), _SAMPLER),
+    F("typ_p", "L", (1,), _SAMPLER),
+    F("top_n_sigma", "L", (-1, 0), _SAMPLER),
+    F("repeat_penalty", "L", (1,), "send repetition_penalty"),
+    F("dry_multiplier", "L", (0,), _SAMPLER),
+    F("xtc_probability", "L", (0,), _SAMPLER),
+    F("mirostat", "L", (0,), _SAMPLER),
+    F("adaptive_target", "L", (-1,), _SAMPLER),
+    F("samplers", "L", (), "the order of samplers is fixed; leave it out"),
+    F("backend_sampling", "L", (False,), _INTERNAL),
+    F("grammar_lazy", "L", (False,), "offer tools, or send a structural_tag"),
+    F("grammar_triggers", "L", ([],), "offer tools, or send a structural_tag"),
+    F("preserved_tokens", "L", ([],), "control tokens are never sent; leave it out"),
+    F("t_max_predict_ms", "L", (0, -1), "send max_tokens"),
+    F("id_slot", "L", (-1,), _INTERNAL),
+    F("return_tokens", "L", (False,), _RAW),
+    F("return_progress", "L", (False,), 'send "routing": {"trace": true}'),
+    F("timings_per_token", "L", (False,), 'send "routing": {"trace": true}'),
+    F("response_fields", "L", ([],), "answers have all of their fields"),
+    F("lora", "L", ([],), _ADAPTER),
+    F("image_data", "L", ([],), _TEXT_ONLY),
+    F("reasoning_format", "L", ("auto", "deepseek"), "thoughts always have a field of their own"),
+    F("reasoning_control", "L", (False,), _BUDGET),
+    F("reasoning_budget", "L", (-1,), _BUDGET),
+    F("thinking_budget_tokens", "L", (-1,), _BUDGET),
+    F("generation_prompt", "L", ("",), "send continue_final_message"),
+    F("parse_tool_calls", "L", (True,), "tool calls are always parsed"),
+    # TGI
+    F("tool_prompt", "T", (), "the chat template writes the tools"),
+    F("guideline", "T", (), "write it into a system message"),
+)

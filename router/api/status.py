@@ -1,0 +1,75 @@
+"""The endpoints that show the cluster: its models, its health and load, its version."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Request, Response
+
+from router.api.gateway import Gateway, permitted_table
+from router.api.middleware import error_headers, json_response
+from router.api.sse import envelope
+from router.availability import ModelState
+from router.errors import ModelBroken, ModelUnavailable, UnknownModel
+from router.table import META, RouteTable
+
+META_UNAVAILABLE = "the meta does not answer at present"
+META_BROKEN = "the meta has failed: its replicas die whatever they are asked; its log says why"
+MAX_QUOTED = 256  # characters of a request that an error message repeats
+PACKAGE = "expert-token-routing"
+
+
+class StatusEndpoints:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._started_at_s = int(time.time())
+
+    async def list_models(self, request: Request) -> Response:
+        """List the models that a client may name."""
+        table = permitted_table(self._gateway, request)
+        return json_response(
+            {"object": "list", "data": [self._model(table, name) for name in table.model_ids]}
+        )
+
+    async def retrieve_model(self, request: Request) -> Response:
+        """Describe a model."""
+        # Not a parameter of this method: FastAPI would document its own response to an invalid one.
+        model_id = request.path_params["model_id"]
+        table = permitted_table(self._gateway, request)
+        if model_id not in table.model_ids:
+            raise UnknownModel(
+                f"model '{model_id[:MAX_QUOTED]}' does not exist; /v1/models lists those that do", "model"
+            )
+        return json_response(self._model(table, model_id))
+
+    def _model(self, table: RouteTable, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started_at_s, "owned_by": table.name}
+
+    async def health(self, request: Request) -> Response:
+        """Check whether the router can answer."""
+        table = self._gateway.table
+        experts = {name: self._gateway.state(name) for name in table.experts}
+        states = {"table_version": table.table_version, "experts": experts}
+        meta = self._gateway.state(META)
+        if meta is ModelState.READY:
+            return json_response({"status": "ok", **states})
+        is_broken = meta is ModelState.FAILED
+        error = ModelBroken(META_BROKEN) if is_broken else ModelUnavailable(META_UNAVAILABLE)
+        body = {"status": "failed" if is_broken else "unavailable", **states, **envelope(error)}
+        return json_response(body, error.status, error_headers(error))
+
+    async def stats(self, request: Request) -> Response:
+        """Show how busy the models are."""
+        table, loads = permitted_table(self._gateway, request), await self._gateway.load()
+        known = {name: load for name, load in loads.items() if name == META or name in table.experts}
+        models = {name: None if load is None else asdict(load) for name, load in known.items()}
+        by_app = self._gateway.admission.load()
+        queues = {name: by_app[app] for name in known if (app := table.app(name)) in by_app}
+        return json_response({"table_version": table.table_version, "models": models, "admission": queues})
+
+    async def version(self, request: Request) -> Response:
+        """Get the version of the server."""
+        return json_response({"version": version(PACKAGE)})
