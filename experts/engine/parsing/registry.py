@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experts.engine.parsing import harmony
@@ -135,11 +135,16 @@ def choose(chat_template: str, tool_parser: str = AUTO, reasoning_parser: str = 
     return ParserChoice(tools, reasoning)
 
 
+def unknown(setting: str, name: str, names: Iterable[str]) -> ModelLoadError:
+    """The error for a parser that does not exist. `names` are those that do."""
+    return ModelLoadError(f"there is no {setting} '{name}'; there are {', '.join([AUTO, NONE, *names])}")
+
+
 def _found(
     setting: str, name: str, names: Sequence[str], by_mark: Mapping[str, str], chat_template: str
 ) -> str | None:
     if name == AUTO:
         return next((found for mark, found in by_mark.items() if mark in chat_template), None)
     if name != NONE and name not in names:
-        raise ModelLoadError(f"there is no {setting} '{name}'; there are {AUTO}, {NONE}, {', '.join(names)}")
+        raise unknown(setting, name, names)
     return None if name == NONE else name

@@ -93,7 +93,7 @@ def _list(calls: list[Call]) -> str:
 
 
 def _json(call: Call) -> str:
-    return json.dumps(call[1], ensure_ascii=False, indent=1)
+    return json.dumps(call[1], ensure_ascii=False)
 
 
 def _plain(value: Any) -> str:

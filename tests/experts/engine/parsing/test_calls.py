@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experts.engine.parsing.registry import TOOL_PARSERS
@@ -146,6 +146,7 @@ FRAGMENTS = [
 
 
 @formats
+@settings(max_examples=40)
 @given(fragments=st.lists(st.sampled_from([*FRAGMENTS, " ", "\n"]), max_size=20))
 def test_any_text_gives_the_same_however_it_is_cut(format_, fragments):
     def read(pieces):
@@ -170,6 +171,7 @@ declared_arguments = st.fixed_dictionaries(
 
 
 @formats
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_arguments_come_through(format_, data):
     arguments = declared_arguments if format_ in DECLARED else any_arguments
