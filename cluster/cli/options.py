@@ -80,6 +80,14 @@ Negatives = Annotated[
         "none.",
     ),
 ]
+Paraphrase = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=learn_options.MAX_PARAPHRASES,
+        help="Let the meta put every query in so many other wordings, and learn from them too.",
+    ),
+]
 L2 = Annotated[
     float | None,
     typer.Option(
@@ -142,6 +150,7 @@ def learning(
     skip_broken: SkipBroken = False,
     mid_answer: MidAnswer = learn_options.MID_ANSWER,
     negatives: Negatives = learn_options.NEGATIVES,
+    paraphrase: Paraphrase = 0,
 ) -> LearnFrom:
     """The group of options that `etr learn` and `etr experts add` share: all but the data."""
     return partial(
@@ -155,6 +164,7 @@ def learning(
         skip_broken=skip_broken,
         mid_answer=mid_answer,
         negatives=negatives,
+        paraphrase=paraphrase,
     )
 
 

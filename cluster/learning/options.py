@@ -13,6 +13,7 @@ HELD_OUT_SHARE = 0.2
 BATCH_SIZE = 16
 MID_ANSWER: MidAnswer = "none"
 NEGATIVES = 200
+MAX_PARAPHRASES = 4
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LearnOptions:
         expert's query: no hand-over ("none"), the expert there too ("late"), or nothing is learned from them
         ("ignore").
     negatives: Number of general queries to learn from. If the data has fewer, the meta thinks of the rest.
+    paraphrase: Number of other wordings to learn from for each query, at most MAX_PARAPHRASES, by the meta.
     """
 
     data: Path
@@ -43,3 +45,4 @@ class LearnOptions:
     skip_broken: bool = False
     mid_answer: MidAnswer = MID_ANSWER
     negatives: int = NEGATIVES
+    paraphrase: int = 0

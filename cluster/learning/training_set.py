@@ -17,6 +17,7 @@ from cluster.learning.meta_texts import MetaWriter
 from cluster.learning.negatives import general_questions
 from cluster.learning.options import LearnOptions
 from cluster.learning.own_answers import with_own_answers
+from cluster.learning.paraphrases import paraphrases
 from cluster.learning.query_sets import Warn
 from cluster.learning.state_cache import cached_states, meta_folder
 from experts.learn.hidden_states import Progress, States
@@ -44,7 +45,7 @@ class TrainingSet:
 def training_set(
     config: ClusterConfig, data: Sequence[Query], options: LearnOptions, progress: Progress, warn: Warn
 ) -> TrainingSet:
-    """Adds general questions and own answers of the meta, as `options` say, and computes all states.
+    """Adds general questions, own answers and paraphrases of the meta, as `options` say. Computes the states.
 
     Raises:
         ConfigError: a query does not fit the meta, or a folder holds other states or cannot be written.
@@ -52,7 +53,8 @@ def training_set(
     """
     meta = KeptCheckpoint.of(checkpoint_of(config.meta))
     writer = MetaWriter(config, options, meta, progress, warn)
-    queries = with_own_answers([*data, *general_questions(data, writer)], writer)
+    asked = with_own_answers([*data, *general_questions(data, writer)], writer)
+    queries = [*asked, *paraphrases(asked, writer)]
     states, folder = cached_states(config, meta, queries, options, progress)
     found = _without_doubtful(queries, states, folder)
     keep_learned_set(options.states or meta_folder(config), data, found.queries)

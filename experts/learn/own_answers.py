@@ -50,13 +50,14 @@ def write_answers(
     queries: Sequence[Query],
     *,
     num_new_tokens: int = NUM_NEW_TOKENS,
+    only_whole: bool = False,
     batch_size: int = 16,
     progress: Progress = lambda done, total, what: None,
 ) -> list[str]:
     """The greedy answer of the meta to every query, of at most `num_new_tokens` tokens; no expert takes part.
 
     It ends before the end of the turn. It is "" if the window has no room for so many tokens, if it is blank,
-    or if the meta's template cannot take it back.
+    if the meta's template cannot take it back, or, with `only_whole`, if the limit cuts it.
     Raises InvalidPrompt (the template cannot take a query), ModelLoadError (the model cannot generate).
     """
     room = window(model) - num_new_tokens
@@ -67,7 +68,8 @@ def write_answers(
     with _plain_greedy(model, renderer, num_new_tokens) as stop_ids:
         for batch in _batches([prompt for prompt in prompts if len(prompt[1]) <= room], batch_size):
             for (index, _), new_ids in zip(batch, _generate(model, [ids for _, ids in batch]), strict=True):
-                answers[index] = answer_text(new_ids, stop_ids, renderer)
+                if not only_whole or stop_ids.intersection(new_ids):
+                    answers[index] = answer_text(new_ids, stop_ids, renderer)
             num_done += len(batch)
             progress(num_done, len(queries), "own answers")
     pairs = zip(queries, answers, strict=True)
