@@ -47,19 +47,21 @@ class InvalidCall(ExpertsError):
 
 
 class ContextLengthExceeded(InvalidCall):
-    """The prompt has `num_tokens` tokens, but the model takes at most `limit`.
+    """The prompt has `num_tokens` tokens, but the model takes at most `limit`, one less than its window.
 
-    `num_tokens` is None if the prompt is so long that it was not counted. Both are None if a remote server
-    refused the prompt, which does not give the numbers.
+    `num_tokens` is None if the prompt is so long that it was not counted. `limit` is None if a remote server
+    refused the prompt without the number. The message begins as OpenAI's, since clients recognise it by that.
     """
 
     def __init__(self, num_tokens: int | None = None, limit: int | None = None) -> None:
-        excess = "is longer than this model takes"
-        if num_tokens is not None:
-            excess = f"has {num_tokens} tokens but this model takes at most {limit}"
+        excess = "exceeded by the prompt"
+        if num_tokens is not None and limit is not None:
+            excess = f"{limit + 1} tokens. However, the prompt has {num_tokens}, and an answer needs one more"
         elif limit is not None:
-            excess = f"is longer than the {limit} tokens that this model takes"
-        message = f"the prompt {excess}; shorten the messages"
+            excess = f"{limit + 1} tokens. However, the prompt is longer"
+        message = (
+            f"This model's maximum context length is {excess}. Please reduce the length of the messages."
+        )
         super().__init__("context_length_exceeded", "messages", message, num_tokens, limit)
         self.num_tokens = num_tokens
         self.limit = limit

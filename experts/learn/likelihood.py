@@ -106,7 +106,7 @@ def encode_prompt(query: Query, renderer: PromptRenderer, max_tokens: float) -> 
     # Not the generation prompt, which may end before the header of an answer, or in a think block.
     prompt = renderer.chat(query.messages, query.written, begun=True)
     if len(prompt) > max_tokens:
-        raise ContextLengthExceeded(len(prompt), int(max_tokens))
+        raise ContextLengthExceeded(len(prompt), int(max_tokens) - 1)
     return prompt
 
 

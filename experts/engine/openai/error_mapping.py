@@ -29,6 +29,7 @@ _CONTEXT_TOO_LONG = re.compile(
     r"|must have less than \d+ tokens|`inputs` tokens|max_model_len|max_(completion_)?tokens.*too large",
     re.IGNORECASE,
 )
+_WINDOW = re.compile(r"context (?:length|window|size)\D{1,40}(\d{1,9})\b", re.IGNORECASE)
 _NO_SUCH_ENDPOINT = (404, 405, 501)
 
 
@@ -73,7 +74,8 @@ class ErrorReply:
         if status >= 500 or status in (408, 409, 425):
             return RemoteUnavailable(f"{name}: {config.url} failed (HTTP {status})")
         if _CONTEXT_TOO_LONG.search(f"{self.code} {self.message}"):
-            return ContextLengthExceeded()
+            window = _WINDOW.search(self.message)
+            return ContextLengthExceeded(limit=int(window[1]) - 1 if window else None)
         if status in _NO_SUCH_ENDPOINT and not is_chat:
             return InvalidCall(
                 "unsupported_prompt", "prompt", "this model's server takes no raw prompts; send messages"

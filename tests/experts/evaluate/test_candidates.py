@@ -133,7 +133,7 @@ def test_a_question_that_the_window_does_not_take_has_the_reason(llama, renderer
     long = Query(({"role": "user", "content": "ten " * 300},))
     first, second = candidate_likelihoods(llama, renderer, [long, QUESTIONS[0]], NAMES)
     assert {likelihood.nll for likelihood in first} == {math.inf}
-    assert "takes at most 256" in first[0].refusal
+    assert "maximum context length is 256 tokens" in first[0].refusal
     assert all(math.isfinite(likelihood.nll) for likelihood in second)
 
 

@@ -176,7 +176,7 @@ def test_what_the_template_or_the_window_does_not_take_is_infinitely_unlikely(mo
     assert [likelihood_.nll for likelihood_ in (refused, too_long, long_answer)] == [math.inf] * 3
     assert refused.nll_per_byte == math.inf
     assert "chat template refuses them: no system" in refused.refusal
-    assert "takes at most 256" in too_long.refusal
+    assert "maximum context length is 256 tokens" in too_long.refusal
     assert long_answer.refusal == fine.refusal == ""
     assert_plain([fine], model, tight, queries[-1:])
     assert [likelihood_.num_bytes for likelihood_ in (refused, too_long, long_answer)] == [3, 3, 1000]

@@ -77,7 +77,7 @@ async def test_a_request_without_a_limit_ends_where_the_cache_does(tmp_path: Pat
         for chunks, num_tokens in ((longest, 40), (other, 60)):
             assert sum(len(chunk.token_ids) for chunk in chunks) == num_tokens
             assert chunks[-1].finish is FinishReason.LENGTH
-        with pytest.raises(ContextLengthExceeded, match=f"takes at most {window - 1}"):
+        with pytest.raises(ContextLengthExceeded, match=f"maximum context length is {window} tokens"):
             await answer(engine, [5] * window)
         await engine.check()
     finally:

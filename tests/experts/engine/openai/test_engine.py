@@ -111,6 +111,7 @@ async def test_text_can_be_appended_to_raw_prompts_but_not_to_ids():
     assert server.bodies[-1]["prompt"] == [1, 2, 3]
 
 
+TOO_LONG = "maximum context length is exceeded by the prompt"
 ERROR = {"message": f"no {KEY}\nhere", "type": "invalid_request_error", "code": None}
 REFUSALS: list[tuple[int, Any, type[Exception], str]] = [
     (
@@ -124,16 +125,21 @@ REFUSALS: list[tuple[int, Any, type[Exception], str]] = [
     (307, {}, RemoteMisconfigured, "does not serve 'chem-7b' (HTTP 307)"),
     (400, {"error": ERROR}, InvalidCall, "refuses the request: no *** here"),
     (422, {"detail": [{"loc": ["body"]}]}, InvalidCall, "refuses the request"),
-    (400, {"error": ERROR | {"code": "context_length_exceeded"}}, ContextLengthExceeded, "longer than this"),
-    (400, {"object": "error", "message": "maximum context length is 9"}, ContextLengthExceeded, "longer"),
+    (400, {"error": ERROR | {"code": "context_length_exceeded"}}, ContextLengthExceeded, TOO_LONG),
+    (
+        400,
+        {"object": "error", "message": "maximum context length is 9"},
+        ContextLengthExceeded,
+        "length is 9 tokens",
+    ),
     (
         400,
         {"error": ERROR | {"message": "max_tokens=4000 cannot be greater than max_model_len=256."}},
         ContextLengthExceeded,
-        "longer than this",
+        TOO_LONG,
     ),
-    (400, {"error": {"type": "exceed_context_size_error"}}, ContextLengthExceeded, "longer than this"),
-    (422, {"error": "`inputs` must have less than 9 tokens. Given: 10"}, ContextLengthExceeded, "longer"),
+    (400, {"error": {"type": "exceed_context_size_error"}}, ContextLengthExceeded, TOO_LONG),
+    (422, {"error": "`inputs` must have less than 9 tokens. Given: 10"}, ContextLengthExceeded, TOO_LONG),
     (500, {"error": ERROR}, RemoteUnavailable, "failed (HTTP 500)"),
     (503, "<html>", RemoteUnavailable, "failed (HTTP 503)"),
     (429, {"error": ERROR}, RemoteBusy, "accepts no more requests at present (HTTP 429)"),
@@ -259,7 +265,7 @@ async def test_an_answer_may_fill_the_servers_context_window():
             chunks = await run(engine, max_tokens=500)
             assert whole.startswith(text_of(chunks))
             assert (num_tokens(chunks), chunks[-1].finish) == (20 - 10, FinishReason.LENGTH)
-            with pytest.raises(ContextLengthExceeded, match="longer than this model takes"):
+            with pytest.raises(ContextLengthExceeded, match="maximum context length is 20 tokens"):
                 await run(engine, messages=MESSAGES * 3, max_tokens=500)
 
 
