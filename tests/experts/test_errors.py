@@ -8,7 +8,6 @@ import pytest
 
 from experts.errors import ContextLengthExceeded
 
-
 REMEDY = "Please reduce the length of the messages."
 
 
