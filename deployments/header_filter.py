@@ -9,6 +9,7 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments import http_protocol
 from router.api.middleware import FORBIDDEN_HEADERS, REQUEST_ID
 
 # Besides those that the router refuses, two for which the proxy creates a new handle for every value.
@@ -16,6 +17,8 @@ REMOVED_HEADERS = frozenset({*FORBIDDEN_HEADERS, "serve-multiplexed-model-id", "
 
 
 def middlewares() -> list[Middleware]:
+    """Serve calls this just before it starts uvicorn, in its proxy and in the router's replica."""
+    http_protocol.install()
     return [Middleware(HeaderFilter)]
 
 

@@ -193,10 +193,10 @@ class FakeGateway:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """Serve the app by a real uvicorn in a thread; yields its address."""
+def served(app: FastAPI, http: Any = "auto") -> Iterator[str]:
+    """Serve the app by a real uvicorn in a thread; yields its address. `http` is uvicorn's setting."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, http=http, log_config=None, ws="none", lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
