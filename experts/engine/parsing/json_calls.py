@@ -29,7 +29,7 @@ class JsonCalls(CallFormat):
     def calls(self, mark: str, reader: CallReader) -> Steps[None]:
         source = reader.source
         yield from source.take(BLANK)
-        while (yield from source.accept(*self.begins)):  # the mark of a list, and that of its first call
+        if (yield from source.accept(*self.begins)):  # the mark of a list, and that of its first call
             yield from source.take(BLANK)
         first = yield from source.peek()
         if first == "[":

@@ -159,3 +159,18 @@ def test_a_deeply_nested_value_is_read():
     brackets = "[" * 5000 + "]" * 5000
     text = f'<tool_call>{{"name": "now", "arguments": {{"a": {brackets}}}}}</tool_call>'
     assert parse(parser("hermes"), [text]).calls == [("now", f'{{"a": {brackets}}}')]
+
+
+@pytest.mark.timeout(60)  # in time that grows with the square it takes minutes
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [
+        ("deepseek_v3", "<｜tool▁call▁begin｜>"),
+        ("hermes", "<tool_call>"),
+        ("mistral", "[TOOL_CALLS]"),
+        ("qwen3_coder", "<function="),
+        ("olmo3", "<function_calls>"),
+    ],
+)
+def test_a_model_that_repeats_a_mark_is_read_in_linear_time(name, mark):
+    assert parse(parser(name), [mark] * 10_000) == Joined(mark * 10_000)
