@@ -11,9 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import xgrammar
 
 from experts.engine.grammar.json_schema import unsupported_part
+from experts.engine.grammar.state import CompiledGrammar
 from experts.engine.request import Grammar, GrammarKind
 from experts.errors import InvalidCall
 from experts.text.decoder import TokenDecoder
@@ -25,6 +27,10 @@ MAX_CACHED_GRAMMARS = 256
 NUM_THREADS = 2
 # Between two parts of JSON. Without a limit a model can write blanks until its tokens are used up.
 MAX_WHITESPACE_CHARS = 64
+# The library lets strings of limited length hold control characters, which JSON does not. Line breaks it
+# excludes there, and they may stand between two parts of JSON.
+_CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
+_JSON_KINDS = (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA, GrammarKind.STRUCTURAL_TAG)
 _PLACE_IN_LIBRARY = re.compile(r"^\[[\d:]+\] \S+: (Check failed: \(.*\) is (false|true): )?")
 
 
@@ -37,9 +43,10 @@ class GrammarCompiler:
         self._threads = ThreadPoolExecutor(NUM_THREADS, "grammar")
         self._lock = Lock()
         self._library: xgrammar.GrammarCompiler | None = None
-        self._futures: OrderedDict[Grammar, Future[xgrammar.CompiledGrammar]] = OrderedDict()
+        self._without_controls = np.empty(0, dtype=bool)  # by token id
+        self._futures: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
 
-    async def compile(self, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    async def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Raises InvalidCall: it is malformed, takes too long to compile, or cannot be followed exactly."""
         future = asyncio.wrap_future(self.submit(grammar))
         try:
@@ -47,7 +54,7 @@ class GrammarCompiler:
         except TimeoutError as error:
             raise too_slow(grammar) from error
 
-    def submit(self, grammar: Grammar) -> Future[xgrammar.CompiledGrammar]:
+    def submit(self, grammar: Grammar) -> Future[CompiledGrammar]:
         """As `compile`, but without a time limit. To be called from one thread."""
         future = self._futures.get(grammar)
         if future is None:
@@ -60,11 +67,13 @@ class GrammarCompiler:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _compile(self, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    def _compile(self, grammar: Grammar) -> CompiledGrammar:
         if len(grammar.source) > MAX_SOURCE_CHARS:
             raise _invalid(grammar, f"it is longer than {MAX_SOURCE_CHARS} characters")
         try:
-            return _METHODS[grammar.kind](self._library_compiler(), grammar)
+            library = self._library_compiler()
+            compiled = _METHODS[grammar.kind](library, grammar)
+            return CompiledGrammar(compiled, self._without_controls if grammar.kind in _JSON_KINDS else None)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise _invalid(grammar, _PLACE_IN_LIBRARY.sub("", reason)) from error
@@ -73,9 +82,9 @@ class GrammarCompiler:
         """Created with the first grammar: it reads the whole vocabulary."""
         with self._lock:
             if self._library is None:
-                info = xgrammar.TokenizerInfo(
-                    self._decoder.vocabulary(), xgrammar.VocabType.RAW, stop_token_ids=[self._end_id]
-                )
+                words = self._decoder.vocabulary()
+                info = xgrammar.TokenizerInfo(words, xgrammar.VocabType.RAW, stop_token_ids=[self._end_id])
+                self._without_controls = np.array([not _CONTROL.search(word) for word in words])
                 self._library = xgrammar.GrammarCompiler(
                     info, max_threads=NUM_THREADS, cache_limit_bytes=MAX_CACHE_BYTES
                 )

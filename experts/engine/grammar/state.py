@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xgrammar
 from torch import Tensor
@@ -13,20 +15,29 @@ from experts.engine.request import Resumed
 from experts.errors import EngineFailed
 
 
+@dataclass(frozen=True)
+class CompiledGrammar:
+    """`matched`: by the library; `allowed`: bool [tokens], which tokens may be used at all, None: any."""
+
+    matched: xgrammar.CompiledGrammar
+    allowed: npt.NDArray[np.bool_] | None = None
+
+
 class GrammarState:
     """The state of one answer. `end_ids`: the only tokens that may follow a matched grammar."""
 
-    def __init__(self, compiled: xgrammar.CompiledGrammar, end_ids: Sequence[int]) -> None:
-        self._matcher = xgrammar.GrammarMatcher(compiled, override_stop_tokens=list(end_ids))
-        self._num_words = compiled.tokenizer_info.vocab_size
+    def __init__(self, compiled: CompiledGrammar, end_ids: Sequence[int]) -> None:
+        self._matcher = xgrammar.GrammarMatcher(compiled.matched, override_stop_tokens=list(end_ids))
+        self._num_words = compiled.matched.tokenizer_info.vocab_size
         self._bits = xgrammar.allocate_token_bitmask(1, self._num_words)
+        self._allowed = compiled.allowed
         self._accepted: list[bool] = []
 
     @classmethod
     def after(
         cls,
         resumed: Resumed | None,
-        compiled: xgrammar.CompiledGrammar,
+        compiled: CompiledGrammar,
         end_ids: Sequence[int],
         *,
         knows_ids: bool,
@@ -52,8 +63,9 @@ class GrammarState:
         if self._matcher.is_terminated() or not self._matcher.fill_next_token_bitmask(self._bits):
             return None
         bits = np.unpackbits(self._bits.numpy().view(np.uint8), bitorder="little")[: self._num_words]
+        may_follow = bits.view(np.bool_) if self._allowed is None else bits.view(np.bool_) & self._allowed
         mask = torch.ones(max(width, self._num_words), dtype=torch.bool)
-        mask[: self._num_words] = torch.from_numpy(bits == 0)
+        mask[: self._num_words] = torch.from_numpy(~may_follow)
         return mask[:width]
 
     def accept(self, token_id: int) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-import xgrammar
 from torch import Tensor
 
 from experts.engine.grammar.compiler import GrammarCompiler
-from experts.engine.grammar.state import GrammarState
+from experts.engine.grammar.state import CompiledGrammar, GrammarState
 from experts.engine.sampling.penalties import Penalties
 from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalties
 
 
-def grammar_state(rules: TokenRules, compiled: xgrammar.CompiledGrammar) -> GrammarState:
+def grammar_state(rules: TokenRules, compiled: CompiledGrammar) -> GrammarState:
     """At the beginning of an answer, or where an interrupted one continues. Raises EngineFailed."""
     return GrammarState.after(rules.resumed, compiled, rules.turn_end_ids, knows_ids=rules.knows_resumed_ids)
 
