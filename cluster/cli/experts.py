@@ -13,7 +13,7 @@ from cluster.cli.option_groups import grouped
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.config.config_editor import remove_expert
 from cluster.learning.new_expert import ExpertSource, NewExpert
-from cluster.learning.options import LearnOptions
+from cluster.learning.options import ExpertQueries
 
 if TYPE_CHECKING:  # imports torch
     from cluster.learning.add_expert import AdditionTrial
@@ -23,11 +23,11 @@ command = command_of(app)
 
 
 @command
-@grouped(source=option.expert_source, learning=option.learning)
+@grouped(queries=option.expert_queries, source=option.expert_source, learning=option.learning)
 def add(
     *,
     name: option.ExpertName,
-    data: option.Data,
+    queries: ExpertQueries,
     source: ExpertSource,
     config: option.ConfigOption = DEFAULT_CONFIG,
     token: option.TokenFile = None,
@@ -39,7 +39,8 @@ def add(
 ) -> None:
     """Learn a token for a new expert and add the expert. The tokens of the other experts do not change."""
     new = NewExpert.described(config, name, source, token)
-    trial = _judged_trial(loaded := load_config(config), new, learning(data), tolerance, dry_run=dry_run)
+    loaded = load_config(config)
+    trial = _judged_trial(loaded, new, queries, learning, tolerance, dry_run=dry_run)
     if dry_run:
         info(f"dry run: '{name}' would be added; neither {new.token} nor {config} was written")
         return
@@ -61,15 +62,20 @@ def remove(
 
 
 def _judged_trial(
-    config: ClusterConfig, new: NewExpert, options: LearnOptions, tolerance: float, *, dry_run: bool
+    config: ClusterConfig,
+    new: NewExpert,
+    queries: ExpertQueries,
+    learning: option.LearnFrom,
+    tolerance: float,
+    *,
+    dry_run: bool,
 ) -> AdditionTrial:
     """Learn the token and print how it changes the routing. Raises ExpertRefused if it harms an expert."""
     from cluster.cli import print_learning
     from cluster.learning.add_expert import try_expert
 
-    save = not dry_run or options.assigned is not None
     with print_learning.stages(err) as progress:
-        trial = try_expert(config, new, options, save=save, progress=progress, warn=warn)
+        trial = try_expert(config, new, queries, learning, save=not dry_run, progress=progress, warn=warn)
     # Printed before the refusal, because its reason is in the figures.
     print_learning.labels(out, trial.labelled)
     print_learning.trial(out, trial)

@@ -11,7 +11,7 @@ import typer
 
 from cluster.learning import options as learn_options
 from cluster.learning.new_expert import ExpertSource
-from cluster.learning.options import LearnOptions
+from cluster.learning.options import ExpertQueries, LearnOptions
 
 # Makes the options of a learning command, given the file with the data.
 LearnFrom = Callable[[Path], LearnOptions]
@@ -34,6 +34,10 @@ TakeOver = Annotated[
 Data = Annotated[
     Path,
     typer.Option(help="Questions with answers and the expert of each: chat JSONL, Alpaca or ShareGPT."),
+]
+OptionalData = Annotated[
+    Path | None,
+    typer.Option("--data", help="As for `etr learn`. Not needed with --synthesize."),
 ]
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Go on without the rows that are broken, and say how many.")
@@ -103,6 +107,20 @@ FalseTriggerRate = Annotated[
     ),
 ]
 Write = Annotated[bool, typer.Option("--write", help="Write the call bias for that rate to the config.")]
+Synthesize = Annotated[
+    bool,
+    typer.Option(
+        "--synthesize", help="Let the expert write questions that it is likely to get, as its data."
+    ),
+]
+About = Annotated[
+    str | None,
+    typer.Option(
+        help="The expert's subject in a sentence: the meta then writes the questions, with this as system "
+        "message. For an expert that is remote, not in the config yet, or trained on answers alone."
+    ),
+]
+NumQuestions = Annotated[int, typer.Option("--questions", min=1, help="Questions to synthesize.")]
 ExpertName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the expert.")]
 Model = Annotated[Path | None, typer.Option(help="Folder of its checkpoint.")]
 Hub = Annotated[str | None, typer.Option(help="Its id on the Hugging Face hub, instead of --model.")]
@@ -166,6 +184,20 @@ def learning(
         negatives=negatives,
         paraphrase=paraphrase,
     )
+
+
+def expert_queries(
+    data: OptionalData = None,
+    synthesize: Synthesize = False,
+    about: About = None,
+    questions: NumQuestions = learn_options.NUM_QUESTIONS,
+) -> ExpertQueries:
+    """The group of options that say where the queries of a new expert are from."""
+    if data is None and not synthesize:
+        raise typer.BadParameter("give --data, or --synthesize to let a model write the questions")
+    if about is not None and not synthesize:
+        raise typer.BadParameter("--about has no effect without --synthesize; add it")
+    return ExpertQueries(data, synthesize, about or "", questions)
 
 
 def expert_source(

@@ -38,8 +38,10 @@ def stages(console: Console) -> Iterator[Progress]:
 
 
 def labels(console: Console, labelled: LabelledSet) -> None:
-    """How many queries without a label each expert got."""
+    """Which file has synthesised questions, and how many queries without a label each expert got."""
     num_assigned = labelled.num_assigned
+    if labelled.synthesized:
+        _line(console, f"the questions that a model wrote: {labelled.synthesized}")
     if not num_assigned:
         return
     counts = ", ".join(f"{name or NO_EXPERT} {count}" for name, count in num_assigned.items())

@@ -21,13 +21,6 @@ Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the expert, or `meta` for general questions.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File for the queries, in chat JSONL.")]
-About = Annotated[
-    str | None,
-    typer.Option(
-        help="The expert's subject in a sentence: the meta then writes the questions, with this as system "
-        "message. For an expert that is remote, not in the config yet, or trained on answers alone."
-    ),
-]
 Num = Annotated[int, typer.Option(min=1, help="Questions to keep.")]
 Seed = Annotated[int, typer.Option(min=0, help="Another seed gives other questions.")]
 Temperature = Annotated[
@@ -55,7 +48,7 @@ def synthesize(
     name: Name,
     output: Output,
     config: option.ConfigOption = DEFAULT_CONFIG,
-    about: About = None,
+    about: option.About = None,
     num: Num = 200,
     seed: Seed = 0,
     temperature: Temperature = 1.0,

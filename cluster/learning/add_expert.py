@@ -6,7 +6,7 @@ Imports torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from cluster.config.config_editor import add_expert, with_expert
 from cluster.config.expert_tokens import load_tokens
 from cluster.config.routing import RoutingConfig
 from cluster.errors import ConfigError, ExpertRefused
-from cluster.learning.checkpoints import checkpoints, default_device
-from cluster.learning.labels import LabelledSet, labelled_queries
+from cluster.learning.checkpoints import default_device
+from cluster.learning.expert_data import expert_data
+from cluster.learning.labels import LabelledSet
 from cluster.learning.learn import save_tokens
 from cluster.learning.new_expert import NewExpert
-from cluster.learning.options import LearnOptions
+from cluster.learning.options import ExpertQueries, LearnOptions
 from cluster.learning.query_sets import Warn, data_errors_named
 from cluster.learning.training_set import TrainingSet, training_set
 from cluster.yaml_files.reader import parse_yaml
@@ -107,7 +108,8 @@ class AdditionTrial:
 def try_expert(
     config: ClusterConfig,
     new: NewExpert,
-    options: LearnOptions,
+    wanted: ExpertQueries,
+    learn_from: Callable[[Path], LearnOptions],
     *,
     save: bool,
     progress: Progress,
@@ -115,7 +117,8 @@ def try_expert(
 ) -> AdditionTrial:
     """Learns the new expert's token; the incumbents' tokens stay as they are.
 
-    With `save`, the labels found for unlabelled queries are written to a file. `warn`: see `read_queries`.
+    With `save`, or a file named for it, the labels found for unlabelled queries are written. `learn_from`:
+    makes the options from the file with the data. `warn`: see `read_queries`.
 
     Raises:
         ConfigError: the name or the token's file is taken, the entry is not valid, or an incumbent's token
@@ -124,9 +127,8 @@ def try_expert(
     """
     incumbents = load_tokens(config)
     planned = _planned(config, new)  # before models, which take minutes to load
-    names = {new.name, *incumbents}
-    labelled = labelled_queries(
-        options, checkpoints(planned), names, progress, warn=warn, must_win=[new.name], save=save
+    labelled, options = expert_data(
+        planned, new.name, incumbents, wanted, learn_from, save=save, progress=progress, warn=warn
     )
     _require_named(labelled.queries, new.name, options.data)
     training = training_set(config, labelled.queries, options, progress, warn)

@@ -20,12 +20,14 @@ from experts.learn.hidden_states import Progress
 class LabelledSet:
     """`num_assigned`: how many unlabelled queries each expert got, most first; None is no expert.
 
-    `saved_to`: the file with the labelled queries and their scores; None if none was written.
+    `saved_to`: the file with the labelled queries and their scores; None if none was written. `synthesized`:
+    the file with those that a model wrote; None if none did.
     """
 
     queries: list[Query]
     num_assigned: dict[str | None, int]
     saved_to: Path | None
+    synthesized: Path | None = None
 
 
 def labelled_queries(

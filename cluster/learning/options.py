@@ -14,6 +14,7 @@ BATCH_SIZE = 16
 MID_ANSWER: MidAnswer = "none"
 NEGATIVES = 200
 MAX_PARAPHRASES = 4
+NUM_QUESTIONS = 200
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,17 @@ class LearnOptions:
     mid_answer: MidAnswer = MID_ANSWER
     negatives: int = NEGATIVES
     paraphrase: int = 0
+
+
+@dataclass(frozen=True)
+class ExpertQueries:
+    """Where the queries of a new expert are from: a file, questions that a model writes, or both.
+
+    synthesize: Whether the expert writes questions that it is likely to get.
+    about: A text about its subject, by which the meta writes them instead; "" leaves it to the expert.
+    """
+
+    file: Path | None
+    synthesize: bool = False
+    about: str = ""
+    num_questions: int = NUM_QUESTIONS

@@ -13,6 +13,7 @@ from cluster.hidden_folder import hidden_folder
 from cluster.learning.checkpoints import checkpoint_of
 from cluster.learning.options import LearnOptions
 from cluster.learning.query_sets import in_data
+from experts.adapter import adapter_folder
 from experts.checkpoint import Checkpoint
 from experts.errors import DataError
 from experts.learn.hidden_states import Progress, States
@@ -64,10 +65,19 @@ def meta_folder(config: ClusterConfig) -> Path:
 
 
 def meta_identity(config: ClusterConfig) -> str:
-    """16 hex digits over all files of the cluster's meta. Raises ModelLoadError."""
-    meta = checkpoint_of(config.meta)
-    identity = repr((FORMAT_VERSION, meta.fingerprint(), meta.dtype, _files(meta)))
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+    """The identity of the cluster's meta. Raises ModelLoadError."""
+    return checkpoint_identity(checkpoint_of(config.meta))
+
+
+def checkpoint_identity(checkpoint: Checkpoint) -> str:
+    """16 hex digits over all files of the model and of its adapter. Raises ModelLoadError."""
+    identity: tuple[object, ...] = (
+        *(FORMAT_VERSION, checkpoint.fingerprint(), checkpoint.dtype),
+        _files(checkpoint.source, checkpoint.folder()),
+    )
+    if checkpoint.adapter is not None:
+        identity = (*identity, _files(checkpoint.adapter, adapter_folder(checkpoint.adapter)))
+    return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
 
 def unwritable(error: OSError) -> ConfigError:
@@ -77,13 +87,12 @@ def unwritable(error: OSError) -> ConfigError:
     )
 
 
-def _files(meta: Checkpoint) -> list[tuple[str, int, int]]:
+def _files(source: str, folder: Path) -> list[tuple[str, int, int]]:
     """What the head's fingerprint does not cover: a body that was trained further, another chat template."""
-    folder = Path(meta.source)
-    if not folder.is_dir():
+    if not Path(source).is_dir():
         # A hub id's folder is named after its commit, and a URI's content does not change.
-        return [(f"{meta.source}@{meta.folder().name}", 0, 0)]
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+        return [(f"{source}@{folder.name}", 0, 0)]
+    stats = [(path.name, path.stat()) for path in sorted(Path(source).iterdir()) if path.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
