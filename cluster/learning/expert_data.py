@@ -79,7 +79,7 @@ def _joined(
     planned: ClusterConfig,
     incumbents: Mapping[str, ExpertToken],
 ) -> LabelledSet:
-    """With the file `written`, if there is one; if it is all that there is, with the data of the incumbents."""
+    """With the questions in `written`, if any; if there is nothing else, with the data of the incumbents."""
     if written is None:
         return labelled
     own = read_queries(written)
