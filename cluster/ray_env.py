@@ -27,7 +27,7 @@ RAY_ENV = {
     # router runs; without gRPC it gets answers as streams of Ray objects, nearly twice as slow per message.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # a hung replica finishes nothing and holds a GPU
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.header_filter:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.http.header_filter:middlewares",
     # With one malloc arena per thread, memory that one thread frees is not available to the others: unused
     # memory grows over tens of thousands of requests.
     "MALLOC_ARENA_MAX": "2",

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from experts.chat_template import RESERVED, Message
-from experts.engine.request import ChatOptions
+from experts.chat_template import Message
 from experts.errors import InvalidPrompt
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -33,20 +32,6 @@ def prepared(message: Mapping[str, Any]) -> Message:
     if call_id := message.get("tool_call_id"):
         fields["tool_call_id"] = _short_id(call_id)
     return fields | ({"name": message["name"]} if message.get("name") else {})
-
-
-def template_variables(options: ChatOptions) -> dict[str, Any]:
-    """What the template gets besides the messages. Raises InvalidPrompt."""
-    if reserved := sorted(RESERVED & options.template_kwargs.keys()):
-        raise InvalidPrompt(f"chat_template_kwargs.{reserved[0]}", "is not a variable of chat templates")
-    variables: dict[str, Any] = dict(options.template_kwargs)
-    if options.tools and options.tool_choice != "none":
-        variables["tools"] = list(options.tools)
-    if options.documents:
-        variables["documents"] = list(options.documents)
-    if options.chat_template is not None:
-        variables["chat_template"] = options.chat_template
-    return variables
 
 
 def texts_in(value: Any) -> Iterator[str]:

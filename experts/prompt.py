@@ -8,9 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from experts.chat_messages import guarded, prepared, template_variables, texts_in
+from experts.chat_messages import guarded, prepared, texts_in
 from experts.chat_template import ChatTemplate, Message
-from experts.engine.request import ChatOptions
 from experts.errors import InvalidPrompt
 from experts.text.control_tokens import ControlTokens, Sentinels
 from experts.text.guarded_text import GuardedText
@@ -36,7 +35,8 @@ class PromptRenderer:
         written: str = "",
         own: str = "",
         *,
-        options: ChatOptions | None = None,
+        variables: Mapping[str, Any] | None = None,
+        opens_turn: bool = True,
         begun: bool = False,
         max_tokens: int | None = None,
     ) -> list[int]:
@@ -47,20 +47,23 @@ class PromptRenderer:
         the first character of an answer. `own` is what this model itself wrote after that; it follows as it
         is, and may end in the middle of a thought.
 
+        `variables` are what the template gets besides the messages, such as `tools`. If not `opens_turn`, the
+        prompt ends where the last message does.
         Each message has a `role` (developer counts as system) and a `content`, both str; an assistant message
         may have OpenAI's `tool_calls` and a `reasoning`, a tool message its `tool_call_id`. For a template
         that has no system role, a system message becomes the beginning of the next user message.
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """
-        conversation, variables = self._conversation(messages), self._variables(options)
+        conversation, variables = self._conversation(messages), variables or {}
+        self._require_known(variables)
         sentinels = Sentinels([*texts_in(conversation), *texts_in(variables), written, own])
         conversation = [self._guarded_message(message, sentinels) for message in conversation]
         variables = self._guarded_variables(variables, sentinels)
         so_far, after = (self._guard(text, sentinels, "written") for text in (written, own))
         if written or begun:
             prompt = self._template.continued(conversation, so_far, sentinels.end, variables)
-        elif options is None or options.add_generation_prompt:
+        elif opens_turn:
             prompt = self._template.opened(conversation, variables)
         else:
             prompt = self._template.closed(conversation, variables)
@@ -89,12 +92,10 @@ class PromptRenderer:
             return _without_system_role(conversation)
         return conversation
 
-    def _variables(self, options: ChatOptions | None) -> dict[str, Any]:
-        variables = {} if options is None else template_variables(options)
+    def _require_known(self, variables: Mapping[str, Any]) -> None:
         for name in ("tools", "documents"):
             if name in variables and "chat_template" not in variables and not self._template.knows(name):
                 raise InvalidPrompt(name, "the chat template of this model has no place for them")
-        return variables
 
     def _guarded_message(self, message: Message, sentinels: Sentinels) -> Message:
         texts = ("content", "reasoning", "reasoning_content")

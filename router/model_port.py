@@ -40,7 +40,8 @@ class ModelRequest:
 
     `written` is the text already in the open assistant turn, by any model. `resumed` follows it if the same
     model goes on with its own text. `position` is the length of both in tokens, for seeded sampling.
-    `allowed` are the experts that the meta may hand over to, and `bias` is added to their logits.
+    `allowed` are the experts that the meta may hand over to, and `bias` is added to their logits. The meta
+    knows the length of the prompt; it leaves out experts whose context window, in `windows`, is too small.
     With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
     expert that would take over, if any.
     `adapter` selects a model of an application that serves several (`ModelEntry.adapter`).
@@ -56,6 +57,7 @@ class ModelRequest:
     resumed: Resumed | None = None
     position: int = 0
     allowed: tuple[str, ...] = ()
+    windows: Mapping[str, int] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False

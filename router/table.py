@@ -29,7 +29,7 @@ class Deadlines(Frozen):
     """The deadlines of an answer, in seconds."""
 
     queue_s: float = Field(
-        5.0,
+        60.0,
         gt=0,
         description="Seconds that a request may wait for a busy model before it is refused with status 429.",
     )
@@ -99,6 +99,7 @@ class ModelEntry(Frozen):
     `on_unavailable` says the same for a model without a healthy replica. `wait` gives the answer that an
     undisturbed cluster would give; `meta` keeps no client waiting.
     `first_token_s` and `gap_s` override the general deadlines.
+    `window` is the context window in tokens, as far as it is configured.
     """
 
     app: str
@@ -109,6 +110,7 @@ class ModelEntry(Frozen):
     first_token_s: float | None = Field(None, gt=0)
     gap_s: float | None = Field(None, gt=0)
     max_streams: int = Field(32, ge=1)  # of one replica
+    window: int | None = Field(None, ge=1)
 
 
 class ApiKey(Frozen):
@@ -183,6 +185,13 @@ class RouteTable(RoutingRules):
     @cached_property
     def expert_apps(self) -> frozenset[str]:
         return frozenset(entry.app for entry in self.experts.values())
+
+    @cached_property
+    def narrow_windows(self) -> dict[str, int]:
+        """Of the experts whose context window is known, and is not known to be as large as the meta's."""
+        largest = self.meta.window
+        windows = {name: entry.window for name, entry in self.experts.items() if entry.window is not None}
+        return {name: window for name, window in windows.items() if largest is None or window < largest}
 
     @property
     def model_ids(self) -> list[str]:

@@ -27,6 +27,10 @@ class LoadedModelConfig(ReplicatedConfig):
     def max_streams(self) -> int:
         return self.engine.max_streams
 
+    @property
+    def window(self) -> int | None:
+        return self.engine.max_model_len if isinstance(self.engine, LocalEngineConfig) else None
+
     @model_validator(mode="after")
     def _scales_before_it_is_full(self) -> Self:
         target, engine = self.autoscaling.target_tokens_in_flight, self.engine

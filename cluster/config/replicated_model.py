@@ -192,8 +192,7 @@ class ReplicatedConfig(StrictConfig, ABC):
     rollout: Literal["start_first", "stop_first"] = Field(
         "start_first",
         description="How replicas are replaced. `start_first`: a new one starts before an old one stops, "
-        "which "
-        "needs room for one more. `stop_first`: an old one stops first; a single replica is missing "
+        "which needs room for one more. `stop_first`: an old one stops first; a single replica is missing "
         "meanwhile.",
     )
 
@@ -201,6 +200,11 @@ class ReplicatedConfig(StrictConfig, ABC):
     @abstractmethod
     def max_streams(self) -> int:
         """How many requests one replica takes at once."""
+
+    @property
+    def window(self) -> int | None:
+        """The context window in tokens; None if it is known only where the model is loaded."""
+        return None
 
     @property
     def target_ongoing_requests(self) -> float:

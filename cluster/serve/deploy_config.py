@@ -221,8 +221,10 @@ def _expert_entry(config: ClusterConfig, name: str) -> dict[str, Any]:
 
 
 def _entry(app: str, block: ReplicatedConfig) -> dict[str, Any]:
+    window = {} if block.window is None else {"window": block.window}
     return {
         "app": app,
+        **window,
         "scales_to_zero": block.autoscaling.min_replicas == 0,
         **block.deadlines.model_dump(mode="json"),
         "max_streams": block.max_streams,

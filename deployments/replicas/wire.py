@@ -34,6 +34,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         sampling=None if chosen.options is None else _to_sampling_options(chosen.options),
         chat=None if chat is None else asked.ChatOptions(**_fields(chat)),
         allowed=request.allowed,
+        windows=request.windows,
         bias=request.bias,
         only_at_start=request.only_at_start,
         probe=request.probe,

@@ -127,6 +127,7 @@ class EngineRequest:
         sampling: None: nothing further is asked of sampling.
         chat: None: nothing further is asked of the chat template.
         allowed: The experts that may take over.
+        windows: Context windows of experts, in tokens; one that does not hold the prompt cannot take over.
         bias: Added to the logits of these experts.
         only_at_start: An expert may take over only at the first token.
         probe: Generate nothing; return the distribution over the allowed experts at the first position.
@@ -149,6 +150,7 @@ class EngineRequest:
     sampling: SamplingOptions | None = None
     chat: ChatOptions | None = None
     allowed: tuple[str, ...] = ()
+    windows: Mapping[str, int] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False

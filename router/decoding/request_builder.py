@@ -33,6 +33,7 @@ class RequestBuilder:
             resumed=resumed,
             position=num_written,
             allowed=allowed,
+            windows=self._table.narrow_windows if allowed else {},
             bias=self._bias(generation, allowed),
             only_at_start=self._decides_once(generation),
             probe=probe,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from experts.engine.encoding.template_variables import template_variables
 from experts.engine.request import ChatOptions
 from experts.errors import InvalidPrompt
 from experts.prompt import PromptRenderer
@@ -43,8 +45,19 @@ def called(arguments: str = '{"city": "Rome"}', name: str = "weather") -> dict[s
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
+def chat(
+    renderer: PromptRenderer,
+    messages: Sequence[dict[str, Any]],
+    options: ChatOptions | None,
+    written: str = "",
+) -> list[int]:
+    opens_turn = options is None or options.add_generation_prompt
+    variables = template_variables(options, {})
+    return renderer.chat(messages, written, variables=variables, opens_turn=opens_turn)
+
+
 def rendered(*messages: dict[str, Any], options: ChatOptions | None = None, written: str = "") -> str:
-    return str(TOKENIZER.decode(RENDERER.chat(messages, written, options=options)))
+    return str(TOKENIZER.decode(chat(RENDERER, messages, options, written)))
 
 
 def num_control(text_ids: list[int]) -> int:
@@ -107,7 +120,7 @@ def test_no_field_of_a_client_becomes_a_control_token(evil: str):
         call = called(json.dumps({text: [text]}), text)
         result = {"role": "tool", "content": text, "tool_call_id": text}
         thought = {"role": "assistant", "content": text, "reasoning": text}
-        return RENDERER.chat([QUESTION, call, result, thought, QUESTION], options=options)
+        return chat(RENDERER, [QUESTION, call, result, thought, QUESTION], options)
 
     assert num_control(prompt(evil)) == num_control(prompt("harmless"))
     assert evil in TOKENIZER.decode(prompt(evil))
@@ -130,14 +143,14 @@ def test_an_operators_template_replaces_the_models_own():
 )
 def test_what_is_no_variable_of_a_template_is_refused(options: ChatOptions, param: str):
     with pytest.raises(InvalidPrompt) as refused:
-        RENDERER.chat([QUESTION], options=options)
+        chat(RENDERER, [QUESTION], options)
     assert refused.value.param == param
 
 
 @pytest.mark.parametrize(("field", "value"), [("tools", (WEATHER,)), ("documents", ({"text": "d"},))])
 def test_what_a_template_has_no_place_for_is_refused(field: str, value: Any):
     with pytest.raises(InvalidPrompt, match="no place") as refused:
-        PromptRenderer(byte_level(CHATML)).chat([QUESTION], options=ChatOptions(**{field: value}))
+        chat(PromptRenderer(byte_level(CHATML)), [QUESTION], ChatOptions(**{field: value}))
     assert refused.value.param == field
 
 

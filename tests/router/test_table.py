@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.table import ApiKey, ModelEntry
+from router.table import ApiKey, ModelEntry, RouteTable
 from tests.fakes.models import expert_table
 
 ALICE = ApiKey(name="alice", sha256="a" * 64)
@@ -21,3 +21,14 @@ def test_a_changed_copy_computes_its_cached_properties_anew(deep: bool):
     assert copied.keys_by_digest == {"a" * 64: ALICE}
     assert table.expert_apps == {"chem", "law", "weather"}
     assert table.keys_by_digest == {}
+
+
+def test_only_windows_that_may_be_too_small_are_sent_along():
+    experts = {
+        "small": ModelEntry(app="small", window=512),
+        "large": ModelEntry(app="large", window=4096),
+        "unknown": ModelEntry(app="unknown"),
+    }
+    fields = {"table_version": 1, "name": "g", "experts": experts}
+    assert RouteTable(meta=ModelEntry(app="m", window=2048), **fields).narrow_windows == {"small": 512}
+    assert RouteTable(meta=ModelEntry(app="m"), **fields).narrow_windows == {"small": 512, "large": 4096}

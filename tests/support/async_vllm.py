@@ -5,7 +5,7 @@ vLLM turns it off on CPUs. Its runner also copies tokens on a CUDA stream, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,11 +35,11 @@ def _use_stream(stream: Any) -> Iterator[None]:
 class AsyncCpuWorker(ExpertWorker):
     """The worker extension in a process whose CUDA streams do nothing."""
 
-    def open_expert_head(self, folder: str, tokenizer: str, end_id: int) -> None:
+    def open_expert_head(self, folder: str, tokenizer: str, end_id: int, shown: Sequence[str]) -> None:
         torch.cuda.Event = torch.cuda.Stream = _Nothing  # type: ignore[misc,assignment]
         torch.cuda.current_stream = _Nothing  # type: ignore[assignment]
         torch.cuda.stream = _use_stream  # type: ignore[assignment]
-        super().open_expert_head(folder, tokenizer, end_id)
+        super().open_expert_head(folder, tokenizer, end_id, shown)
 
 
 def force_async_scheduling(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ def save_tiny_llama(
     seed: int = 0,
     whole_characters: bool = True,
     head_dim: int = 8,
+    max_model_len: int = 256,
 ) -> LlamaForCausalLM:
     """Save a two-layer Llama and its tokenizer; it gives a different answer to every prompt.
 
@@ -29,7 +30,7 @@ def save_tiny_llama(
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=head_dim,
-        max_position_embeddings=256,
+        max_position_embeddings=max_model_len,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

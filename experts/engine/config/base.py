@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,21 @@ class LocalEngineConfig(FrozenConfig):
     )
     max_adapter_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] | None = Field(
         None, description=f"Highest rank of these adapters. By default {DEFAULT_ADAPTER_RANK}."
+    )
+    tool_parser: str = Field(
+        "auto",
+        description="How tool calls are found in the model's output: a name as in vLLM, such as `hermes`. "
+        "`auto` looks at the chat template; with `none`, calls stay text.",
+    )
+    reasoning_parser: str = Field(
+        "auto",
+        description="How the model's thoughts are told from its answer: a name as in vLLM, such as `qwen3`. "
+        "`auto` looks at the chat template; with `none`, thoughts are part of the answer.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {},
+        description="Variables of the chat template, such as `enable_thinking: false`. A request may change "
+        "them.",
     )
     stall_s: float = Field(
         60.0,

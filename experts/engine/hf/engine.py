@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import queue
 import secrets
+import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,13 +18,14 @@ from experts.engine.adapter_slots import AdapterSlots, LoadedAdapter, num_slots
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import TransformersConfig
+from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.hf import batching
 from experts.engine.hf.adapters import BatchAdapters
 from experts.engine.hf.loader import load
 from experts.engine.hf.logits_processor import RoutingLogitsProcessor
 from experts.engine.hf.prompt_logprobs import prompt_logprobs
-from experts.engine.hf.request import RunningRequest
+from experts.engine.hf.request import RunningRequest, latest
 from experts.engine.hf.self_test import self_test
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.logprobs import IdLogprobs
@@ -61,7 +63,9 @@ class TransformersEngine:
         self._model = loaded.model
         self._head = ExtendedHead(loaded.model)
         self._fingerprint = loaded.fingerprint
-        self._logits_processor = RoutingLogitsProcessor(self._head, tokenizer.decoder, tokenizer.end_id)
+        self._logits_processor = RoutingLogitsProcessor(
+            self._head, tokenizer.marked_decoder, tokenizer.end_id
+        )
         self._grammars = GrammarCompiler(tokenizer.decoder, tokenizer.end_id)
         batching.prepare(loaded.model)
         self_test(self._name, loaded.model, tokenizer.hf_tokenizer)
@@ -79,6 +83,7 @@ class TransformersEngine:
         self._tokenizer = tokenizer.shortened_to(longest)
         self._request_numbers = itertools.count()
         self._num_tokens, self._is_closing = 0, False
+        self._scoring = threading.Lock()
 
     @property
     def keeps_prefixes(self) -> bool:
@@ -86,8 +91,8 @@ class TransformersEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         received_s = time.perf_counter()
-        prompt = await asyncio.to_thread(self._tokenizer.encode, request)
-        running = await self._running_request(request, prompt, received_s)
+        encoded = await asyncio.to_thread(self._tokenizer.encode, request)
+        running = await self._running_request(encoded, received_s)
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         is_finished = False
         with (
@@ -98,7 +103,7 @@ class TransformersEngine:
                 await self._score_prompt(request_id, running)
                 self._submit(request_id, running, outputs)
                 while not is_finished:
-                    output = await _latest(outputs)
+                    output = await latest(outputs)
                     is_finished = output.is_finished()
                     yield self._to_chunk(output, running)
             finally:
@@ -156,29 +161,28 @@ class TransformersEngine:
             self._logits_processor.remove(request_id)
             self._batch_adapters.remove_request(request_id)
 
-    async def _running_request(
-        self, request: EngineRequest, prompt: list[int], received_s: float
-    ) -> RunningRequest:
+    async def _running_request(self, encoded: EncodedRequest, received_s: float) -> RunningRequest:
+        request, prompt = encoded.request, encoded.prompt
         max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
         seed = request.seed if request.seed is not None else secrets.randbits(48)
-        state = RequestState(request, seed, num_tokens=len(prompt) + max_tokens)
+        thoughts = encoded.thoughts.tracker() if encoded.thoughts else None
+        state = RequestState(request, seed, len(prompt) + max_tokens, thoughts=thoughts)
         if request.sampling is not None:
             rules = await asyncio.to_thread(rules_of, request, request.sampling, prompt, self._tokenizer)
             state.chooser = await make_chooser(rules, prompt, self._grammars)
-        end_ids = self._tokenizer.end_ids(request)
-        return RunningRequest(state, prompt, max_tokens, end_ids, self._tokenizer, received_s)
+        return RunningRequest(state, encoded, max_tokens, self._tokenizer, received_s)
 
     async def _score_prompt(self, request_id: str, running: RunningRequest) -> None:
         """Set the log-probabilities of the prompt, if they are asked for."""
         options = running.state.request.sampling
         if options is not None and options.num_prompt_logprobs is not None:
             found = await asyncio.to_thread(
-                self._prompt_logprobs, request_id, running.prompt, options.num_prompt_logprobs
+                self._prompt_logprobs, request_id, running.encoded.prompt, options.num_prompt_logprobs
             )
             running.prompt_logprobs = tuple(each.spelled(self._tokenizer.decoder) for each in found)
 
     def _prompt_logprobs(self, request_id: str, prompt: Sequence[int], num_top: int) -> list[IdLogprobs]:
-        with self._paused():
+        with self._scoring, self._paused():  # several threads may hold the pause
             self._batch_adapters.begin_alone(request_id, len(prompt))
             return prompt_logprobs(self._model, self._head, prompt, num_top)
 
@@ -190,7 +194,7 @@ class TransformersEngine:
             raise self._not_accepting()
         self._manager.register_result_handler(request_id, outputs.put_nowait)
         accepted = self._manager.add_request(
-            running.prompt,
+            running.encoded.prompt,
             request_id=request_id,
             max_new_tokens=running.max_tokens,
             streaming=True,
@@ -238,11 +242,3 @@ class TransformersEngine:
             except RuntimeError as error:
                 raise EngineDead(f"{self._name}: the generation loop has stopped") from error
             yield
-
-
-async def _latest(outputs: asyncio.Queue[GenerationOutput]) -> GenerationOutput:
-    """Wait for an output and return the newest, because each one has all tokens so far."""
-    output = await outputs.get()
-    while not outputs.empty():
-        output = outputs.get_nowait()
-    return output

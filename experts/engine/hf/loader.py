@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from experts.checkpoint import Checkpoint, local_source
 from experts.engine.config import TransformersConfig
-from experts.engine.tokenization import ModelTokenizer
+from experts.engine.encoding.tokenization import ModelTokenizer
+from experts.engine.parsing.registry import choose
 from experts.errors import ModelLoadError
 
 
@@ -46,6 +47,9 @@ def load(
     _require_one_device(source, model)
     window, generation = config.max_model_len, model.generation_config
     tokenizer = ModelTokenizer.of(checkpoint.name, renderer, model.config, generation, window)
+    template = str(renderer.tokenizer.chat_template or "")
+    parsers = choose(template, config.tool_parser, config.reasoning_parser)
+    tokenizer = tokenizer.parsed_by(parsers, config.chat_template_kwargs)
     return LoadedModel(model, tokenizer, checkpoint.fingerprint())
 
 

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from experts.engine.chunk import EngineChunk, FinishReason, TokenLogprobs
 from experts.engine.detokenizer import IncrementalDetokenizer
+from experts.engine.encoding.encoded_request import EncodedRequest
+from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.sampling.routing import RequestState
 from experts.engine.sampling.rules import stop_token
-from experts.engine.tokenization import ModelTokenizer
 
 
 @dataclass(slots=True)
 class RunningRequest:
-    """`prompt` is its token ids; it ends after `max_tokens` or at one of `end_ids`; `received_s` is
-    `time.perf_counter()` when the engine got it."""
+    """It ends after `max_tokens`, or at one of `end_ids`; `received_s` is `time.perf_counter()` when the
+    engine got it."""
 
     state: RequestState
-    prompt: list[int]
+    encoded: EncodedRequest
     max_tokens: int
-    end_ids: Collection[int]
     tokenizer: ModelTokenizer
     received_s: float
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    end_ids: frozenset[int] = field(init=False)
     _detokenizer: IncrementalDetokenizer = field(init=False)
     _num_given: int = 0  # tokens in earlier chunks
     _is_first: bool = True
 
     def __post_init__(self) -> None:
-        self._detokenizer = IncrementalDetokenizer(self.tokenizer.decoder, self.prompt)
+        self.end_ids = self.tokenizer.end_ids(self.state.request)
+        self._detokenizer = IncrementalDetokenizer(self.encoded.decoder, self.encoded.prompt)
 
     def to_chunk(self, output: GenerationOutput) -> EngineChunk:
         """What `output`, which has all tokens so far and has not failed, adds."""
@@ -53,6 +55,8 @@ class RunningRequest:
             probability=state.probability if finish is FinishReason.EXPERT else None,
             distribution=state.distribution or {} if request.probe else None,
         )
+        if self.encoded.parts is not None:
+            chunk = self.encoded.parts.add(chunk)
         is_first, self._is_first = self._is_first, False
         return self._with_first_fields(chunk, output) if is_first else chunk
 
@@ -76,7 +80,15 @@ class RunningRequest:
         chunk = replace(
             chunk,
             tokenizer=self.tokenizer.fingerprint,
-            num_prompt_tokens=len(self.prompt),
+            num_prompt_tokens=len(self.encoded.prompt),
             prompt_logprobs=self.prompt_logprobs,
         )
         return chunk.with_times(now_s - self.received_s, now_s - output.lifespan[0])
+
+
+async def latest(outputs: asyncio.Queue[GenerationOutput]) -> GenerationOutput:
+    """Wait for an output and return the newest, because each one has all tokens so far."""
+    output = await outputs.get()
+    while not outputs.empty():
+        output = outputs.get_nowait()
+    return output

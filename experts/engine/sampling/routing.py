@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from experts.engine.encoding.thoughts import ThoughtTracker
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.logprobs import IdLogprobs
 from experts.engine.sampling.token_chooser import TokenChooser
@@ -31,7 +32,8 @@ class RequestState:
     `num_tokens`: length of the prompt plus the limit of new tokens; `num_steps`: tokens generated so far.
     `cut_character`: its bytes, if the text ends in the middle of a character. `expert`, `probability` and
     `distribution` are the outcome. An `abandoned` request has no reader any more and ends at the next step.
-    `chooser`: if the request has further rules; `logprobs`: of its tokens so far, if it asks for them.
+    `chooser`: if the request has further rules; `logprobs`: of its tokens so far, if it asks for them;
+    `thoughts`: if the model thinks.
     """
 
     request: EngineRequest
@@ -46,19 +48,25 @@ class RequestState:
     distribution: dict[str, float] | None = None
     chooser: TokenChooser | None = None
     logprobs: list[IdLogprobs] = field(default_factory=list)
+    thoughts: ThoughtTracker | None = None
 
     @property
     def may_hand_over(self) -> bool:
-        """Whether an expert may win the next token: not inside a character, which one model must finish, not
-        inside what a grammar describes, and not after a hand-over, which a step that began too early must not
-        overwrite."""
+        """Whether an expert may win the next token.
+
+        Not inside a character, which one model must finish; not inside what a grammar describes, nor among
+        the model's thoughts; and not after a hand-over, which a step that began too early must not overwrite.
+        """
         has_begun = self.num_steps > 0 and (self.request.only_at_start or has_grammar(self.request))
-        is_too_late = has_begun or self.expert is not None
+        is_thinking = self.thoughts is not None and self.thoughts.is_inside
+        is_too_late = has_begun or is_thinking or self.expert is not None
         return bool(self.request.allowed) and not self.cut_character and not is_too_late
 
     def add_token(self, data: bytes) -> None:
-        """Record the bytes of the latest token, to know whether the text ends inside a character."""
+        """Record the bytes of the latest token: the text may end inside a character, or a thought."""
         self.cut_character = unfinished(self.cut_character + data)
+        if self.thoughts is not None:
+            self.thoughts.add(data)
 
 
 def has_grammar(request: EngineRequest) -> bool:

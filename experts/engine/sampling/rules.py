@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.request import EngineRequest, Grammar, GrammarKind, Resumed, SamplingOptions
-from experts.engine.tokenization import ModelTokenizer
 from experts.errors import InvalidCall
 
 

@@ -85,13 +85,14 @@ class VllmEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         received_s = time.monotonic()
-        prompt = await asyncio.to_thread(self._tokenizer.encode, request)
+        encoded = await asyncio.to_thread(self._tokenizer.encode, request)
+        request, prompt = encoded.request, encoded.prompt
         max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
         await self._open_head()
         key = str(next(self._keys))
         rules = await self._rules(request, prompt)
         running = RunningRequest(
-            request, key, prompt, max_tokens, rules, self._tokenizer, self._decisions, received_s
+            encoded, key, max_tokens, rules, self._tokenizer, self._decisions, received_s
         )
         with self._adapters.using(request.adapter) as adapter, self._registered(running) as request_id:
             outputs = self._llm.generate(
@@ -213,6 +214,7 @@ class VllmEngine:
                 str(self._decisions.folder),
                 self._tokenizer.hf_tokenizer.backend_tokenizer.to_str(),
                 self._tokenizer.end_id,
+                sorted(self._tokenizer.parsers.shown_tokens),
             )
         except EngineFailed as error:  # some workers may have a head and some not, so it is not retried
             raise EngineDead(str(error)) from error

@@ -17,8 +17,9 @@ from experts.checkpoint import Checkpoint
 from experts.engine.adapter_slots import num_slots
 from experts.engine.config import VllmConfig
 from experts.engine.config.vllm_arguments import require_known
-from experts.engine.tokenization import ModelTokenizer
+from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.vllm.adapters import NUM_EMPTY_SLOTS
+from experts.engine.vllm.parsing import choose
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
 from experts.errors import ModelLoadError
@@ -30,13 +31,13 @@ NO_SHARE = 0.01
 
 
 def load_tokenizer(checkpoint: Checkpoint, config: VllmConfig) -> ModelTokenizer:
-    return ModelTokenizer.of(
-        checkpoint.name,
-        checkpoint.load_renderer(),
-        checkpoint.config(),
-        checkpoint.generation(),
-        config.max_model_len,
+    """Raises ModelLoadError, TemplateError."""
+    renderer = checkpoint.load_renderer()
+    tokenizer = ModelTokenizer.of(
+        checkpoint.name, renderer, checkpoint.config(), checkpoint.generation(), config.max_model_len
     )
+    parsers = choose(renderer.tokenizer, config.tool_parser, config.reasoning_parser)
+    return tokenizer.parsed_by(parsers, config.chat_template_kwargs)
 
 
 def start(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int, stats: SchedulerStats) -> AsyncLLM:

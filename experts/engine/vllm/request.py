@@ -15,11 +15,12 @@ from vllm.v1.metrics.stats import RequestStateStats
 
 from experts.engine.chunk import EngineChunk, FinishReason, TokenLogprobs
 from experts.engine.detokenizer import IncrementalDetokenizer
+from experts.engine.encoding.encoded_request import EncodedRequest
+from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE
 from experts.engine.sampling.logprobs import IdLogprobs
 from experts.engine.sampling.rules import TokenRules, stop_token
-from experts.engine.tokenization import ModelTokenizer
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
 from experts.engine.vllm.worker_request import extra_args, is_chosen_by_worker
 from experts.errors import EngineFailed
@@ -27,12 +28,11 @@ from experts.errors import EngineFailed
 
 @dataclass(slots=True)
 class RunningRequest:
-    """`key` names it in the decision store; `prompt` is its token ids; `rules` are None without sampling
-    options; `received_s` is `time.monotonic()` when the engine got it; `ids` are the tokens so far."""
+    """`key` names it in the decision store; `rules` are None without sampling options; `received_s` is
+    `time.monotonic()` when the engine got it; `ids` are the tokens so far."""
 
-    request: EngineRequest
+    encoded: EncodedRequest
     key: str
-    prompt: list[int]
     max_tokens: int
     rules: TokenRules | None
     tokenizer: ModelTokenizer
@@ -47,7 +47,15 @@ class RunningRequest:
 
     def __post_init__(self) -> None:
         self._end_ids = self.tokenizer.end_ids(self.request)
-        self._detokenizer = IncrementalDetokenizer(self.tokenizer.decoder, self.prompt)
+        self._detokenizer = IncrementalDetokenizer(self.encoded.decoder, self.prompt)
+
+    @property
+    def request(self) -> EngineRequest:
+        return self.encoded.request
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.encoded.prompt
 
     @property
     def num_tokens_left(self) -> int:
@@ -65,7 +73,7 @@ class RunningRequest:
             stop_token_ids=sorted(self._end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args=extra_args(request, self.key, self.rules),
+            extra_args=extra_args(request, self.key, self.rules, self.encoded.thoughts),
             skip_clone=True,
             **self._options(),
         )
@@ -75,6 +83,7 @@ class RunningRequest:
         if options is None:
             return {}
         scores = {"logprobs": options.num_logprobs, "prompt_logprobs": options.num_prompt_logprobs}
+        scores |= {"ignore_eos": self.tokenizer.end_id not in self._end_ids}
         if is_chosen_by_worker(self.request):  # which leaves vLLM one id to choose from
             return scores
         return scores | {
@@ -116,6 +125,8 @@ class RunningRequest:
             probability=decision.probability if decision else None,
             distribution=((decision and decision.distribution) or {}) if self.request.probe else None,
         )
+        if self.encoded.parts is not None:
+            chunk = self.encoded.parts.add(chunk)
         is_first, self._is_first = self._is_first, False
         return self._with_first_fields(chunk, output) if is_first else chunk
 

@@ -34,13 +34,14 @@ class ExpertWorker:
 
     model_runner: Any
 
-    def open_expert_head(self, folder: str, tokenizer: str, end_id: int) -> None:
+    def open_expert_head(self, folder: str, tokenizer: str, end_id: int, shown: Sequence[str]) -> None:
         """Score experts from now on.
 
         Args:
             folder: of the decision store.
             tokenizer: as JSON (`Tokenizer.to_str`).
             end_id: a token id that ends a turn.
+            shown: special tokens that mark thoughts or tool calls.
         """
         from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
@@ -48,7 +49,7 @@ class ExpertWorker:
         # one of them posts it. The other stages have no logits.
         is_poster = get_pp_group().is_last_rank and get_tp_group().is_first_rank
         decisions = DecisionStore(Path(folder)) if is_poster else None
-        decoder = TokenDecoder(Tokenizer.from_str(tokenizer))
+        decoder = TokenDecoder(Tokenizer.from_str(tokenizer), shown)
         self.grammars = GrammarCompiler(decoder, end_id)
         self.expert_head = RoutingHead(self.model_runner, decisions, decoder, self.grammars, end_id)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from experts.engine.encoding.thoughts import ThoughtMarks
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE
@@ -32,7 +34,12 @@ def is_chosen_by_worker(request: EngineRequest) -> bool:
     return bool(options.grammar or options.bad_words or (has_text and has_penalties(options)))
 
 
-def extra_args(request: EngineRequest, key: str, rules: TokenRules | None = None) -> dict[str, Any] | None:
+def extra_args(
+    request: EngineRequest,
+    key: str,
+    rules: TokenRules | None = None,
+    thoughts: ThoughtMarks | None = None,
+) -> dict[str, Any] | None:
     """What a worker needs beyond vLLM's own sampling parameters, as plain data; None if it needs nothing.
 
     `key` names the request in the decision store.
@@ -46,6 +53,7 @@ def extra_args(request: EngineRequest, key: str, rules: TokenRules | None = None
         fields["only_at_start"] = request.only_at_start or (
             rules is not None and rules.options.grammar is not None
         )
+        fields["thoughts"] = thoughts and asdict(thoughts)
     if is_chosen:
         fields["seed"] = request.seed if request.seed is not None else secrets.randbits(48)
         fields |= {"position": request.position, "temperature": request.temperature}
@@ -61,12 +69,13 @@ def to_state(
     fields = dict((extra or {}).get(EXTRA_ARGS_KEY) or {})
     if not fields:
         return None
-    plain_rules = fields.pop("rules", None)
+    plain_rules, plain_thoughts = fields.pop("rules", None), fields.pop("thoughts", None)
     rules = TokenRules.of_plain(plain_rules) if plain_rules else None
     fields["allowed"] = tuple(fields.get("allowed", ()))
     request = EngineRequest(**fields, sampling=rules.options if rules else None)
     chooser = _chooser(rules, prompt, grammars) if rules else None
-    return RequestState(request, seed=request.seed or 0, chooser=chooser)
+    thoughts = ThoughtMarks(**plain_thoughts).tracker() if plain_thoughts else None
+    return RequestState(request, seed=request.seed or 0, chooser=chooser, thoughts=thoughts)
 
 
 def _chooser(rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler) -> TokenChooser | None:

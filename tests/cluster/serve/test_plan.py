@@ -100,7 +100,7 @@ def _meta_scaling(deploy: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("block", "value", "why"),
     [
-        ("engine", {"max_model_len": 64}, "args.engine.max_model_len: added: 64"),
+        ("engine", {"max_batch_tokens": 64}, "args.engine.max_batch_tokens: 512 → 64"),
         ("resources", {"num_cpus": 2.0}, "ray_actor_options.num_cpus: 1.0 → 2.0"),
         ("resources", {"custom": {"big": 1.0}}, "ray_actor_options.resources.big: added: 1.0"),
     ],

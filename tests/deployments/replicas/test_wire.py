@@ -47,6 +47,7 @@ REQUEST = ModelRequest(
     resumed=Resumed("text", (2,), "tokenizer"),
     position=5,
     allowed=("law",),
+    windows={"law": 512},
     bias={"law": 0.5},
     only_at_start=True,
     probe=True,

@@ -305,7 +305,7 @@ async def test_tokens_in_flight_are_prompts_and_tokens_that_may_still_be_generat
 
 
 async def test_a_prompt_beyond_the_window_is_refused_and_a_long_answer_ends_at_it(engine):
-    with pytest.raises(ContextLengthExceeded, match="255"):
+    with pytest.raises(ContextLengthExceeded, match="256 tokens"):
         await run(engine, "word " * 300)
     chunks = await run(engine, "hello", max_tokens=10_000)
     assert chunks[-1].finish in (FinishReason.LENGTH, FinishReason.STOP)

@@ -1,0 +1,29 @@
+"""A request as an engine runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experts.engine.encoding.thoughts import ThoughtMarks
+from experts.engine.parsing.part_stream import PartStream
+from experts.engine.request import EngineRequest
+from experts.text.decoder import TokenDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """What a tokenizer makes of a request.
+
+    Attributes:
+        request: With the grammar of the calls that it forces, and without experts that are too small.
+        prompt: Its token ids, with everything that stands in the open turn.
+        decoder: Turns the new tokens into text.
+        parts: Finds thoughts and tool calls in that text. None: all of it is the answer's.
+        thoughts: None: the model does not think, or nothing can be handed over.
+    """
+
+    request: EngineRequest
+    prompt: list[int]
+    decoder: TokenDecoder
+    parts: PartStream | None = None
+    thoughts: ThoughtMarks | None = None
