@@ -119,9 +119,9 @@ class ChatTemplate:
             raise InvalidPrompt("messages", "this model's chat template drops the text of an open answer")
         return turn
 
-    def knows(self, variable: str) -> bool:
-        """Whether the model's own template uses the variable."""
-        return variable in str(self._tokenizer.chat_template)
+    def knows(self, variable: str, variables: Variables = _NONE) -> bool:
+        """Whether the template uses the variable."""
+        return variable in str(variables.get("chat_template") or self._tokenizer.chat_template)
 
     def _render(self, messages: Sequence[Message], variables: Variables, add_generation_prompt: bool) -> str:
         if not self._tokenizer.chat_template and "chat_template" not in variables:

@@ -14,6 +14,7 @@ from experts.errors import InvalidPrompt
 from experts.text.control_tokens import ControlTokens, Sentinels
 from experts.text.guarded_text import GuardedText
 from experts.text_encoder import TextEncoder
+from experts.tool_text import with_tools_as_text
 
 
 class PromptRenderer:
@@ -55,8 +56,7 @@ class PromptRenderer:
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """
-        conversation, variables = self._conversation(messages), variables or {}
-        self._require_known(variables)
+        conversation, variables = self._conversation(messages, variables or {})
         sentinels = Sentinels([*texts_in(conversation), *texts_in(variables), written, own])
         conversation = [self._guarded_message(message, sentinels) for message in conversation]
         variables = self._guarded_variables(variables, sentinels)
@@ -83,19 +83,23 @@ class PromptRenderer:
         continue a turn that has text."""
         self._template.self_test()
 
-    def _conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    def _conversation(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> tuple[list[Message], Mapping[str, Any]]:
+        """The messages and the variables, as far as the template has a place for them."""
         conversation = [prepared(message) for message in messages]
         if not conversation:
             raise InvalidPrompt("messages", "there must be at least one message")
+        if "documents" in variables and not self._template.knows("documents", variables):
+            raise InvalidPrompt("documents", "the chat template of this model has no place for them")
+        uses_tools = "tools" in variables or any("tool_calls" in message for message in conversation)
+        if uses_tools and not self._template.knows("tools", variables):
+            conversation = with_tools_as_text(conversation, variables.get("tools", ()))
+            variables = {name: value for name, value in variables.items() if name != "tools"}
         has_system = any(message["role"] == "system" for message in conversation)
         if has_system and not self._template.accepts_system:
-            return _without_system_role(conversation)
-        return conversation
-
-    def _require_known(self, variables: Mapping[str, Any]) -> None:
-        for name in ("tools", "documents"):
-            if name in variables and "chat_template" not in variables and not self._template.knows(name):
-                raise InvalidPrompt(name, "the chat template of this model has no place for them")
+            conversation = _without_system_role(conversation)
+        return conversation, variables
 
     def _guarded_message(self, message: Message, sentinels: Sentinels) -> Message:
         texts = ("content", "reasoning", "reasoning_content")

@@ -147,11 +147,10 @@ def test_what_is_no_variable_of_a_template_is_refused(options: ChatOptions, para
     assert refused.value.param == param
 
 
-@pytest.mark.parametrize(("field", "value"), [("tools", (WEATHER,)), ("documents", ({"text": "d"},))])
-def test_what_a_template_has_no_place_for_is_refused(field: str, value: Any):
+def test_documents_that_a_template_has_no_place_for_are_refused():
     with pytest.raises(InvalidPrompt, match="no place") as refused:
-        chat(PromptRenderer(byte_level(CHATML)), [QUESTION], ChatOptions(**{field: value}))
-    assert refused.value.param == field
+        chat(PromptRenderer(byte_level(CHATML)), [QUESTION], ChatOptions(documents=({"text": "d"},)))
+    assert refused.value.param == "documents"
 
 
 def test_arguments_that_are_not_json_are_refused():

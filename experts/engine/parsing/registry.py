@@ -16,6 +16,7 @@ from experts.engine.request import ChatOptions, EngineRequest
 from experts.errors import ModelLoadError
 
 AUTO, NONE = "auto", "none"
+TEXT_TOOL_PARSER = "hermes"  # the format that `tool_text` explains to models whose template knows no tools
 _HARMONY_TOOLS, _HARMONY_REASONING = "openai", "openai_gptoss"
 TOOL_PARSERS = tuple(sorted([*CALL_FORMATS, _HARMONY_TOOLS]))
 REASONING_PARSERS = tuple(sorted([*THINK_MARKS, _HARMONY_REASONING]))
@@ -120,9 +121,13 @@ class ParserChoice:
 def choose(chat_template: str, tool_parser: str = AUTO, reasoning_parser: str = AUTO) -> ParserChoice:
     """The parsers with these names. `auto` takes those whose marks occur in the chat template, `none` none.
 
+    A template that knows no tools gets them as text, in a format of its own.
+
     Raises:
         ModelLoadError: there is no parser of that name, or the two do not go together.
     """
+    if tool_parser == AUTO and "tools" not in chat_template:
+        tool_parser = TEXT_TOOL_PARSER
     tools = _found("tool_parser", tool_parser, TOOL_PARSERS, _TOOLS_BY_MARK, chat_template)
     reasoning = _found(
         "reasoning_parser", reasoning_parser, REASONING_PARSERS, _REASONING_BY_MARK, chat_template

@@ -19,16 +19,17 @@ from tests.tiny.tokenizers import of_format
 @pytest.mark.parametrize(
     ("template", "tools", "reasoning"),
     [
-        ("{{ messages }}", None, None),
-        ("<tool_call>{'name': …}</tool_call>", "hermes", None),
-        ("<tool_call>…<think>", "hermes", "qwen3"),
-        ("<tool_call>\n<function=x>\n<parameter=y>…</think>", "qwen3_coder", "qwen3"),
-        ("<tool_call>{{ name }}<arg_key>…<think></think>", "glm45", "qwen3"),
-        ("[AVAILABLE_TOOLS][TOOL_CALLS]", "mistral", None),
-        ("[THINK][TOOL_CALLS]", "mistral", "mistral"),
-        ("<|python_tag|>ipython", "llama3_json", None),
-        ("<|start|>assistant<|channel|>final<|message|>", "openai", "openai_gptoss"),
-        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>…<think>", "deepseek_v3", "qwen3"),
+        ("{{ messages }}", "hermes", None),  # the format in which tools are explained as text
+        ("{{ tools }}{{ messages }}", None, None),
+        ("{{ tools }}<tool_call>{'name': …}</tool_call>", "hermes", None),
+        ("{{ tools }}<tool_call>…<think>", "hermes", "qwen3"),
+        ("{{ tools }}<tool_call>\n<function=x>\n<parameter=y>…</think>", "qwen3_coder", "qwen3"),
+        ("{{ tools }}<tool_call>{{ name }}<arg_key>…<think></think>", "glm45", "qwen3"),
+        ("{{ tools }}[AVAILABLE_TOOLS][TOOL_CALLS]", "mistral", None),
+        ("{{ tools }}[THINK][TOOL_CALLS]", "mistral", "mistral"),
+        ("{{ tools }}<|python_tag|>ipython", "llama3_json", None),
+        ("{{ tools }}<|start|>assistant<|channel|>final<|message|>", "openai", "openai_gptoss"),
+        ("{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>…<think>", "deepseek_v3", "qwen3"),
     ],
 )
 def test_auto_looks_at_the_chat_template(template, tools, reasoning):
