@@ -116,7 +116,7 @@ class EngineChunk:
             text=self.text + later.text,
             token_ids=self.token_ids + later.token_ids,
             num_unnamed_tokens=self.num_unnamed_tokens + later.num_unnamed_tokens,
-            parts=None if later.parts is None else (self.parts or ()) + later.parts,
+            parts=None if self.parts is None is later.parts else _parts(self) + _parts(later),
             logprobs=self.logprobs + later.logprobs,
             prompt_logprobs=self.prompt_logprobs,
             tokenizer=self.tokenizer or later.tokenizer,
@@ -130,6 +130,12 @@ class EngineChunk:
         when it began the prefill."""
         queue_s = max(0.0, since_received_s - since_scheduled_s)
         return replace(self, queue_s=queue_s, prefill_s=since_scheduled_s)
+
+
+def _parts(chunk: EngineChunk) -> tuple[Part, ...]:
+    if chunk.parts is not None:
+        return chunk.parts
+    return (TextPart(chunk.text),) if chunk.text else ()
 
 
 _field_values = attrgetter(*(each.name for each in fields(EngineChunk)))

@@ -13,6 +13,7 @@ from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.client import CHAT, COMPLETIONS, RemoteClient
 from experts.engine.openai.continuation_probe import ContinuationProbe, open_turn
+from experts.engine.openai.request_body import chat_fields, openai_messages, sampling_fields
 from experts.engine.openai.stream_reader import StreamReader
 from experts.engine.request import EngineRequest
 from experts.errors import (
@@ -139,13 +140,15 @@ class OpenAIEngine:
 
     async def _to_http(self, request: EngineRequest) -> tuple[str, dict[str, Any]]:
         """The path and the JSON body."""
+        if request.resumed is not None and request.sampling and request.sampling.grammar:
+            raise TurnNotContinued(f"{self._name}: an answer under a grammar cannot be continued by a server")
         written = request.written + (request.resumed.text if request.resumed else "")
         options = self._options(request)
         if request.messages is not None and not written:
-            return CHAT, {**options, "messages": [dict(message) for message in request.messages]}
+            return CHAT, {**options, "messages": [*openai_messages(request.messages)]}
         if request.messages is not None:
             await self._require_continuation()
-            return CHAT, {**options, **open_turn(request.messages, written)}
+            return CHAT, {**options, **open_turn(openai_messages(request.messages), written)}
         if request.text is not None:
             return COMPLETIONS, {**options, "prompt": request.text + written}
         if written:
@@ -176,4 +179,7 @@ class OpenAIEngine:
             options["top_k"] = request.top_k
         if request.seed is not None:
             options["seed"] = (request.seed + request.position) % 2**63
+        is_chat = request.messages is not None
+        options |= sampling_fields(request.sampling, is_chat=is_chat) if request.sampling else {}
+        options |= chat_fields(request.chat) if is_chat and request.chat else {}
         return options

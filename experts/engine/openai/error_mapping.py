@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experts.engine.config import OpenAIConfig
+from experts.engine.openai.request_body import OPTION_FIELDS
 from experts.errors import (
     ContextLengthExceeded,
     ExpertsError,
@@ -30,16 +31,19 @@ _CONTEXT_TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _WINDOW = re.compile(r"context (?:length|window|size)\D{1,40}(\d{1,9})\b", re.IGNORECASE)
+_TELLING_FIELDS = {field for field in OPTION_FIELDS if "_" in field}  # others are ordinary words too
 _NO_SUCH_ENDPOINT = (404, 405, 501)
 
 
 @dataclass(frozen=True)
 class ErrorReply:
-    """The HTTP status of an error reply, its code and type in one text, and its message."""
+    """The HTTP status of an error reply, its code and type in one text, its message, and the field that it
+    blames."""
 
     status: int
     code: str = ""
     message: str = ""
+    param: str | None = None
 
     @classmethod
     def from_body(cls, status: int, body: bytes) -> ErrorReply:
@@ -60,7 +64,8 @@ class ErrorReply:
         if status is None:
             status = code if type(code) is int and 400 <= code <= 599 else _guess_status(error)
         message = error.get("message") or error.get("detail")
-        return cls(status, f"{code} {error.get('type')}", message if isinstance(message, str) else "")
+        message = message if isinstance(message, str) else ""
+        return cls(status, f"{code} {error.get('type')}", message, _blamed_field(error.get("param"), message))
 
     def to_exception(
         self, name: str, config: OpenAIConfig, api_key: str | None, *, is_chat: bool
@@ -86,12 +91,19 @@ class ErrorReply:
                 "or remote.model"
             )
         quoted = self._quote(api_key)
-        return InvalidCall("remote_refused", None, f"this model's server refuses the request{quoted}")
+        return InvalidCall("remote_refused", self.param, f"this model's server refuses the request{quoted}")
 
     def _quote(self, api_key: str | None) -> str:
         message = self.message.replace(api_key, "***") if api_key else self.message
         words = " ".join(message.split())
         return f": {words[:MAX_QUOTED_CHARS]}" if words else ""
+
+
+def _blamed_field(param: object, message: str) -> str | None:
+    """One of the options of a request: as the server says, or the first that its message names."""
+    if isinstance(param, str) and param in OPTION_FIELDS:
+        return param
+    return next((word for word in re.findall(r"\w+", message) if word in _TELLING_FIELDS), None)
 
 
 def _guess_status(error: dict[Any, Any]) -> int:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason, Part, ReasoningPart, TextPart, ToolCallPart
+from experts.engine.openai.logprobs_reader import read_logprobs
 from experts.errors import RemoteUnavailable
 
 # Other servers have more names for an ordinary end than OpenAI. A content filter's end counts as one too: the
@@ -16,6 +17,8 @@ FINISH_REASONS = {
     "eos_token": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
     "content_filter": FinishReason.STOP,
+    "tool_calls": FinishReason.STOP,
+    "function_call": FinishReason.STOP,
     "length": FinishReason.LENGTH,
 }
 _HIGH_SURROGATE_AT_END = re.compile("[\ud800-\udbff]$")
@@ -35,6 +38,7 @@ class StreamReader:
         self.num_completion_tokens: int | None = None
         self._name = name
         self._num_reported = 0
+        self._has_parts = False
         self._high_surrogate = ""  # half a character: some servers split a surrogate pair over two events
 
     def read(self, event: Mapping[str, Any]) -> EngineChunk:
@@ -42,11 +46,22 @@ class StreamReader:
         self._read_usage(event.get("usage"))
         choice = _first(event.get("choices"))
         self.finish = _str(choice.get("finish_reason")) or self.finish
-        text = self._whole_characters(
-            _str(_dict(choice.get("delta")).get("content")) or _str(choice.get("text"))
-        )
+        delta = _dict(choice.get("delta"))
+        text = self._whole_characters(_str(delta.get("content")) or _str(choice.get("text")))
         self.text += text
-        return EngineChunk(text, num_unnamed_tokens=self._num_new_tokens(text))
+        thought = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
+        calls = _calls(delta)
+        parts: list[Part] = [ReasoningPart(thought)] if thought else []
+        parts += [TextPart(text)] if text else []
+        parts += calls
+        # Once there was more than text, every chunk has parts.
+        self._has_parts = self._has_parts or bool(thought or calls)
+        return EngineChunk(
+            text,
+            num_unnamed_tokens=self._num_new_tokens(bool(parts)),
+            parts=tuple(parts) if self._has_parts else None,
+            logprobs=read_logprobs(choice.get("logprobs")),
+        )
 
     def last(self) -> EngineChunk:
         """The last chunk, once there are no more events.
@@ -63,7 +78,8 @@ class StreamReader:
         self.text += text
         return EngineChunk(
             text,
-            num_unnamed_tokens=self._num_new_tokens(""),
+            num_unnamed_tokens=self._num_new_tokens(False),
+            parts=((TextPart(text),) if text else ()) if self._has_parts else None,
             num_prompt_tokens=self.num_prompt_tokens,
             finish=finish,
         )
@@ -73,9 +89,9 @@ class StreamReader:
         self.num_prompt_tokens = _count(counts.get("prompt_tokens"), self.num_prompt_tokens)
         self.num_completion_tokens = _count(counts.get("completion_tokens"), self.num_completion_tokens)
 
-    def _num_new_tokens(self, text: str) -> int:
+    def _num_new_tokens(self, has_parts: bool) -> int:
         if self.num_completion_tokens is None:
-            num_new = 1 if text else 0
+            num_new = int(has_parts)
         else:
             num_new = max(0, self.num_completion_tokens - self._num_reported)
         self._num_reported += num_new
@@ -86,10 +102,19 @@ class StreamReader:
         text = self._high_surrogate + text
         half = _HIGH_SURROGATE_AT_END.search(text)
         self._high_surrogate = half.group() if half else ""
-        text = text[: half.start()] if half else text
-        if text.isascii():
-            return text
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _text(text[: half.start()] if half else text)
+
+
+def _calls(delta: Mapping[str, Any]) -> list[ToolCallPart]:
+    """The pieces of tool calls; some servers leave out the index of a single call."""
+    calls = delta.get("tool_calls")
+    found = []
+    for call in calls if isinstance(calls, list) else ():
+        function = _dict(_dict(call).get("function"))
+        name, arguments = _text(function.get("name")) or None, _text(function.get("arguments"))
+        if name or arguments:
+            found.append(ToolCallPart(_count(_dict(call).get("index"), None) or 0, name, arguments))
+    return found
 
 
 def _first(value: object) -> Mapping[str, Any]:
@@ -102,6 +127,14 @@ def _dict(value: object) -> Mapping[str, Any]:
 
 def _str(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _text(value: object) -> str:
+    """As `_str`; halves of surrogate pairs, which cannot be encoded, are joined or replaced."""
+    text = _str(value)
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _count(value: object, default: int | None) -> int | None:

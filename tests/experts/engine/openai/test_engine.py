@@ -12,7 +12,7 @@ import pytest
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.engine import OpenAIEngine
-from experts.engine.request import EngineRequest
+from experts.engine.request import EngineRequest, Grammar, GrammarKind, Resumed, SamplingOptions
 from experts.errors import (
     ContextLengthExceeded,
     EngineDead,
@@ -85,6 +85,32 @@ async def test_all_sampling_parameters_are_sent():
     }
     assert raw["max_tokens"] == 4
     assert server.keys == [f"Bearer {KEY}"] * 2
+
+
+async def test_a_field_that_the_server_refuses_is_named():
+    blamed = [({"param": "min_p"}, "min_p"), ({"message": "`bad_words` is unknown"}, "bad_words"), ({}, None)]
+    for error, param in blamed:
+        with serving(OpenAIServer(failures=[(400, {"error": ERROR | error})])) as url:
+            async with engine_at(url, retries=0) as engine:
+                with pytest.raises(InvalidCall) as caught:
+                    await run(engine, sampling=SamplingOptions(min_p=0.1))
+                assert caught.value.param == param
+
+
+async def test_what_a_server_cannot_do_is_refused_before_it_is_asked():
+    server = OpenAIServer()
+    with serving(server) as url:
+        async with engine_at(url, continuation="always") as engine:
+            with pytest.raises(InvalidCall, match="prompt_logprobs"):
+                await run(engine, sampling=SamplingOptions(num_prompt_logprobs=0))
+            resumed = Resumed('{"a', (), "")
+            with pytest.raises(TurnNotContinued, match="grammar"):
+                await run(
+                    engine,
+                    resumed=resumed,
+                    sampling=SamplingOptions(grammar=Grammar(GrammarKind.JSON_OBJECT)),
+                )
+    assert server.bodies == []
 
 
 async def test_omitted_fields_are_not_sent():

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.engine.chunk import FinishReason
+from experts.engine.chunk import (
+    Alternative,
+    FinishReason,
+    ReasoningPart,
+    TextPart,
+    TokenLogprobs,
+    ToolCallPart,
+)
 from experts.engine.config import OpenAIConfig
 from experts.engine.openai.client import CHAT, RemoteClient
 from experts.engine.openai.stream_reader import StreamReader
@@ -118,12 +125,66 @@ def test_the_servers_counts_replace_the_estimate_but_never_decrease():
     assert (last.num_unnamed_tokens, last.finish) == (0, FinishReason.STOP)
 
 
-@pytest.mark.parametrize("finish", [None, "abort", "error", "tool_calls"])
+@pytest.mark.parametrize("finish", [None, "abort", "error"])
 def test_other_finish_reasons_are_failures(finish: str | None):
     reader = StreamReader("chem")
     reader.read({"choices": [{"delta": {"content": "a"}, "finish_reason": finish}]})
     with pytest.raises(RemoteUnavailable, match=f"with '{finish}'" if finish else "without a finish reason"):
         reader.last()
+
+
+def test_thoughts_and_tool_calls_are_parts_and_text_stays_text():
+    reader = StreamReader("chem")
+    deltas: list[dict[str, Any]] = [
+        {"content": "so "},
+        {"reasoning_content": "hm"},
+        {"reasoning": "m", "content": "a"},
+        {"tool_calls": [{"index": 0, "id": "x", "function": {"name": "f", "arguments": ""}}]},
+        {
+            "tool_calls": [
+                {"index": 0, "function": {"arguments": '{"a": 1}'}},
+                {"index": 1, "function": {"name": "g"}},
+            ]
+        },
+        {"content": "b"},
+        {},
+    ]
+    chunks = [reader.read({"choices": [{"delta": each}]}) for each in deltas]
+    assert [chunk.parts for chunk in chunks] == [
+        None,
+        (ReasoningPart("hm"),),
+        (ReasoningPart("m"), TextPart("a")),
+        (ToolCallPart(0, "f"),),
+        (ToolCallPart(0, None, '{"a": 1}'), ToolCallPart(1, "g")),
+        (TextPart("b"),),
+        (),
+    ]
+    reader.read({"choices": [{"finish_reason": "tool_calls"}]})
+    chunks.append(reader.last())
+    assert (chunks[-1].finish, "".join(chunk.text for chunk in chunks)) == (FinishReason.STOP, "so ab")
+    joined = chunks[0]
+    for chunk in chunks[1:]:
+        joined = joined.followed_by(chunk)
+    assert joined.parts is not None
+    assert joined.parts[:2] == (TextPart("so "), ReasoningPart("hm"))
+
+
+def test_log_probabilities_of_chats_and_completions_are_read():
+    top = [{"token": "é", "logprob": -0.5, "bytes": [195, 169]}, {"token": "b", "logprob": -2}]
+    chat = {"content": [{"token": "é", "logprob": -0.5, "bytes": [195, 169], "top_logprobs": top}]}
+    completion = {
+        "tokens": ["é", "b"],
+        "token_logprobs": [None, -2],
+        "top_logprobs": [None, {"b": -2, "é": -0.5}],
+    }
+    alternatives = (Alternative("é", "é".encode(), -0.5), Alternative("b", b"b", -2))
+    chunk = StreamReader("chem").read({"choices": [{"logprobs": chat}]})
+    assert chunk.logprobs == (TokenLogprobs("é", "é".encode(), -0.5, alternatives),)
+    chunk = StreamReader("chem").read({"choices": [{"logprobs": completion}]})
+    assert chunk.logprobs == (
+        TokenLogprobs("é", "é".encode(), None),
+        TokenLogprobs("b", b"b", -2, alternatives),
+    )
 
 
 JSON = st.recursive(
@@ -133,6 +194,8 @@ JSON = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 ["choices", "delta", "content", "text", "finish_reason", "usage", "completion_tokens"]
+                + ["tool_calls", "function", "arguments", "index", "reasoning", "logprobs", "tokens"]
+                + ["token_logprobs", "top_logprobs", "token", "bytes", "logprob"]
             ),
             inner,
             max_size=4,
