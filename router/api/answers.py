@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from router.api.choice import Choice, delta_fields, finish_reason, message_fields
 from router.api.generations import generations
-from router.api.logprobs import chat_logprobs, prompt_logprobs, text_logprobs
+from router.api.logprobs import END_OF_TURN, chat_logprobs, prompt_logprobs, text_logprobs
 from router.api.requests import AnswerRequest, CompletionRequest
 from router.api.sse import Write, event, event_around, for_each, to_json
 from router.api.trace import trace
 from router.decoding.delta import Delta, PromptDelta, TextDelta
 from router.decoding.generation import Done, ModelUsage
+from router.model_port import Finish
 from router.parts import TokenLogprobs
 from router.table import RouteTable
 
@@ -169,7 +170,9 @@ class TextAnswer(Answer):
         fields: dict[str, Any] = {"text": echoed + choice.text, "logprobs": None}
         if self._with_logprobs:
             before = choice.prompt_logprobs if self._echo else ()
-            fields["logprobs"] = text_logprobs([*before, *choice.logprobs], 0)
+            fields["logprobs"] = text_logprobs(
+                [*before, *choice.logprobs, *self._end_of_turn(choice.done)], 0
+            )
         if choice.prompt_logprobs and self._with_prompt_logprobs:
             fields["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs)
         return fields
@@ -180,6 +183,8 @@ class TextAnswer(Answer):
             text, logprobs = item.text, item.logprobs
         elif isinstance(item, PromptDelta) and self._echo:
             logprobs = item.logprobs
+        elif isinstance(item, Done):
+            logprobs = self._end_of_turn(item)
         if first:
             text = self._echoed(index, logprobs) + text
         offset = self._offsets.get(index, 0)
@@ -188,6 +193,14 @@ class TextAnswer(Answer):
             "text": text,
             "logprobs": text_logprobs(logprobs, offset) if logprobs and self._with_logprobs else None,
         }
+
+    def _end_of_turn(self, done: Done | None) -> tuple[TokenLogprobs, ...]:
+        """The token that ended the turn, if it is the only one that was generated.
+
+        A client that scores a prompt echoes it, asks for one token, and does not read the last entry.
+        """
+        is_only = done is not None and done.finish is Finish.STOP and not done.num_completion_tokens
+        return (END_OF_TURN,) if self._echo and is_only else ()
 
     def _echoed(self, index: int, tokens: Sequence[TokenLogprobs]) -> str:
         """The prompt, if the client wants it back. The text of token ids is known from their tokens."""

@@ -80,7 +80,8 @@ class ChatLogprobs(ResponseModel):
 
 
 class TextLogprobs(ResponseModel):
-    """The first token of an echoed prompt follows nothing, so it has no log-probability."""
+    """The first token of an echoed prompt follows nothing, so it has no log-probability; nor has the end of
+    the turn, an empty token, which follows an echoed prompt if the model adds nothing."""
 
     tokens: list[str]
     token_logprobs: list[float | None]

@@ -7,6 +7,9 @@ from typing import Any
 
 from router.parts import Alternative, TokenLogprobs
 
+# It has no text in an answer, and engines do not tell its log-probability.
+END_OF_TURN = TokenLogprobs("", b"", None)
+
 
 def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
     """`logprobs` of a choice of a chat completion."""
