@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+CLIENTS := .venv-clients
 
 # Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-fast test-unit test-models test-cluster test-vllm check docs models format lock lock-vllm lock-gpu bench bench-vllm bench-gpu clean
+.PHONY: help install demo test test-fast test-unit test-models test-cluster test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,12 +27,13 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install  ## serve SmolLM2 with six experts, and ask it questions
 	$(BIN)/python -m examples.smollm2.run
 
-test:  ## everything CI runs: linters, types, docs, all tests, and vLLM's in an environment of its own
-	@$(MAKE) --no-print-directory -j2 install vllm-installed
+test:  ## everything CI runs: linters, types, docs, all tests, and those of vLLM and of real clients in environments of their own
+	@$(MAKE) --no-print-directory -j2 install vllm-installed clients-installed
 	@$(MAKE) --no-print-directory test-fast
 	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-cluster
 	@$(MAKE) --no-print-directory test-vllm
+	@$(MAKE) --no-print-directory test-clients
 
 test-fast: install  ## linters, types, docs, and all tests that need neither a cluster nor a real model: minutes
 	@$(MAKE) --no-print-directory -j2 check test-unit
@@ -52,9 +54,25 @@ test-vllm:  ## the tests of the vLLM engine only
 	  echo "!!! SKIPPED: vLLM's CPU build cannot be installed here; its engine is NOT tested !!!"; \
 	fi
 
-.PHONY: vllm-installed
+# Without the fixtures of the other tests, which need the project's own environment; warnings are the clients'.
+test-clients: install  ## the tests with LangChain, LiteLLM, lm-evaluation-harness and load tools only
+	@if $(MAKE) --no-print-directory $(CLIENTS)/.installed; then \
+	  $(CLIENTS)/bin/python -m pytest -W ignore --confcutdir=tests/clients tests/clients; \
+	else \
+	  echo "!!! SKIPPED: the clients cannot be installed here; NO real client but the openai SDK is tested !!!"; \
+	fi
+
+.PHONY: vllm-installed clients-installed
 vllm-installed:
 	-@$(MAKE) --no-print-directory $(VLLM)/.installed
+
+clients-installed:
+	-@$(MAKE) --no-print-directory $(CLIENTS)/.installed
+
+$(CLIENTS)/.installed: requirements-clients.lock
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/$(PIP_INSTALL) --requirement requirements-clients.lock
+	@touch $@
 
 # Without dependencies: vLLM's CPU build asks for packages of other releases of torch, and uses none of them.
 $(VLLM)/.installed: requirements-vllm.lock pyproject.toml
@@ -119,6 +137,14 @@ lock-vllm:  ## write requirements-vllm.lock anew, for vLLM's CPU build
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements-vllm.lock
 	rm -rf $(VENV)-lock
 
+# guidellm imports torch; the same one as in the project's own environment.
+lock-clients:  ## write requirements-clients.lock anew, for the tests with real clients
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'transformers==5.19.0' \
+	  langchain langchain-openai litellm 'lm-eval[api]' guidellm pytest pytest-asyncio pytest-timeout
+	$(VENV)-lock/bin/pip freeze | sed 's/+cpu$$//' > requirements-clients.lock
+	rm -rf $(VENV)-lock
+
 lock-gpu:  ## write requirements-gpu.lock anew, for the image with vLLM; on Linux, with 20 GB of disk
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0' '.[vllm,learn]'
@@ -126,4 +152,4 @@ lock-gpu:  ## write requirements-gpu.lock anew, for the image with vLLM; on Linu
 	rm -rf $(VENV)-lock
 
 clean:  ## remove the environments and all that was made
-	rm -rf $(VENV) $(VLLM) .cache
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) .cache
