@@ -1,4 +1,4 @@
-"""Admission control: a call gets a slot at its model, waits for one in a fair queue, or is refused early."""
+"""Admission control: a call gets a slot at its model, waits for one in a fair queue, or is refused."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from router.errors import Overloaded
 
 CAPACITY_POLL_S = 0.02  # how soon waiting calls get new slots, if none is released meanwhile
 MAX_RETRY_AFTER_S = 60
-# A call is refused at once if its estimated wait exceeds this part of the time that it may wait: it can still
-# be overtaken, models can get slower, and an early 429 beats a late one. The whole time counts for a call
-# that the meta has admitted already, and for one that overtakes others itself.
-REFUSE_ABOVE = 0.5
 
 
 class Admission:
@@ -52,7 +48,7 @@ class Admission:
             name: {
                 "num_running": queue.num_running,
                 "num_waiting": len(queue.waiting),
-                "mean_hold_s": queue.service_time.mean_hold_s,
+                "mean_hold_s": queue.mean_hold_s,
             }
             for name, queue in self._queues.items()
         }
@@ -64,8 +60,7 @@ class Admission:
         """Hold one of the application's slots while the block runs.
 
         With `has_output` the call does not wait. `left_s` is the time until the answer's deadline; the call
-        waits for `context.wait_limit_s` at most. A call to the meta is also refused if most of the experts
-        that it may need next are too busy: the meta's work would be lost.
+        waits for `context.wait_limit_s` at most.
 
         Raises, on entering the block:
             Overloaded: the wait would be or was too long, or too many calls wait already.
@@ -76,18 +71,12 @@ class Admission:
             queue.num_running += 1
         else:
             await self._take_slot(Ticket(queue, context, model), left_s)
-            queue.enter(context)
         context.admitted_apps.add(app)
-        queue.started_s[call := object()] = now_s()
+        began_s = now_s()
         try:
             yield
         finally:
-            queue.used_at_s = now_s()
-            queue.service_time.ended(queue.used_at_s - queue.started_s.pop(call), self._num_slots(queue))
-            queue.num_running -= 1
-            if not has_output:
-                queue.leave(context)
-                queue.handoff_shares.decay()
+            queue.ended(began_s)
             self._admit(queue)
 
     @asynccontextmanager
@@ -118,30 +107,19 @@ class Admission:
 
     async def _take_slot(self, ticket: Ticket, left_s: float) -> None:
         """Return once the ticket has a slot; by then the call counts as running."""
-        self._refuse_if_late(ticket, ticket.context.wait_limit_s(ticket.queue.name, left_s))
-        if ticket.queue.num_running < self._num_slots(ticket.queue):
-            ticket.queue.num_running += 1
+        queue, context = ticket.queue, ticket.context
+        if queue.num_running < self._num_slots(queue):
+            queue.num_running += 1
             return
+        estimate_s = self._estimate_s(ticket)
+        if estimate_s > context.wait_limit_s(queue.name, left_s):
+            # An early 429 beats a late one: the client can go elsewhere.
+            raise _refusal(ticket.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")
         self._make_room(ticket)
         await self._wait(ticket, left_s)
 
-    def _refuse_if_late(self, ticket: Ticket, limit_s: float) -> None:
-        queue, context = ticket.queue, ticket.context
-        if queue.num_running < self._num_slots(queue):
-            queue.service_time.emptied()
-        else:
-            queue.service_time.filled()
-        upstream = context.upstream_of(queue.name)
-        if upstream is not None:
-            self._queue(upstream).handoff_shares.record(queue.name)
-        may_use_all = upstream is not None or self._waiting.is_overtaking(context)
-        estimate_s = self._estimate_s(queue, context) + self._downstream_s(queue, context, limit_s)
-        if estimate_s > (1.0 if may_use_all else REFUSE_ABOVE) * limit_s:
-            raise _refusal(ticket.model, estimate_s, f"the wait would be about {estimate_s:.0f} s")
-
     async def _wait(self, ticket: Ticket, left_s: float) -> None:
         ticket.queue.waiting.add(ticket)
-        ticket.queue.enter(ticket.context)
         self._waiting.add(ticket)
         expiry = asyncio.create_task(self._refuse_in_time(ticket, left_s))
         try:
@@ -157,7 +135,6 @@ class Admission:
         finally:
             expiry.cancel()
             self._remove(ticket)
-            ticket.queue.leave(ticket.context)
         if refusal is not None:
             raise refusal
 
@@ -183,8 +160,8 @@ class Admission:
             return
         evicted = self._waiting.to_evict(context)
         if evicted is None:
-            estimate_s = self._estimate_s(ticket.queue, context)
-            raise _refusal(ticket.model, estimate_s, f"{self.num_waiting} answers are waiting already")
+            reason = f"{self.num_waiting} answers are waiting already"
+            raise _refusal(ticket.model, self._estimate_s(ticket), reason)
         owner = "this request" if evicted.context.key == context.key else "your API key"
         self._refuse(evicted, f"{owner} has the most answers waiting")
 
@@ -192,31 +169,17 @@ class Admission:
         self._admit(ticket.queue)
         self._remove(ticket)
         if not ticket.outcome.done():
-            estimate_s = self._estimate_s(ticket.queue, ticket.context)
-            ticket.outcome.set_result(_refusal(ticket.model, estimate_s, reason))
+            ticket.outcome.set_result(_refusal(ticket.model, self._estimate_s(ticket), reason))
 
     def _remove(self, ticket: Ticket) -> None:
         ticket.queue.waiting.remove(ticket)
         self._waiting.remove(ticket)
 
-    def _downstream_s(self, queue: FairQueue, context: AdmissionContext, limit_s: float) -> float:
-        """The expected wait in the next queue: the estimates, weighted by the shares of the hand-overs.
-
-        Calls of the key that are still here count as waiting there. No queue counts for more than `limit_s`,
-        so one long queue among short ones does not decide alone.
-        """
-        num_coming = queue.num_undecided_before(context)
-        return sum(
-            share * min(limit_s, self._estimate_s(self._queues[name], context, round(share * num_coming)))
-            for name, share in queue.handoff_shares.shares(context.downstream_of(queue.name)).items()
-            if name in self._queues
-        )
-
-    def _estimate_s(self, queue: FairQueue, context: AdmissionContext, num_coming: int = 0) -> float:
-        num_slots = self._num_slots(queue)
-        if not queue.service_time.is_saturated:
-            num_slots = max(num_slots, self._max_slots_of(queue.name))
-        return queue.wait_s(context, num_slots, num_coming)
+    def _estimate_s(self, ticket: Ticket) -> float:
+        # With the slots that there can be: as a burst begins, replicas have accepted few of its calls yet.
+        queue = ticket.queue
+        num_slots = max(self._num_slots(queue), self._max_slots_of(queue.name))
+        return queue.wait_s(ticket.context, num_slots)
 
     def _num_slots(self, queue: FairQueue) -> int:
         # At least one: calls that wait for a removed model must get through, to fail with the right error.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 
 from router.admission.context import AdmissionContext
-from router.admission.handoff_shares import HandoffShares
 from router.clock import now_s
 from router.errors import Overloaded
-from router.service_time import ServiceTimeEstimator
 
+EWMA_ALPHA = 0.1  # the weight of the latest call in the mean time of a call
 IDLE_QUEUE_TTL_S = 600.0  # a queue without calls for this long is dropped, with its measurements
 
 
@@ -33,8 +31,9 @@ class Ticket:
 class RoundRobin:
     """Waiting calls in the order in which they get slots.
 
-    API keys take turns; within a key its requests take turns; within a request the oldest call is first. So
-    neither a key with many requests nor a request with many choices can block the rest.
+    API keys take turns; within a key, its requests of the lowest `priority` take turns; within a request the
+    oldest call is first. So neither a key with many requests nor a request with many choices can block the
+    rest.
     """
 
     def __init__(self) -> None:
@@ -74,14 +73,6 @@ class RoundRobin:
         num = self._by_key[key].num_before(context) if key in self._by_key else 0
         return num + _num_ahead(((other, tickets.num) for other, tickets in self._by_key.items()), key, num)
 
-    def is_overtaking(self, context: AdmissionContext) -> bool:
-        """Whether a call of this request would overtake others: another key, or another request, has more."""
-        own = self._by_key.get(context.key)
-        num_own = own.num if own else 0
-        if any(tickets.num > num_own for tickets in self._by_key.values()):
-            return True
-        return own is not None and own.has_longer_request(context)
-
     def to_evict(self, context: AdmissionContext) -> Ticket | None:
         """The ticket that gives way to a new one of this request if there is no room for both.
 
@@ -114,7 +105,8 @@ class _KeyTickets:
                 del self._by_request[ticket.context]
 
     def first(self) -> Ticket:
-        return next(iter(next(iter(self._by_request.values()))))
+        context = min(self._by_request, key=lambda context: context.priority)  # the oldest of the lowest
+        return next(iter(self._by_request[context]))
 
     def rotate(self, context: AdmissionContext) -> None:
         """The request has had its turn."""
@@ -122,11 +114,11 @@ class _KeyTickets:
             self._by_request.move_to_end(context)
 
     def num_before(self, context: AdmissionContext) -> int:
-        if context not in self._by_request:  # nearly always: one turn of each other request
-            return len(self._by_request)
-        num_own = len(self._by_request[context])
-        nums = ((other, len(tickets)) for other, tickets in self._by_request.items())
-        return num_own + _num_ahead(nums, context, num_own)
+        nums = [(other, len(tickets)) for other, tickets in self._by_request.items()]
+        num_urgent = sum(num for other, num in nums if other.priority < context.priority)
+        equal = [pair for pair in nums if pair[0].priority == context.priority]
+        num_own = len(self._by_request.get(context, ()))
+        return num_urgent + num_own + _num_ahead(equal, context, num_own)
 
     def has_longer_request(self, context: AdmissionContext) -> bool:
         """Whether another request has more tickets than this one would have with one more."""
@@ -143,56 +135,33 @@ class _KeyTickets:
 
 @dataclass(slots=True)
 class FairQueue:
-    """The calls of one application: those that wait for a slot and those that hold one."""
+    """The calls of one application: those that wait for a slot and those that hold one.
+
+    `mean_hold_s` is how long a call holds its slot: a moving average, None before the first call has ended.
+    """
 
     name: str
     used_at_s: float
     num_running: int = 0
     waiting: RoundRobin = field(default_factory=RoundRobin)
-    started_s: OrderedDict[object, float] = field(default_factory=OrderedDict)  # of the running, oldest first
-    service_time: ServiceTimeEstimator = field(default_factory=ServiceTimeEstimator)
-    handoff_shares: HandoffShares = field(default_factory=HandoffShares)
-    _undecided: dict[str, Counter[AdmissionContext]] = field(default_factory=dict)  # by key
+    mean_hold_s: float | None = None
 
-    def enter(self, context: AdmissionContext) -> None:
-        """Count a call without output, waiting or running: it may still be handed over to another queue."""
-        self._undecided.setdefault(context.key, Counter())[context] += 1
+    def ended(self, began_s: float) -> None:
+        """A call gives back the slot that it has held since `began_s`."""
+        self.num_running -= 1
+        self.used_at_s = now_s()
+        held_s = self.used_at_s - began_s
+        mean_s = held_s if self.mean_hold_s is None else self.mean_hold_s
+        self.mean_hold_s = mean_s + EWMA_ALPHA * (held_s - mean_s)
 
-    def leave(self, context: AdmissionContext) -> None:
-        counts = self._undecided[context.key]
-        counts[context] -= 1
-        if not counts[context]:
-            del counts[context]
-        if not counts:
-            del self._undecided[context.key]
-
-    def num_undecided_before(self, context: AdmissionContext) -> int:
-        """How many of the key's calls here would be served in the next queue before a call of this request.
-
-        Calls of other keys do not count, since keys take turns there.
-        """
-        counts = self._undecided.get(context.key, Counter())
-        num_own = counts[context]
-        return sum(min(num, num_own + 1) for num in counts.values()) if num_own else len(counts)
-
-    def wait_s(self, context: AdmissionContext, num_slots: int, num_coming: int = 0) -> float:
+    def wait_s(self, context: AdmissionContext, num_slots: int) -> float:
         """Estimate how long a call of this request that arrives now waits for one of `num_slots` slots.
 
-        That is the time until every call before it, and `num_coming` more, has got a slot. It is 0 if a slot
-        is free or nothing is known yet. If more calls run than there are slots, the surplus has to end
-        first.
-
-        With all slots held for `hold_s`, one is released every `hold_s / num_slots`. If all were taken at the
-        same time, none is released before the oldest call ends. That second bound uses measured times only:
-        with a guess, the first call to wait at a model that was never saturated would be refused.
+        That is the time until every call before it has got a slot; if more calls run than there are slots,
+        the surplus has to end first. It is 0 if a slot is free or nothing is known yet.
         """
-        hold_s, measured_s = self.service_time.hold_s(num_slots), self.service_time.measured_hold_s
-        num_ends = self.waiting.num_before(context) + num_coming + self.num_running - num_slots + 1
-        if hold_s is None or measured_s is None or num_ends <= 0:
-            return 0.0
-        last_to_end_s = next(islice(self.started_s.values(), num_ends - 1, None), None)
-        left_s = 0.0 if last_to_end_s is None else last_to_end_s + measured_s - now_s()
-        return max(num_ends * hold_s / num_slots, left_s)
+        num_ends = self.waiting.num_before(context) + self.num_running - num_slots + 1
+        return max(0, num_ends) * (self.mean_hold_s or 0.0) / num_slots
 
     def is_in_use(self) -> bool:
         return self.num_running > 0 or len(self.waiting) > 0 or now_s() - self.used_at_s < IDLE_QUEUE_TTL_S

@@ -31,7 +31,7 @@ def generations(
     prompts = request.prompts()
     if target.routed and routing.experts != ():
         request.refuse_token_ids()
-    admission = admission_context(table, target, routing, key)
+    admission = admission_context(table, key, request.priority)
     return [
         GenerationRequest(
             request_id=f"{answer_id}-{index}",

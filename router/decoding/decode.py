@@ -124,7 +124,7 @@ class Decoder:
         if table.app(target.writer) in blocked:
             raise poison_error(target.writer)
         masked = {name for name in table.experts if table.app(name) in blocked} if blocked else set()
-        admission = generation.admission or admission_context(table, target, generation.routing)
+        admission = generation.admission or admission_context(table)
         deadline_s = now_s() + table.deadlines.total_s
         transcript.begin(target.writer)
         return GenerationState(target.writer, transcript, deadline_s, admission, masked=masked)

@@ -102,14 +102,13 @@ def allowed_experts(
     )
 
 
-def admission_context(table: RouteTable, target: Target, routing: Routing, key: str = "") -> AdmissionContext:
+def admission_context(table: RouteTable, key: str = "", priority: int = 0) -> AdmissionContext:
     """What the queues need to know of a client request; `key` is the name of its API key."""
     return AdmissionContext(
         queue_s=table.deadlines.queue_s,
         max_waiting=table.limits.max_waiting,
         key=key,
-        meta_app=table.meta.app,
-        expert_apps=_reachable_apps(table, routing) if target.routed else (),
+        priority=priority,
     )
 
 
@@ -124,13 +123,6 @@ def after_failure(error: RouterError, *, is_expert: bool, routed: bool, may_retr
     if isinstance(error, ModelUnavailable) and may_retry:
         return Recovery.RETRY
     return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
-
-
-def _reachable_apps(table: RouteTable, routing: Routing) -> Collection[str]:
-    if routing.experts is None and not routing.exclude:
-        return table.expert_apps
-    wanted = table.experts if routing.experts is None else routing.experts
-    return {table.app(name) for name in wanted if name not in routing.exclude}
 
 
 def _may_be_called(entry: ModelEntry, state: ModelState) -> bool:

@@ -51,6 +51,16 @@ async def test_a_request_that_cannot_begin_in_time_gets_429():
     assert len(meta.asks) == 2
 
 
+async def test_a_burst_of_twice_the_slots_is_served():
+    """Regression: half of it was refused, since a wait of seconds was more than half of `queue_s`."""
+    gateway = FakeGateway(models(meta=lambda ask: [word("a"), Pause(0.01), STOP]), slots=16)
+    transport = httpx.ASGITransport(build_app(gateway))
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        for _ in range(2):  # the second burst knows how long a call takes
+            asked = (client.post("/v1/chat/completions", json=BODY) for _ in range(32))
+            assert {response.status_code for response in await asyncio.gather(*asked)} == {200}
+
+
 async def test_a_router_accepts_at_most_max_requests():
     begun = asyncio.Semaphore(0)
     gateway = busy(2, begun, limits=Limits(max_requests=1).model_dump())
