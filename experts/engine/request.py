@@ -156,3 +156,7 @@ class EngineRequest:
     probe: bool = False
     adapter: str | None = None
     message_gap_s: float = 0.0
+
+    @property
+    def has_grammar(self) -> bool:
+        return self.sampling is not None and self.sampling.grammar is not None

@@ -19,7 +19,7 @@ class EncodedRequest:
         prompt: Its token ids, with everything that stands in the open turn.
         decoder: Turns the new tokens into text.
         parts: Finds thoughts and tool calls in that text. None: all of it is the answer's.
-        thoughts: None: the model does not think, or nothing can be handed over.
+        thoughts: None: the model does not think, or nothing depends on it: neither a hand-over nor a grammar.
     """
 
     request: EngineRequest

@@ -48,6 +48,11 @@ class ThoughtTracker:
         thoughts: that is the position at which the meta decides who answers."""
         return self._has_begun and self._parser.in_reasoning
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the next token is a thought, also if it is the first one."""
+        return self._parser.in_reasoning
+
     def add(self, data: bytes) -> None:
         """`data`: the bytes of the latest token."""
         self._has_begun = True

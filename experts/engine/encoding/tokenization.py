@@ -105,7 +105,7 @@ class ModelTokenizer:
             prompt,
             self.decoder if parser is None else self.marked_decoder,
             None if parser is None else PartStream(parser, own),
-            self._thoughts(request, tail, own) if request.allowed else None,
+            self._thoughts(request, tail, own) if request.allowed or request.has_grammar else None,
         )
 
     def _thoughts(self, request: EngineRequest, tail: str, own: str) -> ThoughtMarks | None:

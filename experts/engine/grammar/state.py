@@ -11,9 +11,6 @@ import torch
 import xgrammar
 from torch import Tensor
 
-from experts.engine.request import Resumed
-from experts.errors import EngineFailed
-
 
 @dataclass(frozen=True)
 class CompiledGrammar:
@@ -33,31 +30,6 @@ class GrammarState:
         self._allowed = compiled.allowed
         self._accepted: list[bool] = []
 
-    @classmethod
-    def after(
-        cls,
-        resumed: Resumed | None,
-        compiled: CompiledGrammar,
-        end_ids: Sequence[int],
-        *,
-        knows_ids: bool,
-    ) -> GrammarState:
-        """Where an interrupted answer continues. `knows_ids`: the ids of `resumed` are of this tokenizer.
-
-        Raises EngineFailed: the grammar does not match what the answer has already.
-        """
-        state = cls(compiled, end_ids)
-        if resumed is not None and not state._matches(resumed, knows_ids):
-            raise EngineFailed(
-                "an interrupted answer cannot be continued: its text does not match its grammar"
-            )
-        return state
-
-    def _matches(self, resumed: Resumed, knows_ids: bool) -> bool:
-        if knows_ids:
-            return all(map(self._matcher.accept_token, resumed.ids))
-        return bool(self._matcher.accept_string(resumed.text))
-
     def forbidden(self, width: int) -> Tensor | None:
         """The tokens that may not follow, bool [width] on the CPU; None if all may."""
         if self._matcher.is_terminated() or not self._matcher.fill_next_token_bitmask(self._bits):
@@ -68,9 +40,15 @@ class GrammarState:
         mask[: self._num_words] = torch.from_numpy(~may_follow)
         return mask[:width]
 
-    def accept(self, token_id: int) -> None:
-        """The answer's next token. Nothing can follow the end."""
-        self._accepted.append(not self._matcher.is_terminated() and self._matcher.accept_token(token_id))
+    def accept(self, token_id: int) -> bool:
+        """The answer's next token. Returns whether it matches; nothing can follow the end."""
+        is_matched = not self._matcher.is_terminated() and bool(self._matcher.accept_token(token_id))
+        self._accepted.append(is_matched)
+        return is_matched
+
+    def accept_text(self, text: str) -> bool:
+        """The answer's beginning. Returns whether it matches."""
+        return bool(self._matcher.accept_string(text))
 
     def undo(self) -> None:
         """Forget the last token."""

@@ -168,8 +168,8 @@ class TransformersEngine:
         thoughts = encoded.thoughts.tracker() if encoded.thoughts else None
         state = RequestState(request, seed, len(prompt) + max_tokens, thoughts=thoughts)
         if request.sampling is not None:
-            rules = await asyncio.to_thread(rules_of, request, request.sampling, prompt, self._tokenizer)
-            state.chooser = await make_chooser(rules, prompt, self._grammars)
+            rules = await asyncio.to_thread(rules_of, encoded, request.sampling, self._tokenizer)
+            state.chooser = await make_chooser(rules, prompt, self._grammars, self._tokenizer.marked_decoder)
         return RunningRequest(state, encoded, max_tokens, self._tokenizer, received_s)
 
     async def _score_prompt(self, request_id: str, running: RunningRequest) -> None:

@@ -140,7 +140,7 @@ class OpenAIEngine:
 
     async def _to_http(self, request: EngineRequest) -> tuple[str, dict[str, Any]]:
         """The path and the JSON body."""
-        if request.resumed is not None and request.sampling and request.sampling.grammar:
+        if request.resumed is not None and request.has_grammar:
             raise TurnNotContinued(f"{self._name}: an answer under a grammar cannot be continued by a server")
         written = request.written + (request.resumed.text if request.resumed else "")
         options = self._options(request)

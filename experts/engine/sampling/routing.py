@@ -57,7 +57,7 @@ class RequestState:
         Not inside a character, which one model must finish; not inside what a grammar describes, nor among
         the model's thoughts; and not after a hand-over, which a step that began too early must not overwrite.
         """
-        has_begun = self.num_steps > 0 and (self.request.only_at_start or has_grammar(self.request))
+        has_begun = self.num_steps > 0 and (self.request.only_at_start or self.request.has_grammar)
         is_thinking = self.thoughts is not None and self.thoughts.is_inside
         is_too_late = has_begun or is_thinking or self.expert is not None
         return bool(self.request.allowed) and not self.cut_character and not is_too_late
@@ -67,10 +67,6 @@ class RequestState:
         self.cut_character = unfinished(self.cut_character + data)
         if self.thoughts is not None:
             self.thoughts.add(data)
-
-
-def has_grammar(request: EngineRequest) -> bool:
-    return request.sampling is not None and request.sampling.grammar is not None
 
 
 def route(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from experts.engine.encoding.encoded_request import EncodedRequest
+from experts.engine.encoding.thoughts import ThoughtMarks
 from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.request import EngineRequest, Grammar, GrammarKind, Resumed, SamplingOptions
 from experts.errors import InvalidCall
@@ -23,6 +25,7 @@ class TokenRules:
         own_ids: The answer's tokens so far, which stand at the end of the prompt.
         resumed: The part of them that the grammar has seen.
         knows_resumed_ids: Whether the ids of `resumed` are of this model's tokenizer.
+        thoughts: With which the answer may begin, before its grammar.
     """
 
     options: SamplingOptions
@@ -32,6 +35,7 @@ class TokenRules:
     own_ids: tuple[int, ...] = ()
     resumed: Resumed | None = None
     knows_resumed_ids: bool = False
+    thoughts: ThoughtMarks | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """As data of plain types, which cross process boundaries."""
@@ -40,7 +44,7 @@ class TokenRules:
     @classmethod
     def of_plain(cls, fields: Mapping[str, Any]) -> TokenRules:
         """From `to_plain`, with lists in the place of tuples."""
-        options, resumed = dict(fields["options"]), fields["resumed"]
+        options, resumed, thoughts = dict(fields["options"]), fields["resumed"], fields["thoughts"]
         if options["grammar"] is not None:
             options["grammar"] = Grammar(
                 GrammarKind(options["grammar"]["kind"]), options["grammar"]["source"]
@@ -53,17 +57,16 @@ class TokenRules:
             tuple(fields["own_ids"]),
             Resumed(**resumed) if resumed else None,
             fields["knows_resumed_ids"],
+            ThoughtMarks(**thoughts) if thoughts else None,
         )
 
 
-def rules_of(
-    request: EngineRequest, options: SamplingOptions, prompt: Sequence[int], tokenizer: ModelTokenizer
-) -> TokenRules:
-    """What the request asks of sampling with its `options`. `prompt`: its ids.
+def rules_of(encoded: EncodedRequest, options: SamplingOptions, tokenizer: ModelTokenizer) -> TokenRules:
+    """What the request asks of sampling with its `options`.
 
     Raises InvalidCall: an option has a value that this model cannot take.
     """
-    resumed = request.resumed
+    request, resumed = encoded.request, encoded.request.resumed
     _require_valid(options, len(tokenizer.hf_tokenizer))
     counts_text = has_penalties(options) or options.bad_words
     return TokenRules(
@@ -71,9 +74,10 @@ def rules_of(
         tuple(sorted(tokenizer.end_ids(request))),
         tuple(sorted(tokenizer.stop_ids)),
         tuple(ids for text in options.bad_words for ids in _spellings(text, tokenizer)),
-        tokenizer.own_ids(request, prompt) if counts_text else (),
+        tokenizer.own_ids(request, encoded.prompt) if counts_text else (),
         resumed if options.grammar else None,
         resumed is not None and resumed.tokenizer == tokenizer.fingerprint,
+        encoded.thoughts if options.grammar else None,
     )
 
 

@@ -13,19 +13,27 @@ from torch import Tensor
 
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.grammar.state import CompiledGrammar, GrammarState
+from experts.engine.sampling.answer_grammar import AnswerGrammar
 from experts.engine.sampling.penalties import Penalties
 from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalties
+from experts.text.decoder import TokenDecoder
 
 
-def grammar_state(rules: TokenRules, compiled: CompiledGrammar) -> GrammarState:
-    """At the beginning of an answer, or where an interrupted one continues. Raises EngineFailed."""
-    return GrammarState.after(rules.resumed, compiled, rules.turn_end_ids, knows_ids=rules.knows_resumed_ids)
+def answer_grammar(rules: TokenRules, compiled: CompiledGrammar, decoder: TokenDecoder) -> AnswerGrammar:
+    """At the beginning of an answer, or where an interrupted one continues.
+
+    `decoder`: shows the marks of thoughts. Raises EngineFailed (see `AnswerGrammar`).
+    """
+    grammar = AnswerGrammar(GrammarState(compiled, rules.turn_end_ids), rules.thoughts, decoder)
+    if rules.resumed is not None:
+        grammar.resume(rules.resumed, knows_ids=rules.knows_resumed_ids)
+    return grammar
 
 
 class TokenChooser:
     """One request's rules, and what they depend on: the tokens of its answer so far."""
 
-    def __init__(self, rules: TokenRules, prompt: Sequence[int], grammar: GrammarState | None) -> None:
+    def __init__(self, rules: TokenRules, prompt: Sequence[int], grammar: AnswerGrammar | None) -> None:
         self._rules = rules
         self._prompt = prompt
         self._grammar = grammar
@@ -90,15 +98,15 @@ class TokenChooser:
 
 
 async def make_chooser(
-    rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler
+    rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
 ) -> TokenChooser | None:
-    """None if plain sampling follows the rules. Raises InvalidCall, EngineFailed (see `GrammarState`)."""
+    """None if plain sampling follows the rules. Raises InvalidCall, EngineFailed (see `AnswerGrammar`)."""
     if not chooses_tokens(rules.options):
         return None
     grammar = rules.options.grammar
     if grammar is None:
         return TokenChooser(rules, prompt, None)
-    return TokenChooser(rules, prompt, grammar_state(rules, await grammars.compile(grammar)))
+    return TokenChooser(rules, prompt, answer_grammar(rules, await grammars.compile(grammar), decoder))
 
 
 def _mask(ids: Iterable[int], row: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from experts.engine.adapter_slots import AdapterSlots
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk
 from experts.engine.config import ModelSource, VllmConfig
+from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.rules import TokenRules, rules_of
 from experts.engine.vllm.adapters import VllmAdapters, lora_request
@@ -90,7 +91,7 @@ class VllmEngine:
         max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
         await self._open_head()
         key = str(next(self._keys))
-        rules = await self._rules(request, prompt)
+        rules = await self._rules(encoded)
         running = RunningRequest(
             encoded, key, max_tokens, rules, self._tokenizer, self._decisions, received_s
         )
@@ -115,10 +116,11 @@ class VllmEngine:
             except EngineGenerateError as error:
                 raise EngineFailed(f"{self._name}: {type(error.__cause__).__name__} in vLLM") from error
 
-    async def _rules(self, request: EngineRequest, prompt: list[int]) -> TokenRules | None:
-        if request.sampling is None:
+    async def _rules(self, encoded: EncodedRequest) -> TokenRules | None:
+        options = encoded.request.sampling
+        if options is None:
             return None
-        rules = await asyncio.to_thread(rules_of, request, request.sampling, prompt, self._tokenizer)
+        rules = await asyncio.to_thread(rules_of, encoded, options, self._tokenizer)
         await self._grammars.prepare(rules)
         return rules
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from experts.engine.grammar.compiler import TIME_LIMIT_S, GrammarCompiler, too_slow
 from experts.engine.sampling.rules import TokenRules
-from experts.engine.sampling.token_chooser import grammar_state
+from experts.engine.sampling.token_chooser import answer_grammar
 from experts.errors import EngineFailed, InvalidCall
+from experts.text.decoder import TokenDecoder
 
 POLL_S = 0.01
 
@@ -28,7 +29,7 @@ class WorkerGrammars:
     async def prepare(self, rules: TokenRules) -> None:
         """Returns when all workers have compiled the grammar of `rules` and can continue its answer.
 
-        Raises InvalidCall, EngineFailed (see `GrammarCompiler` and `GrammarState`).
+        Raises InvalidCall, EngineFailed (see `GrammarCompiler` and `AnswerGrammar`).
         """
         if rules.options.grammar is None:
             return
@@ -44,14 +45,14 @@ class WorkerGrammars:
             await asyncio.sleep(POLL_S)
 
 
-def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules) -> Outcome:
+def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules, decoder: TokenDecoder) -> Outcome:
     """Begin to compile, if that has not begun; how far it is."""
     assert rules.options.grammar is not None
     future = grammars.submit(rules.options.grammar)
     if not future.done():
         return None
     try:
-        grammar_state(rules, future.result())
+        answer_grammar(rules, future.result(), decoder)
     except InvalidCall as error:
         return [error.code, error.param or "", error.message]
     except EngineFailed as error:

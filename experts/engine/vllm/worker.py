@@ -49,13 +49,14 @@ class ExpertWorker:
         # one of them posts it. The other stages have no logits.
         is_poster = get_pp_group().is_last_rank and get_tp_group().is_first_rank
         decisions = DecisionStore(Path(folder)) if is_poster else None
-        decoder = TokenDecoder(Tokenizer.from_str(tokenizer), shown)
+        decoder = TokenDecoder(Tokenizer.from_str(tokenizer))
+        self.decoder = decoder.showing(shown)
         self.grammars = GrammarCompiler(decoder, end_id)
-        self.expert_head = RoutingHead(self.model_runner, decisions, decoder, self.grammars, end_id)
+        self.expert_head = RoutingHead(self.model_runner, decisions, self.decoder, self.grammars, end_id)
 
     def prepare_grammar(self, rules: dict[str, Any]) -> Outcome:
         """Compile the grammar of these `TokenRules` beside the steps, and tell whether that is done."""
-        return outcome_in_worker(self.grammars, TokenRules.of_plain(rules))
+        return outcome_in_worker(self.grammars, TokenRules.of_plain(rules), self.decoder)
 
     def install_experts(
         self, table_version: int, names: Sequence[str], weight: bytes, bias: Sequence[float]
@@ -152,7 +153,9 @@ class RoutingHead:
         if name not in self._states:
             request = self._runner.requests[name]
             prompt = request.prompt_token_ids
-            self._states[name] = to_state(request.sampling_params.extra_args, prompt, self._grammars)
+            self._states[name] = to_state(
+                request.sampling_params.extra_args, prompt, self._grammars, self._decoder
+            )
         return self._states[name]
 
     def _record_steps(self, states: Mapping[int, RequestState]) -> None:

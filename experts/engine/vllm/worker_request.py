@@ -13,7 +13,8 @@ from experts.engine.request import EngineRequest
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE
 from experts.engine.sampling.routing import RequestState
 from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalties
-from experts.engine.sampling.token_chooser import TokenChooser, grammar_state
+from experts.engine.sampling.token_chooser import TokenChooser, answer_grammar
+from experts.text.decoder import TokenDecoder
 
 EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
 
@@ -63,9 +64,12 @@ def extra_args(
 
 
 def to_state(
-    extra: Mapping[str, Any] | None, prompt: Sequence[int], grammars: GrammarCompiler
+    extra: Mapping[str, Any] | None,
+    prompt: Sequence[int],
+    grammars: GrammarCompiler,
+    decoder: TokenDecoder,
 ) -> RequestState | None:
-    """`extra`: from `extra_args`; `prompt`: token ids."""
+    """`extra`: from `extra_args`; `prompt`: token ids; `decoder`: shows the marks of thoughts."""
     fields = dict((extra or {}).get(EXTRA_ARGS_KEY) or {})
     if not fields:
         return None
@@ -73,13 +77,16 @@ def to_state(
     rules = TokenRules.of_plain(plain_rules) if plain_rules else None
     fields["allowed"] = tuple(fields.get("allowed", ()))
     request = EngineRequest(**fields, sampling=rules.options if rules else None)
-    chooser = _chooser(rules, prompt, grammars) if rules else None
+    chooser = _chooser(rules, prompt, grammars, decoder) if rules else None
     thoughts = ThoughtMarks(**plain_thoughts).tracker() if plain_thoughts else None
     return RequestState(request, seed=request.seed or 0, chooser=chooser, thoughts=thoughts)
 
 
-def _chooser(rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler) -> TokenChooser | None:
+def _chooser(
+    rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
+) -> TokenChooser | None:
     grammar = rules.options.grammar
     if grammar is not None:  # compiled already, before the request came
-        return TokenChooser(rules, prompt, grammar_state(rules, grammars.submit(grammar).result()))
+        compiled = grammars.submit(grammar).result()
+        return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder))
     return TokenChooser(rules, prompt, None) if chooses_tokens(rules.options) else None

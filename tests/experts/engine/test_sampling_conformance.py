@@ -345,8 +345,23 @@ async def test_an_interrupted_answer_continues_under_its_grammar(engine):
     foreign = Resumed(text[:9], (1, 2), "another")
     rest = await run(engine, resumed=foreign, position=9, max_tokens=150, **settings)
     jsonschema.validate(json.loads(text[:9] + text_of(rest)), PERSON)
-    with pytest.raises(EngineFailed, match="cannot be continued"):
+    with pytest.raises(EngineFailed, match="does not match its grammar"):
         await run(engine, resumed=Resumed("[1, 2", (), "another"), sampling=options)
+
+
+async def test_a_grammar_begins_where_the_thoughts_end(kind, folder, reference):
+    config = CONFIGS[kind].model_copy(update={"reasoning_parser": "deepseek_r1"})
+    options = SamplingOptions(grammar=json_grammar(PERSON), logit_bias=BLANKS)
+    async with running(config, folder) as engine:
+        thoughts = await run(engine, sampling=options, max_tokens=16)
+        assert ids_of(thoughts) == greedy(reference, replace(options, grammar=None))
+        tokenizer = thoughts[0].tokenizer or ""
+        text = "{ so [</think>"
+        ids = tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+        for resumed in (Resumed(text, ids, tokenizer), Resumed(text + '{"na', (), "another")):
+            chunks = await run(engine, resumed=resumed, sampling=options, max_tokens=150)
+            answer = (resumed.text + text_of(chunks)).removeprefix(text)
+            jsonschema.validate(json.loads(answer), PERSON)
 
 
 @pytest.mark.parametrize(

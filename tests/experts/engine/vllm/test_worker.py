@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from experts.engine.grammar.compiler import GrammarCompiler
-from experts.engine.request import EngineRequest
+from experts.engine.request import EngineRequest, Grammar, GrammarKind, SamplingOptions
+from experts.engine.sampling.rules import TokenRules
 from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
 from experts.engine.vllm.worker import RoutingHead
 from experts.engine.vllm.worker_request import extra_args
@@ -84,8 +86,8 @@ class Runner:
     def get_model(self) -> Model:
         return self.model
 
-    def add(self, request: EngineRequest, key: str) -> None:
-        params = SimpleNamespace(extra_args=extra_args(request, key))
+    def add(self, request: EngineRequest, key: str, rules: TokenRules | None = None) -> None:
+        params = SimpleNamespace(extra_args=extra_args(request, key, rules))
         self.requests[key] = SimpleNamespace(sampling_params=params, prompt_token_ids=[0] * NUM_PROMPT_TOKENS)
 
     def step(self, hidden: dict[str, torch.Tensor], *, unfinished: tuple[str, ...] = (), last_id: int = 0):
@@ -312,6 +314,35 @@ def test_seeded_sampling_depends_only_on_seed_and_position(seed: int, position: 
         == sampled(crowd, position, 1)
         == sampled(crowd, max(0, position - 2), min(2, position) + 1)
     )
+
+
+def test_rules_follow_a_step_that_vllm_repeats(runner, head):
+    """The tokens that it has undone count neither for penalties nor for a grammar."""
+    words = [str(TOKENIZER.id_to_token(i)) for i in range(4)]
+    texts = json.dumps([words[0] + words[1] + words[0], 3 * words[1], words[0] + 2 * words[3]])
+    options = SamplingOptions(grammar=Grammar(GrammarKind.CHOICE, texts), frequency_penalty=1.0)
+    runner.add(EngineRequest("r", temperature=0.0, sampling=options), "a", rules_with(options))
+    hidden = torch.tensor([3.0, 2.5, 0.0, 1.8])
+    chosen = [int(runner.step({"a": hidden}).argmax()) for _ in range(3)]
+    assert chosen == [0, 1, 0]
+    for num_kept in (2, 1, 0):
+        runner.num_outputs["a"] = num_kept  # a preemption undid the steps after these
+        again = [int(runner.step({"a": hidden}).argmax()) for _ in range(3 - num_kept)]
+        assert again == chosen[num_kept:]
+    assert runner.step({"a": hidden}).argmax().item() == END_ID
+    runner.step({"a": hidden})  # vLLM may have begun a step after the end
+
+
+def rules_with(options: SamplingOptions) -> TokenRules:
+    return TokenRules(options, (END_ID,), (END_ID,))
+
+
+def test_logits_of_a_prompt_are_those_of_the_model(runner, head):
+    """vLLM computes them after those of the step, for log-probabilities; there may be as many as requests."""
+    head.install(LAW)
+    runner.add(ALLOWS_LAW, "a")
+    runner.step({"a": TO_WORD})
+    assert torch.equal(runner.model.compute_logits(TO_LAW[None]), TO_LAW[None] @ WORDS.T)
 
 
 def test_requests_without_experts_or_seeded_sampling_send_the_worker_nothing():
