@@ -79,8 +79,8 @@ HONOURED: tuple[F, ...] = (
     F(
         "truncate_prompt_tokens",
         "V",
-        "≥ 1, or −1",
-        "Only the last tokens of the prompt are read; −1: as many as fit",
+        "≥ 1",
+        "Only this many tokens at the end of the prompt are read",
     ),
     F(
         "priority",

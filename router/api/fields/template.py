@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from router.api.fields.strict import MAX_INT32, MAX_NAMES, JsonObject, StrictRequest
+from router.api.fields.strict import MAX_NAMES, Count, JsonObject, StrictRequest
 from router.errors import InvalidRequest
 
 # The renderer sets these itself; some are options of the renderer, not variables of the template.
@@ -38,13 +38,7 @@ class ReasoningOptions(StrictRequest):
 
 
 class TruncationFields(StrictRequest):
-    truncate_prompt_tokens: int | None = Field(None, ge=-1, le=MAX_INT32)
-
-    @model_validator(mode="after")
-    def _leaves_a_prompt(self) -> Self:
-        if self.truncate_prompt_tokens == 0:
-            raise InvalidRequest("truncate_prompt_tokens: 0 leaves no prompt", "truncate_prompt_tokens")
-        return self
+    truncate_prompt_tokens: Count | None = None
 
 
 class TemplateFields(StrictRequest):

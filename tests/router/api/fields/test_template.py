@@ -72,7 +72,7 @@ def test_the_other_fields_reach_the_template():
     found = chat_options(
         chat(
             documents=documents,
-            truncate_prompt_tokens=-1,
+            truncate_prompt_tokens=3,
             add_generation_prompt=False,
             chat_template="{{ x }}",
         )
@@ -80,7 +80,7 @@ def test_the_other_fields_reach_the_template():
     assert found == ChatOptions(
         documents=({"title": "t", "text": "x"},),
         chat_template="{{ x }}",
-        truncate_prompt_tokens=-1,
+        truncate_prompt_tokens=3,
         add_generation_prompt=False,
     )
     assert chat_options(text(truncate_prompt_tokens=2)) == ChatOptions(truncate_prompt_tokens=2)
