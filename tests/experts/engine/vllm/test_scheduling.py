@@ -10,7 +10,7 @@ import torch
 
 from experts.engine.chunk import FinishReason
 from experts.engine.config import VllmConfig
-from experts.engine.request import EngineRequest
+from experts.engine.request import EngineRequest, SamplingOptions
 from tests.support.async_vllm import force_async_scheduling
 from tests.support.engine_world import ids_of, needs_vllm, question, run, running, token, wins_after
 from tests.support.reference_loop import ReferenceModel
@@ -55,14 +55,14 @@ async def test_a_hand_over_is_told_although_the_next_step_has_begun(folder, monk
 
 
 async def test_preempted_answers_are_those_of_an_idle_engine(folder, monkeypatch):
-    """With a cache too small for all requests; greedy and seeded, with and without a hand-over."""
+    """With a cache too small for all requests; greedy, seeded and under rules, with hand-overs."""
     force_async_scheduling(monkeypatch)
     vector = torch.randn(HIDDEN_SIZE, generator=torch.Generator().manual_seed(3))
     expert = token(ReferenceModel(folder), "chem", vector, bias=-4.5)
     async with started(folder) as idle:
         await idle.install(1, [expert])
         expected = [await answer(idle, i) for i in range(16)]
-    async with started(folder, cache_bytes=2**19, max_streams=16) as engine:
+    async with started(folder, cache_bytes=400_000, max_streams=16) as engine:
         await engine.install(1, [expert])
         preemptions = count_preemptions(monkeypatch)
         assert await asyncio.gather(*(answer(engine, i) for i in range(16))) == expected
@@ -71,7 +71,7 @@ async def test_preempted_answers_are_those_of_an_idle_engine(folder, monkeypatch
 
 
 async def answer(engine: Any, number: int) -> tuple[list[int], Any, str | None]:
-    """An answer of up to 100 tokens; every second one is sampled."""
+    """An answer of up to 100 tokens; every second one is sampled, and every fourth one has penalties."""
     request = EngineRequest(
         f"r{number}",
         messages=question(f"question {number} " + "more words " * (number % 4)),
@@ -79,6 +79,7 @@ async def answer(engine: Any, number: int) -> tuple[list[int], Any, str | None]:
         temperature=float(number % 2),
         seed=number,
         allowed=("chem",),
+        sampling=SamplingOptions(frequency_penalty=0.5, min_tokens=90) if number % 4 == 3 else None,
     )
     chunks = [chunk async for chunk in engine.generate(request)]
     return ids_of(chunks), chunks[-1].finish, chunks[-1].expert
