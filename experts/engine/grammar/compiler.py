@@ -16,6 +16,7 @@ import xgrammar
 
 from experts.engine.grammar.json_schema import unsupported_part
 from experts.engine.grammar.state import CompiledGrammar
+from experts.engine.grammar.words import Words
 from experts.engine.request import Grammar, GrammarKind
 from experts.errors import InvalidCall
 from experts.text.decoder import TokenDecoder
@@ -25,17 +26,22 @@ MAX_SOURCE_CHARS = 131_072
 MAX_CACHE_BYTES = 2**28
 MAX_CACHED_GRAMMARS = 256
 NUM_THREADS = 2
-# Between two parts of JSON. Without a limit a model can write blanks until its tokens are used up.
-MAX_WHITESPACE_CHARS = 64
+# One token lengthens what completes an answer by a few others, and by more if it begins a long part.
+MIN_GROWTH = 8
+CHARS_PER_GROWTH = 16
 # The library lets strings of limited length hold control characters, which JSON does not. Line breaks it
-# excludes there, and they may stand between two parts of JSON.
+# excludes there, and they may stand between two parts of a structural tag.
 _CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
 _JSON_KINDS = (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA, GrammarKind.STRUCTURAL_TAG)
 _PLACE_IN_LIBRARY = re.compile(r"^\[[\d:]+\] \S+: (Check failed: \(.*\) is (false|true): )?")
 
 
 class GrammarCompiler:
-    """Compiled grammars stay in a cache of limited size. `end_id`: an id that ends a turn."""
+    """Compiled grammars stay in a cache of limited size. `end_id`: an id that ends a turn.
+
+    JSON is written compactly, as `json.dumps` does: small models otherwise write blanks until their tokens
+    are used up. Parts of a structural tag may have blanks.
+    """
 
     def __init__(self, decoder: TokenDecoder, end_id: int) -> None:
         self._decoder = decoder
@@ -44,6 +50,7 @@ class GrammarCompiler:
         self._lock = Lock()
         self._library: xgrammar.GrammarCompiler | None = None
         self._without_controls = np.empty(0, dtype=bool)  # by token id
+        self._words = Words([])
         self._futures: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
 
     async def compile(self, grammar: Grammar) -> CompiledGrammar:
@@ -73,7 +80,9 @@ class GrammarCompiler:
         try:
             library = self._library_compiler()
             compiled = _METHODS[grammar.kind](library, grammar)
-            return CompiledGrammar(compiled, self._without_controls if grammar.kind in _JSON_KINDS else None)
+            allowed = self._without_controls if grammar.kind in _JSON_KINDS else None
+            max_growth = MIN_GROWTH + len(grammar.source) // CHARS_PER_GROWTH
+            return CompiledGrammar(compiled, allowed, self._words, max_growth)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise _invalid(grammar, _PLACE_IN_LIBRARY.sub("", reason)) from error
@@ -84,6 +93,7 @@ class GrammarCompiler:
             if self._library is None:
                 words = self._decoder.vocabulary()
                 info = xgrammar.TokenizerInfo(words, xgrammar.VocabType.RAW, stop_token_ids=[self._end_id])
+                self._words = Words(words)
                 self._without_controls = np.array([not _CONTROL.search(word) for word in words])
                 self._library = xgrammar.GrammarCompiler(
                     info, max_threads=NUM_THREADS, cache_limit_bytes=MAX_CACHE_BYTES
@@ -103,12 +113,12 @@ def _invalid(grammar: Grammar, reason: str) -> InvalidCall:
 
 
 def _json_object(library: xgrammar.GrammarCompiler, _grammar: Grammar) -> xgrammar.CompiledGrammar:
-    return library.compile_json_schema({"type": "object"}, max_whitespace_cnt=MAX_WHITESPACE_CHARS)
+    return library.compile_json_schema({"type": "object"}, any_whitespace=False)
 
 
 def _json_schema(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
     _require_supported(_parsed(grammar), grammar)
-    return library.compile_json_schema(grammar.source, max_whitespace_cnt=MAX_WHITESPACE_CHARS)
+    return library.compile_json_schema(grammar.source, any_whitespace=False)
 
 
 def _regex(library: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:

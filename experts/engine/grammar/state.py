@@ -11,13 +11,19 @@ import torch
 import xgrammar
 from torch import Tensor
 
+from experts.engine.grammar.completer import Completer
+from experts.engine.grammar.words import Words
+
 
 @dataclass(frozen=True)
 class CompiledGrammar:
-    """`matched`: by the library; `allowed`: bool [tokens], which tokens may be used at all, None: any."""
+    """`matched`: by the library; `allowed`: bool [tokens], which tokens may be used at all, None: any;
+    `words` and `max_growth`: see `Completer`."""
 
     matched: xgrammar.CompiledGrammar
-    allowed: npt.NDArray[np.bool_] | None = None
+    allowed: npt.NDArray[np.bool_] | None
+    words: Words
+    max_growth: int
 
 
 class GrammarState:
@@ -29,6 +35,7 @@ class GrammarState:
         self._bits = xgrammar.allocate_token_bitmask(1, self._num_words)
         self._allowed = compiled.allowed
         self._accepted: list[bool] = []
+        self._completer = Completer(self._matcher, compiled.words, end_ids[0], compiled.max_growth)
 
     def forbidden(self, width: int) -> Tensor | None:
         """The tokens that may not follow, bool [width] on the CPU; None if all may."""
@@ -39,6 +46,10 @@ class GrammarState:
         mask = torch.ones(max(width, self._num_words), dtype=torch.bool)
         mask[: self._num_words] = torch.from_numpy(~may_follow)
         return mask[:width]
+
+    def fitting(self, token_id: int, num_left: int) -> int:
+        """As `Completer.fitting`."""
+        return self._completer.fitting(token_id, num_left)
 
     def accept(self, token_id: int) -> bool:
         """The answer's next token. Returns whether it matches; nothing can follow the end."""
@@ -54,3 +65,4 @@ class GrammarState:
         """Forget the last token."""
         if self._accepted.pop():
             self._matcher.rollback(1)
+        self._completer.reset()

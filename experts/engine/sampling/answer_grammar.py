@@ -40,6 +40,10 @@ class AnswerGrammar:
         """As `GrammarState.forbidden`."""
         return None if self._is_thinking else self._state.forbidden(width)
 
+    def fitting(self, token_id: int, num_left: int) -> int:
+        """As `GrammarState.fitting`."""
+        return token_id if self._is_thinking else self._state.fitting(token_id, num_left)
+
     def accept(self, token_id: int) -> None:
         """The answer's next token."""
         self._is_thought.append(self._is_thinking)

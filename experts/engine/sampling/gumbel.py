@@ -41,7 +41,7 @@ def choose_tokens(
     chosen = dict(zip(states, scores.argmax(dim=-1).tolist(), strict=True))
     for i, state in states.items():
         if state.chooser:
-            state.chooser.add(chosen[i])
+            chosen[i] = state.chooser.add(chosen[i])
     return chosen
 
 

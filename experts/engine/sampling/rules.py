@@ -21,6 +21,7 @@ class TokenRules:
         options: Of the request.
         end_ids: The tokens that end the answer.
         turn_end_ids: Those of the model itself, the only tokens that may follow a matched grammar.
+        max_tokens: How many may be generated.
         bad_words: The ids of each text that must not be written.
         own_ids: The answer's tokens so far, which stand at the end of the prompt.
         resumed: The part of them that the grammar has seen.
@@ -31,6 +32,7 @@ class TokenRules:
     options: SamplingOptions
     end_ids: tuple[int, ...]
     turn_end_ids: tuple[int, ...]
+    max_tokens: int
     bad_words: tuple[tuple[int, ...], ...] = ()
     own_ids: tuple[int, ...] = ()
     resumed: Resumed | None = None
@@ -53,6 +55,7 @@ class TokenRules:
             SamplingOptions(**options),
             tuple(fields["end_ids"]),
             tuple(fields["turn_end_ids"]),
+            fields["max_tokens"],
             tuple(map(tuple, fields["bad_words"])),
             tuple(fields["own_ids"]),
             Resumed(**resumed) if resumed else None,
@@ -73,6 +76,7 @@ def rules_of(encoded: EncodedRequest, options: SamplingOptions, tokenizer: Model
         options,
         tuple(sorted(tokenizer.end_ids(request))),
         tuple(sorted(tokenizer.stop_ids)),
+        tokenizer.max_new_tokens(len(encoded.prompt), request),
         tuple(ids for text in options.bad_words for ids in _spellings(text, tokenizer)),
         tokenizer.own_ids(request, encoded.prompt) if counts_text else (),
         resumed if options.grammar else None,

@@ -56,13 +56,18 @@ class TokenChooser:
             row = self._penalties.apply(row)
         return row
 
-    def add(self, token_id: int) -> None:
-        """The token that was chosen."""
+    def add(self, token_id: int) -> int:
+        """Record the sampled token, or the one that takes its place so that the answer can still be completed
+        under its grammar. Returns the one that was recorded."""
+        if self._grammar is not None:
+            num_left = self._rules.max_tokens - (len(self._ids) - self._num_before)
+            token_id = self._grammar.fitting(token_id, num_left)
         self._ids.append(token_id)
         if self._penalties is not None:
             self._penalties.count(token_id)
         if self._grammar is not None:
             self._grammar.accept(token_id)
+        return token_id
 
     def keep_only(self, num_tokens: int) -> None:
         """Undo the choices after this number of tokens."""

@@ -364,6 +364,35 @@ async def test_a_grammar_begins_where_the_thoughts_end(kind, folder, reference):
             jsonschema.validate(json.loads(answer), PERSON)
 
 
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 2}, {"temperature": 1.0}])
+async def test_json_is_complete_when_the_tokens_are_used_up(engine, name, settings):
+    """Without a bias the model writes long strings; the end of its turn would come much later."""
+    options = SamplingOptions(grammar=json_grammar(SCHEMAS[name]))
+    budgets = (45, 52, 60)
+    answers = await asyncio.gather(
+        *(run(engine, sampling=options, max_tokens=num, **settings) for num in budgets)
+    )
+    for num, chunks in zip(budgets, answers, strict=True):
+        jsonschema.validate(json.loads(text_of(chunks)), SCHEMAS[name])
+        is_used_up = len(ids_of(chunks)) == num
+        assert chunks[-1].finish is (FinishReason.LENGTH if is_used_up else FinishReason.STOP)
+
+
+async def test_an_object_is_cut_short_inside_a_string(engine):
+    options = SamplingOptions(grammar=Grammar(GrammarKind.JSON_OBJECT), logit_bias=LETTERS)
+    whole = await run(engine, sampling=options, max_tokens=20)
+    assert (len(ids_of(whole)), whole[-1].finish) == (20, FinishReason.LENGTH)
+    assert isinstance(json.loads(text_of(whole)), dict)
+    ids = ids_of(whole)
+    for num in (1, 9, 19):  # the tokens of an interrupted answer count too
+        known = Resumed(str(TOKENIZER.decode(ids[:num])), tuple(ids[:num]), whole[0].tokenizer or "")
+        rest = await run(engine, sampling=options, resumed=known, position=num, max_tokens=20 - num)
+        assert ids_of(rest) == ids[num:]
+    short = await run(engine, sampling=options, max_tokens=1)
+    assert (text_of(short), short[-1].finish) == ("{", FinishReason.LENGTH)
+
+
 @pytest.mark.parametrize(
     ("grammar", "pattern"),
     [

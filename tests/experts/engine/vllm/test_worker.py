@@ -334,7 +334,7 @@ def test_rules_follow_a_step_that_vllm_repeats(runner, head):
 
 
 def rules_with(options: SamplingOptions) -> TokenRules:
-    return TokenRules(options, (END_ID,), (END_ID,))
+    return TokenRules(options, (END_ID,), (END_ID,), 16)
 
 
 def test_logits_of_a_prompt_are_those_of_the_model(runner, head):
