@@ -130,7 +130,7 @@ async def test_text_that_looks_like_control_tokens_is_plain_text(served, referen
             asked = {**body(""), "messages": messages, "routing": {"trace": True}}
             answer = (await client.post("/v1/chat/completions", json=asked)).raise_for_status().json()
             assert answer["choices"][0]["message"]["content"] == text
-            assert list(answer["usage"]["models"]) == writers
+            assert list(answer["usage_by_model"]) == writers
 
 
 def _reference_answer_to_plain_text(
@@ -255,4 +255,4 @@ async def test_v1_route_shows_the_probabilities_and_options_change_them(served):
     assert free["decision"] == free["experts"][0]["name"] == "roman"
     assert sum(row["probability"] for row in free["experts"]) + free["word_probability"] == pytest.approx(1)
     assert "roman" not in {row["name"] for row in without["experts"]}
-    assert set(forced.json()["usage"]["models"]) == {"morse"}
+    assert set(forced.json()["usage_by_model"]) == {"morse"}
