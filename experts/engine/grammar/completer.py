@@ -11,6 +11,7 @@ from experts.engine.grammar.words import Words
 
 # After a search without a result: the next one is so many tokens later.
 RETRY_TOKENS = 16
+_ENDS = (b'"', b"}", b"]", b",")  # of a value
 
 
 class Completer:
@@ -30,6 +31,7 @@ class Completer:
         self._end_id = end_id
         self._max_growth = max_growth
         self._latest = b""  # what was found last
+        self._latest_ids: list[int] | None = []
         self.reset()
 
     def reset(self) -> None:
@@ -65,19 +67,21 @@ class Completer:
 
     def _rest(self, new: bytes, num_left: int) -> list[int] | None:
         """The ids of a completion, at most `num_left`. `new`: the last bytes of the answer."""
-        known = (self._latest.removeprefix(new), self._latest)
-        for data in filter(self._completes, known):
+        latest = self._latest
+        known = [data for data in (latest.removeprefix(new), latest) if self._completes(data)]
+        for data in known:
             if (ids := self._fit(data, num_left)) is not None:
                 return ids
+        if new and latest in known and latest[:1] in _ENDS:
+            return None  # a value has only become longer
         found = completion(self._matcher)
         return None if found is None else self._fit(found, num_left)
 
     def _fit(self, data: bytes, num_left: int) -> list[int] | None:
-        ids = self._words.ids_of(data)
-        if ids is None or len(ids) > num_left:
-            return None
-        self._latest = data
-        return ids
+        if data != self._latest:
+            self._latest, self._latest_ids = data, self._words.ids_of(data)
+        ids = self._latest_ids
+        return ids if ids is not None and len(ids) <= num_left else None
 
     def _completes(self, data: bytes) -> bool:
         if not data:

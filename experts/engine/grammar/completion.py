@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -17,6 +18,7 @@ _SIGNS_OF_TEXT = b"q@~ "
 _MAX_MARKS = 8  # where more may follow, only these are tried
 _SEPARATORS = b"-.:@"
 _HIGH_BYTES = bytes(range(0x80, 0x100))  # of characters beyond ASCII
+_PART_MARK = re.compile(rb"[\[\]{},:]")
 _MIN_CLASS = 20  # so many letters are not the beginnings of names, but any letter
 
 
@@ -183,22 +185,20 @@ class _Place:
 def _place(path: bytes) -> tuple[_Place, int]:
     """The place, and the number of bytes since its part began."""
     num_closed, levels, start = 0, [_Level(is_object=False)], 0
-    for i, byte in enumerate(path):
-        level = levels[-1]
-        if byte in b"[{":
-            levels.append(_Level(is_object=byte == ord("{")))
-        elif byte in b"]}":
+    for found in _PART_MARK.finditer(path):
+        mark, level = found[0], levels[-1]
+        if mark in b"[{":
+            levels.append(_Level(is_object=mark == b"{"))
+        elif mark in b"]}":
             levels.pop()
             if not levels:
                 num_closed += 1
                 levels.append(_Level(is_object=False))
-        elif byte == ord(":"):
-            level.is_object, level.key = True, path[start:i]
-        elif byte == ord(","):
-            level.num_parts, level.key = level.num_parts + 1, b""
+        elif mark == b":":
+            level.is_object, level.key = True, path[start : found.start()]
         else:
-            continue
-        start = i + 1
+            level.num_parts, level.key = level.num_parts + 1, b""
+        start = found.end()
     return _Place(num_closed, tuple(level.part for level in levels)), len(path) - start
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 
 _MAX_BYTES = 16  # of a token that is used
 
@@ -13,6 +12,8 @@ class Words:
 
     def __init__(self, words: Sequence[bytes]) -> None:
         self._words = words
+        # Of two tokens for the same bytes the later one: tokens for single bytes come first.
+        self._ids = {word: i for i, word in enumerate(words) if 0 < len(word) <= _MAX_BYTES}
 
     def bytes_of(self, token_id: int) -> bytes:
         """No bytes for an id without a token."""
@@ -20,17 +21,13 @@ class Words:
 
     def ids_of(self, data: bytes) -> list[int] | None:
         """The longest token at each place; None if there is none."""
-        ids, start = [], 0
+        ids, start, id_of = [], 0, self._ids
         while start < len(data):
-            pieces = (data[start:end] for end in range(min(len(data), start + _MAX_BYTES), start, -1))
-            piece = next((piece for piece in pieces if piece in self._ids), None)
-            if piece is None:
+            piece = data[start : start + _MAX_BYTES]
+            while piece and piece not in id_of:
+                piece = piece[:-1]
+            if not piece:
                 return None
-            ids.append(self._ids[piece])
+            ids.append(id_of[piece])
             start += len(piece)
         return ids
-
-    @cached_property
-    def _ids(self) -> Mapping[bytes, int]:
-        """Of two tokens for the same bytes the later one: tokens for single bytes come first."""
-        return {word: token_id for token_id, word in enumerate(self._words) if 0 < len(word) <= _MAX_BYTES}
