@@ -44,9 +44,9 @@ def _as_choice(value: Any) -> str:
     """The mode, or the name of the function in `{"type": "function", "function": {"name": …}}`."""
     if isinstance(value, str) and value in MODES:
         return value
-    if isinstance(value, dict) and value.get("type", "function") == "function":
-        value = value.get("function", value)
-        name = value.get("name") if isinstance(value, dict) else None
+    if isinstance(value, dict) and value.get("type") in (None, "function"):
+        function = value.get("function")
+        name = (function if isinstance(function, dict) and "name" in function else value).get("name")
         if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name not in MODES:
             return name
     raise PydanticCustomError(

@@ -710,7 +710,7 @@ def test_the_full_example_is_accepted(folder: Path):
 
 def test_a_short_total_s_does_not_conflict_with_default_deadlines(folder: Path):
     deadlines = load(folder, changed("routing/deadlines/total_s", 2.0)).routing.deadlines
-    assert (deadlines.queue_s, deadlines.total_s) == (5.0, 2.0)
+    assert (deadlines.queue_s, deadlines.total_s) == (60.0, 2.0)
 
 
 @pytest.mark.parametrize(

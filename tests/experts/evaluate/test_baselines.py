@@ -149,5 +149,5 @@ def test_a_prompted_meta_chooses_one_of_the_names_for_every_query(taught_model, 
 
 def test_a_prompt_that_does_not_fit_the_window_is_an_error_that_names_the_query(taught_model, renderer):
     queries = [Query(({"role": "user", "content": "ten 1?"},), "roman", place="line 7")]
-    with pytest.raises(DataError, match=r"line 7: .* at most 128"):
+    with pytest.raises(DataError, match=r"line 7: .* length is 128 tokens"):
         judge_prompted(taught_model, renderer, queries, expert_names=EXPERTS, train=query_set(0, 2))
