@@ -77,13 +77,17 @@ class PlainModel:
     def route(
         self, ids: Sequence[int], tokens: Sequence[ExpertToken], max_tokens: int
     ) -> tuple[Written, Tensor]:
-        """The paper's loop over plain forward passes, and the probabilities [E] at its first position."""
+        """The paper's loop over plain forward passes, and the probabilities [E] at its first position.
+
+        Where the prompt opens a think block, experts take part at the first position only.
+        """
         new: list[int] = []
+        is_thinking = self.tokenizer.decode(ids).rstrip().endswith("<think>")
         first: Tensor | None = None
         while len(new) < max_tokens:
             logits = self.logits([*ids, *new], tokens)
             first = logits.softmax(dim=-1)[-len(tokens) :] if first is None else first
-            choice = int(logits.argmax())
+            choice = int(logits[: self._num_words if is_thinking and new else None].argmax())
             if choice >= self._num_words:
                 expert = tokens[choice - self._num_words].name
                 return Written(tuple(new), FinishReason.EXPERT, expert), first

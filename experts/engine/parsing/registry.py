@@ -126,7 +126,7 @@ def choose(chat_template: str, tool_parser: str = AUTO, reasoning_parser: str = 
     Raises:
         ModelLoadError: there is no parser of that name, or the two do not go together.
     """
-    if tool_parser == AUTO and "tools" not in chat_template:
+    if tool_parser == AUTO and "tools" not in chat_template and harmony.CHANNEL not in chat_template:
         tool_parser = TEXT_TOOL_PARSER
     tools = _found("tool_parser", tool_parser, TOOL_PARSERS, _TOOLS_BY_MARK, chat_template)
     reasoning = _found(
