@@ -26,10 +26,19 @@ class ForcedCallParser(IncrementalParser):
             self.source.rewind()
         yield from self.source.take(BLANK)
         self.source.commit()
-        yield from self.source.until((), self.sink.text)
+        yield from self.source.until((), self._rest)
+
+    def _rest(self, text: str) -> None:
+        """What is left of a list that was cut between two calls, or inside one, is no text of the answer."""
+        if self.sink.num_calls:
+            self.source.commit()
+        else:
+            self.sink.text(text)
 
     def _list(self) -> Steps[None]:
-        yield from JsonCalls().read_list("", CallReader(self.source, self.sink, ToolSchemas(())))
+        yield from JsonCalls(is_certain=True).read_list(
+            "", CallReader(self.source, self.sink, ToolSchemas(()))
+        )
 
     def _call(self, name: str) -> Steps[None]:
         if not (yield from self.source.ahead(("{",))):

@@ -20,11 +20,13 @@ class JsonCalls(CallFormat):
         is_named: A name may also stand outside of JSON, with the arguments after it.
         before_name: Marks that may stand before such a name.
         after_name: Marks that may stand between the name and the arguments. An identifier may follow each.
+        is_certain: A grammar leaves nothing but calls, so one begins with its name, even if it is cut there.
     """
 
     is_named: bool = False
     before_name: tuple[str, ...] = ()
     after_name: tuple[str, ...] = ()
+    is_certain: bool = False
 
     def calls(self, mark: str, reader: CallReader) -> Steps[None]:
         source = reader.source
@@ -68,15 +70,21 @@ class JsonCalls(CallFormat):
     def _member(self, key: str, call: _Call, mark: str, reader: CallReader) -> Steps[None]:
         if key == "name":
             call.name = self.known((yield from _text(reader.source)), mark, reader)
-        elif key in _ARGUMENTS and call.name and not call.has_begun:
-            call.has_begun = True
-            reader.sink.begin_call(call.name)
+            if self.is_certain:
+                self._begin(call, reader)
+        elif key in _ARGUMENTS and call.name and (self.is_certain or not call.has_begun):
+            if not call.has_begun:
+                self._begin(call, reader)
             yield from self._arguments(reader)
         else:
             value: list[str] = []
             yield from JsonReader(reader.source, value.append).value()
             if key in _ARGUMENTS:
                 call.arguments = "".join(value).strip()
+
+    def _begin(self, call: _Call, reader: CallReader) -> None:
+        call.has_begun = True
+        reader.sink.begin_call(call.name)
 
     def _named(self, mark: str, reader: CallReader) -> Steps[None]:
         source = reader.source

@@ -42,6 +42,13 @@ def test_a_list_that_ends_early_gives_its_beginning():
     assert forced("add", ['{"a": tr']) == Joined(calls=[("add", '{"a": tr')])
 
 
+@pytest.mark.parametrize("cut", ['[{"name": "add"', '[{"name": "add",', '[{"name": "add", "parameters":'])
+def test_a_call_that_is_cut_after_its_name_is_a_call_and_no_text(cut):
+    whole = forced("required", [cut])
+    assert (whole.text, [name for name, _ in whole.calls]) == ("", ["add"])
+    assert forced("required", cut) == whole
+
+
 def test_what_is_no_call_is_text():
     assert forced("required", "I cannot") == Joined("I cannot")
     assert forced("add", "I cannot") == Joined("I cannot")
