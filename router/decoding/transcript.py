@@ -131,7 +131,7 @@ class Transcript:
         return [
             Span(author.model, text, author.num_tokens, author.probability)
             for author, text in self._by_author(0, self.num_visible)
-            if text or (author.has_ended and author.probability is not None)
+            if text or (author.has_ended and not author.num_tokens and author.probability is not None)
         ]
 
     def _add_parts(self, author: _Author, chunk: ModelChunk) -> Iterator[Delta]:
