@@ -31,7 +31,7 @@ def generations(
     prompts = request.prompts()
     if target.routed and routing.experts != ():
         request.refuse_token_ids()
-    admission = admission_context(table, key, request.priority)
+    admission, stop = admission_context(table, key, request.priority), _stop_rule(request)
     return [
         GenerationRequest(
             request_id=f"{answer_id}-{index}",
@@ -39,7 +39,7 @@ def generations(
             target=_with_results(target, routing, prompts[index // request.n], table),
             sampling=request.sampling(index % request.n),
             max_tokens=request.token_limit(),
-            stop=_stop_rule(request),
+            stop=stop,
             message_gap_s=_message_gap_s(request),
             routing=routing,
             admission=admission,

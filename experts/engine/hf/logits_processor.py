@@ -83,7 +83,8 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         states = self._batch
         # The rows that get a token come first, then one row for each prompt whose prefill is not complete.
         ended = self._route(scores, states)
-        chosen = self._choose(scores, {i: state for i, state in enumerate(states) if i not in ended})
+        choosing = {i: state for i, state in enumerate(states) if state.chooser and i not in ended}
+        chosen = self._choose(scores, choosing) if choosing else {}
         self._sample(scores, [i for i in range(len(states)) if i not in chosen])
         for i, state in enumerate(states):
             state.num_steps += 1
@@ -118,9 +119,7 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
 
     def _choose(self, scores: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
         """The tokens, by row, of requests with further rules or log-probabilities; `scores` are only read."""
-        chosen = choose_tokens(
-            scores, {i: state for i, state in states.items() if state.chooser}, self._generator
-        )
+        chosen = choose_tokens(scores, states, self._generator)
         nums = {i: num for i in chosen if (num := _num_logprobs(states[i])) is not None}
         if nums:
             found = logprobs_of(scores[list(nums)], [chosen[i] for i in nums], list(nums.values()))
