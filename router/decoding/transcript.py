@@ -73,9 +73,8 @@ class Transcript:
         self._stop_is_included = stop.included
         self._min_tokens = stop.min_tokens
         self._authors: list[_Author] = []
-        self._logprobs: deque[tuple[int, TokenLogprobs]] = (
-            deque()
-        )  # not shown yet, with where their text ends
+        # Those not shown yet, each with where the text of its token ends.
+        self._logprobs: deque[tuple[int, TokenLogprobs]] = deque()
 
     @property
     def num_tokens(self) -> int:
