@@ -63,14 +63,21 @@ class Batch:
 Report = Callable[[int, float], None]
 
 
-def train_adapter(checkpoint: Path, domain: str, folder: Path, recipe: Recipe, report: Report) -> None:
-    """Write the adapter of one domain to `folder`. `report` gets each step and its loss."""
+def train_adapter(
+    checkpoint: Path, domain: str, folder: Path, recipe: Recipe, report: Report, *, start: Path | None = None
+) -> None:
+    """Write the adapter of one domain to `folder`. `report` gets each step and its loss.
+
+    `start`: an adapter to train further, in place of a new one.
+    """
     torch.manual_seed(0)
-    model = _with_adapter(checkpoint, recipe)
+    model = _trained_before(checkpoint, start) if start else _with_adapter(checkpoint, recipe)
     optimizer = torch.optim.AdamW(
         [weight for weight in model.parameters() if weight.requires_grad], weight_decay=0.0
     )
-    batches = _batches(domain, PromptRenderer(AutoTokenizer.from_pretrained(checkpoint)), recipe)
+    purpose = "further" if start else "train"  # other questions than before
+    renderer = PromptRenderer(AutoTokenizer.from_pretrained(checkpoint))
+    batches = _batches(renderer, domain, random.Random(f"{purpose} {domain}"), recipe)
     model.train()
     for step in range(recipe.num_steps):
         for group in optimizer.param_groups:
@@ -99,8 +106,13 @@ def _with_adapter(checkpoint: Path, recipe: Recipe) -> PeftModel:
     return model
 
 
-def _batches(domain: str, renderer: PromptRenderer, recipe: Recipe) -> Iterator[Batch]:
-    rng = random.Random(f"train {domain}")
+def _trained_before(checkpoint: Path, adapter: Path) -> PeftModel:
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    return model.float()  # it is saved as 16-bit floats
+
+
+def _batches(renderer: PromptRenderer, domain: str, rng: random.Random, recipe: Recipe) -> Iterator[Batch]:
     while True:
         drawn = [DOMAINS[domain].sample(rng, "train") for _ in range(NUM_SORTED * recipe.batch_size)]
         lessons = sorted((_lesson(renderer, question) for question in drawn), key=lambda pair: len(pair[0]))
@@ -172,12 +184,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="from `python -m examples.smollm2 FOLDER`")
     parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=list(DOMAINS), metavar="DOMAIN")
     parser.add_argument("--num-steps", type=int, default=Recipe.num_steps)
+    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    parser.add_argument("--further", action="store_true", help="go on from the adapters that are there")
     parser.add_argument("--output", type=Path, default=ADAPTERS)
     arguments = parser.parse_args()
-    recipe = Recipe(num_steps=arguments.num_steps)
+    recipe = Recipe(num_steps=arguments.num_steps, learning_rate=arguments.learning_rate)
     for domain in arguments.domains:
         report = _print_progress(domain, recipe.num_steps)
-        train_adapter(arguments.checkpoint, domain, arguments.output / domain, recipe, report)
+        start = ADAPTERS / domain if arguments.further else None
+        train_adapter(arguments.checkpoint, domain, arguments.output / domain, recipe, report, start=start)
 
 
 if __name__ == "__main__":

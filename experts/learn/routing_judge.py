@@ -102,9 +102,14 @@ def judge_rows(states: States, routed: Tensor, names: Sequence[str]) -> list[Jud
 
 def count_mid_answer(states: States, routed: Tensor) -> MidAnswerCounts:
     """Counts on the rows of own answers; `routed` as for `judge_rows`."""
-    rows = [row[_handover(experts) + 1 :] for row, experts in _by_query(states, routed)]
-    taken_over = [any(token != WORD for token in row) for row in rows if row]
+    taken_over = mid_answer_takeovers(states, routed)
     return MidAnswerCounts(len(taken_over), sum(taken_over))
+
+
+def mid_answer_takeovers(states: States, routed: Tensor) -> list[bool]:
+    """For each own answer, whether an expert takes over in its middle; `routed` as for `judge_rows`."""
+    rows = [row[_handover(experts) + 1 :] for row, experts in _by_query(states, routed)]
+    return [any(token != WORD for token in row) for row in rows if row]
 
 
 def score_routes(states: States, tokens: Sequence[ExpertToken], call_bias: float = 0.0) -> RouteScores:

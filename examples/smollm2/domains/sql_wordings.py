@@ -17,16 +17,19 @@ _TRAIN: Wordings = {
         *("whose {c} is {v}", "with the {c} {v}", "where the {c} is {v}", "where {c} equals {v}"),
         *("that have {v} as {c}", "with {c} = {v}", "where {c} is {v}", "if the {c} is {v}"),
         *("of {c} {v}", "which have the {c} {v}", "but only those with {c} {v}"),
+        *("given that {c} is {v}", "in case the {c} is {v}", "for {c} {v}"),
     ),
     "greater": (
         *("with {c} above {v}", "whose {c} is greater than {v}", "where {c} is over {v}", "with {c} > {v}"),
         *("with a {c} of more than {v}", "where the {c} is larger than {v}", "with a {c} higher than {v}"),
         *("if the {c} is above {v}", "that have more than {v} as {c}", "but only those with {c} over {v}"),
+        *("given that {c} is more than {v}", "in case the {c} is greater than {v}"),
     ),
     "less": (
         *("with {c} below {v}", "whose {c} is less than {v}", "where {c} is under {v}", "with {c} < {v}"),
         *("with a {c} of less than {v}", "where the {c} is smaller than {v}", "with a {c} lower than {v}"),
         *("if the {c} is below {v}", "that have less than {v} as {c}", "but only those with {c} under {v}"),
+        *("given that {c} is below {v}", "in case the {c} is less than {v}"),
     ),
     "count": (
         *("How many {t} are there{w}?", "Count the {t}{w}.", "What is the number of {t}{w}?"),
@@ -63,6 +66,9 @@ _TRAIN: Wordings = {
             "Give the biggest {c} of the {t}{w}.",
             "What {c} is the largest that any of the {t} has{w}?",
             "Highest {c} among the {t}{w}?",
+            "What is the greatest {c} in {t}{w}?",
+            "Output the peak {c} seen in {t}{w}.",
+            "Get the upper limit of {c} in {t}{w}.",
         ),
     ),
     "MIN": (
@@ -73,17 +79,23 @@ _TRAIN: Wordings = {
             "Give the least {c} of the {t}{w}.",
             "What {c} is the smallest that any of the {t} has{w}?",
             "Lowest {c} among the {t}{w}?",
+            "What is the minimal {c} in {t}{w}?",
+            "Output the bottom {c} seen in {t}{w}.",
+            "Get the lower limit of {c} in {t}{w}.",
         ),
     ),
     "column": (
         *("Show the {c} of all {t}{w}.", "List the {c} of the {t}{w}.", "Get {c} from {t}{w}."),
         *("What is the {c} of the {t}{w}?", "Give me the {c} of every one of the {t}{w}."),
         *("Read out the {c} of {t}{w}.", "Which {c} do the {t} have{w}?", "Return each {c} of the {t}{w}."),
+        *("Output the {c} of the {t}{w}.", "Write out the {c} for the {t}{w}."),
     ),
     "rows": (
         *("Show all {t}{w}.", "List the {t}{w}.", "Find all {t}{w}.", "Give me everything about {t}{w}."),
         *("Select the {t}{w}.", "I want to see the {t}{w}.", "Display all rows of {t}{w}."),
         *("Which of the {t} are there{w}?", "Give back the complete rows of {t}{w}."),
+        *("Output each row of {t}{w}.", "Get every record of {t}{w}.", "Write out all entries of {t}{w}."),
+        *("Get the {t}{w}.", "Every line of {t}{w}.", "Output the {t}{w}."),
     ),
     "top": (
         *(

@@ -1,6 +1,7 @@
 """A few steps of training on a tiny model: what is written, and that PEFT reads it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,3 +40,14 @@ def test_the_adapter_is_small_names_its_base_and_changes_the_upper_layers_alone(
         before = base(ids).logits
         after = PeftModel.from_pretrained(base, str(tmp_path / "roman")).eval()(ids).logits
     assert (before - after).abs().max() > 1e-4
+
+
+def test_an_adapter_is_trained_further_from_where_it_stands(checkpoint, tmp_path):
+    first, further = tmp_path / "first", tmp_path / "further"
+    train_adapter(checkpoint, "roman", first, RECIPE, lambda step, loss: None)
+    still = replace(RECIPE, learning_rate=0.0)
+    train_adapter(checkpoint, "roman", further, still, lambda step, loss: None, start=first)
+    before, after = load_file(first / WEIGHTS), load_file(further / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert json.loads((further / CONFIG).read_text()) == json.loads((first / CONFIG).read_text())
