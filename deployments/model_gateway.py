@@ -17,6 +17,7 @@ from router.decoding.timing import Meter, NoMeter
 from router.errors import ModelUnavailable, RouterError
 from router.load_report import ModelLoad
 from router.table import META, ModelEntry, RouteTable
+from router.tracing import NoTracer, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,16 @@ class ModelGateway:
     """Keeps the routes to models open under changing tables; `router.api.http.Gateway` on a real cluster."""
 
     def __init__(
-        self, connect: Connect, max_body_bytes: int, broadcast: Broadcast, meter: Meter | None = None
+        self,
+        connect: Connect,
+        max_body_bytes: int,
+        broadcast: Broadcast,
+        meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
         self.meter = meter or NoMeter()
+        self.tracer = tracer or NoTracer()
         self.models = Connections(self.refresh_app)
         self.admission = Admission(self.num_slots, self.max_slots)
         self.quarantine = Quarantine(self._tell_routers)

@@ -44,6 +44,7 @@ class ModelRequest:
     knows the length of the prompt; it leaves out experts whose context window, in `windows`, is too small.
     With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
     expert that would take over, if any.
+    `trace_headers` are passed on to servers that the model asks.
     `adapter` selects a model of an application that serves several (`ModelEntry.adapter`).
     `message_gap_s` is the longest time that text may wait to be sent with later text; the first text and the
     end are sent at once.
@@ -62,6 +63,7 @@ class ModelRequest:
     only_at_start: bool = False
     probe: bool = False
     adapter: str | None = None
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0
 
 

@@ -140,10 +140,39 @@ class Limits(Frozen):
     )
 
 
+class Tracing(Frozen):
+    """Which requests are traced, and where their spans go."""
+
+    endpoint: str = Field(
+        pattern=r"^https?://[^\s/]+(/\S*)?$",
+        description="Where spans are sent, in OTLP over HTTP, such as `http://collector:4318/v1/traces`.",
+    )
+    sampling_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced. If a client sends a `traceparent`, the client "
+        "decides.",
+    )
+    include_text: bool = Field(
+        False, description="Whether spans hold prompts and answers. By default they hold no text."
+    )
+    headers_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable, on every node, with headers for `endpoint`, such as an API key: "
+        "`name=value`, separated by commas.",
+    )
+    service: str = Field(
+        "expert-token-routing", min_length=1, max_length=255, description="`service.name` of the spans."
+    )
+
+
 class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
     Web pages of `cors_origins` may use the API. With `allow_chat_template`, a request may bring a template.
+    With `page`, browsers get a page that shows the cluster.
     """
 
     table_version: int
@@ -154,6 +183,8 @@ class RouteTable(RoutingRules):
     limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
     allow_chat_template: bool = False
+    page: bool = True
+    tracing: Tracing | None = None
 
     @field_validator("experts")
     @classmethod

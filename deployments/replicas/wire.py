@@ -39,6 +39,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         only_at_start=request.only_at_start,
         probe=request.probe,
         adapter=request.adapter,
+        trace_headers=request.trace_headers,
         message_gap_s=request.message_gap_s,
     )
 

@@ -132,6 +132,7 @@ class EngineRequest:
         only_at_start: An expert may take over only at the first token.
         probe: Generate nothing; return the distribution over the allowed experts at the first position.
         adapter: The LoRA adapter to use, which the engine has loaded. None: the model without an adapter.
+        trace_headers: `traceparent` and `tracestate` of the request, for servers that the engine asks.
         message_gap_s: Not for the engine: its replica may merge chunks that are closer in time than this.
     """
 
@@ -155,6 +156,7 @@ class EngineRequest:
     only_at_start: bool = False
     probe: bool = False
     adapter: str | None = None
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0
 
     @property

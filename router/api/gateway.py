@@ -15,6 +15,7 @@ from router.decoding.timing import Meter
 from router.load_report import ModelLoad
 from router.model_port import Models
 from router.table import RouteTable
+from router.tracing import Tracer
 
 
 class Gateway(ModelAvailability, Protocol):
@@ -30,6 +31,8 @@ class Gateway(ModelAvailability, Protocol):
     def quarantine(self) -> Quarantine: ...
     @property
     def meter(self) -> Meter: ...
+    @property
+    def tracer(self) -> Tracer: ...
     @property
     def max_body_bytes(self) -> int: ...
     async def load(self) -> Mapping[str, ModelLoad | None]:

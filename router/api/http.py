@@ -7,7 +7,7 @@ import uuid
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from router.api.answers import Answer, ChatAnswer, TextAnswer, token_counts
@@ -28,6 +28,7 @@ from router.api.middleware import (
     json_response,
 )
 from router.api.openapi import GET_ERRORS, DocumentedApp
+from router.api.request_trace import TraceMiddleware, describe_request
 from router.api.requests import AnswerRequest, AnyRequest, ChatRequest, CompletionRequest
 from router.api.response_models import (
     HealthResponse,
@@ -48,7 +49,7 @@ from router.table import RouteTable
 logger = logging.getLogger(__name__)
 
 
-def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> FastAPI:
+def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedApp:
     """The ASGI app.
 
     Args:
@@ -69,6 +70,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> FastAPI:
     app.add_exception_handler(RouterError, _router_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(RequestMiddleware, table_of=lambda: gateway.table, echo_request_id=echo_request_id)
+    app.add_middleware(TraceMiddleware, tracer=gateway.tracer)
     app.add_middleware(
         CorsMiddleware, table_of=lambda: gateway.table
     )  # the last one added is the first to run
@@ -94,6 +96,7 @@ class _Endpoints:
         answer = answer_kind(body, table, request.state.key)
         field = "n" if body.n > 1 else "prompt"
         request.state.open_request.count_choices(len(answer.generations), field)
+        describe_request(body, body.model or table.name, answer.id)
         decoder = self._decoder(table)
         streams = [decoder.decode(generation) for generation in answer.generations]
         if body.stream:
@@ -104,7 +107,9 @@ class _Endpoints:
     async def route(self, request: Request) -> Response:
         """Show which expert would answer, without generating."""
         body, table = await self._read(request, ChatRequest)
-        generation = generations(body, table, f"route-{uuid.uuid4().hex}", request.state.key)[0]
+        answer_id = f"route-{uuid.uuid4().hex}"
+        generation = generations(body, table, answer_id, request.state.key)[0]
+        describe_request(body, body.model or table.name, answer_id)
         if not generation.target.routed:
             param = "routing.force" if generation.routing.force else "model"
             raise InvalidRequest(

@@ -21,6 +21,7 @@ from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine, poison_error
 from router.availability import ModelAvailability, ModelState
 from router.clock import now_s
+from router.decoding.answer_spans import add_answer
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
@@ -31,6 +32,7 @@ from router.decoding.transcript import Transcript
 from router.errors import ContextLengthExceeded, ModelFailed, ModelStalled, RouterError
 from router.model_port import Finish, ModelChunk, Models
 from router.table import META, RouteTable
+from router.tracing import CURRENT_TRACE
 
 # A prompt is quarantined once this many replicas have died while working on it, with no token in between.
 POISON_DEATHS = 2
@@ -98,6 +100,7 @@ class Decoder:
         finally:
             state.timing.ended()
             self._meter.ended(state.timing)
+            add_answer(generation, state, self._table)
 
     async def distribution(self, generation: GenerationRequest) -> ModelChunk:
         """Ask the meta where the conversation would go, and write nothing.
@@ -108,15 +111,19 @@ class Decoder:
             RouterError: as `decode`; the meta is called again while that may help.
         """
         state = self._begin(generation, Transcript())
-        while True:
-            try:
-                async with aclosing(self._call(generation, state, probe=True)) as chunks:
-                    async for chunk in chunks:
-                        if chunk.distribution is not None:
-                            return chunk
-                raise ModelFailed("the meta ended a probe without a distribution")
-            except RouterError as error:
-                await self._recover(generation, state, error)
+        try:
+            while True:
+                try:
+                    async with aclosing(self._call(generation, state, probe=True)) as chunks:
+                        async for chunk in chunks:
+                            if chunk.distribution is not None:
+                                state.finish = chunk.finish
+                                return chunk
+                    raise ModelFailed("the meta ended a probe without a distribution")
+                except RouterError as error:
+                    await self._recover(generation, state, error)
+        finally:
+            add_answer(generation, state, self._table)
 
     def _begin(self, generation: GenerationRequest, transcript: Transcript) -> GenerationState:
         table, target = self._table, generation.target
@@ -127,7 +134,8 @@ class Decoder:
         admission = generation.admission or admission_context(table)
         deadline_s = now_s() + table.deadlines.total_s
         transcript.begin(target.writer)
-        return GenerationState(target.writer, transcript, deadline_s, admission, masked=masked)
+        trace = CURRENT_TRACE.get()
+        return GenerationState(target.writer, transcript, deadline_s, admission, masked=masked, trace=trace)
 
     def _call(
         self, generation: GenerationRequest, state: GenerationState, *, probe: bool = False

@@ -13,6 +13,7 @@ from router.errors import ModelDied, RouterError
 from router.model_port import Finish, ModelChunk
 from router.prompt import Prompt
 from router.sampling import Sampling
+from router.tracing import RequestTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class GenerationState:
     is_only_suspect: bool = False  # the writer works on no other suspect prompt
     usage: dict[str, ModelUsage] = field(default_factory=dict)
     timing: Timing = field(default_factory=Timing)
+    finish: Finish | None = None  # once the answer is complete
+    trace: RequestTrace | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -99,6 +102,10 @@ class GenerationState:
     @property
     def writer_usage(self) -> ModelUsage:
         return self.usage.setdefault(self.writer, ModelUsage())
+
+    def trace_headers(self) -> dict[str, str]:
+        """What the present call passes on of the request's trace."""
+        return {} if self.trace is None else self.trace.headers(self.timing.calls[-1].span_id)
 
     def limit(self, generation: GenerationRequest) -> Finish | None:
         """LENGTH once the token budget is spent."""
@@ -133,6 +140,7 @@ class GenerationState:
 
     def done(self, finish: Finish) -> Done:
         self.timing.ended()
+        self.finish = finish
         return Done(
             finish=finish,
             num_prompt_tokens=self.num_prompt_tokens,

@@ -38,6 +38,7 @@ class RequestBuilder:
             only_at_start=self._decides_once(generation),
             probe=probe,
             adapter=self._table.entry(state.writer).adapter,
+            trace_headers=state.trace_headers(),
             # Well below the gap deadline, so that text held back does not look like a stalled model.
             message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
         )

@@ -10,6 +10,7 @@ from typing import Protocol
 from router.clock import now_s
 from router.errors import RouterError
 from router.model_port import Finish, ModelChunk
+from router.tracing import new_span_id
 
 
 @dataclass(slots=True)
@@ -22,6 +23,9 @@ class CallTiming:
     `decode_s`: waiting for the later chunks; `decision_s` instead for the chunk that hands over.
     `relay_s`: passing chunks on, which takes as long as the client needs to read them.
     `lost_s`: waiting for the chunk that did not come, in a call that failed.
+
+    `last` is the chunk that came last, and `error` the code of what the call failed with. `span_id` is the
+    call's in a trace. `began_s` and `ended_s` are on the clock of `now_s`.
     """
 
     model: str
@@ -33,8 +37,17 @@ class CallTiming:
     decision_s: float = 0.0
     relay_s: float = 0.0
     lost_s: float = 0.0
-    _is_first: bool = True
-    _last_s: float = field(default_factory=now_s)
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    last: ModelChunk | None = None
+    error: str | None = None
+    span_id: str = field(default_factory=new_span_id)
+    began_s: float = field(default_factory=now_s)
+    ended_s: float = 0.0
+    _last_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._last_s = self.began_s
 
     @property
     def counted_until_s(self) -> float:
@@ -46,9 +59,12 @@ class CallTiming:
         self.queue_s = self._lap_s()
 
     def received(self, chunk: ModelChunk) -> None:
-        waited_s = self._lap_s()
-        if self._is_first:
-            self._is_first = False
+        waited_s, is_first = self._lap_s(), self.last is None
+        self.last = chunk
+        self.num_tokens += chunk.num_tokens
+        if chunk.num_prompt_tokens:
+            self.num_prompt_tokens = chunk.num_prompt_tokens
+        if is_first:
             self.engine_queue_s, self.prefill_s = chunk.queue_s, chunk.prefill_s
             self.hop_s = max(0.0, waited_s - chunk.queue_s - chunk.prefill_s)
         elif chunk.finish is Finish.EXPERT:
@@ -60,8 +76,8 @@ class CallTiming:
         """The client has taken the chunk."""
         self.relay_s += self._lap_s()
 
-    def failed(self) -> None:
-        self.lost_s = self._lap_s()
+    def failed(self, error: RouterError) -> None:
+        self.lost_s, self.error = self._lap_s(), error.code or error.type
 
     def phases(self) -> Iterator[tuple[str, float]]:
         """The name and the seconds of each phase, in the order in which they come."""
@@ -92,13 +108,15 @@ class Timing:
     def call(self, model: str) -> Iterator[CallTiming]:
         """Time a call of this model while the block runs."""
         since_s = self.calls[-1].counted_until_s if self.calls else self._began_s
-        timing = CallTiming(model, _last_s=since_s)
+        timing = CallTiming(model, began_s=since_s)
         self.calls.append(timing)
         try:
             yield timing
-        except RouterError:
-            timing.failed()
+        except RouterError as error:
+            timing.failed(error)
             raise
+        finally:
+            timing.ended_s = now_s()
 
     def text_shown(self) -> None:
         if self.first_text_s is None:

@@ -26,6 +26,7 @@ from router.load_report import ModelLoad
 from router.model_port import Finish, ModelChunk, ModelRequest, Models
 from router.prompt import Prompt
 from router.table import META, ModelEntry, RouteTable
+from router.tracing import NoTracer, Tracer
 
 T = TypeVar("T")
 EXPERTS = ("chem", "law", "weather")
@@ -144,6 +145,7 @@ class FakeGateway:
     stalls: list[tuple[str, str]] = field(default_factory=list)
     quarantine: Quarantine = field(default_factory=Quarantine)
     meter: Meter = field(default_factory=NoMeter)
+    tracer: Tracer = field(default_factory=NoTracer)
     table: RouteTable = RouteTable(
         table_version=7,
         name="generalist",

@@ -52,6 +52,7 @@ REQUEST = ModelRequest(
     only_at_start=True,
     probe=True,
     adapter="law",
+    trace_headers={"traceparent": "00-1-2-01"},
     message_gap_s=0.5,
 )
 
