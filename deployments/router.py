@@ -7,13 +7,18 @@ from typing import Any
 from fastapi import FastAPI
 
 from deployments.connections import Connect
+from deployments.http.cluster_endpoint import ClusterEndpoint
+from deployments.http.page import Page
 from deployments.load_reports import ServeBroadcast
 from deployments.metrics import ServeMeter
 from deployments.model_app import model_handle
 from deployments.model_gateway import ModelGateway
 from deployments.remote import RemoteModel
+from deployments.replicas.app_reports import ServeAppReports
 from deployments.replicas.cancelled_requests import log_cancelled_requests
 from router.api.http import build_app
+from router.decoding.last_hour import LastHour
+from router.decoding.timing import Timing
 from router.table import RouteTable
 
 # A router that joins a running cluster needs a moment to probe its models. One that starts together with the
@@ -21,17 +26,33 @@ from router.table import RouteTable
 STARTUP_TIMEOUT_S = 10.0
 
 
+class RouterMeter(ServeMeter):
+    """Also keeps the last hour, for the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_hour = LastHour()
+
+    def ended(self, timing: Timing) -> None:
+        super().ended(timing)
+        self.last_hour.add(timing)
+
+
 class Router:
     """`connect_model` returns an application's model; None: `connect`."""
 
     def __init__(self, max_body_bytes: int, connect_model: Connect | None = None) -> None:
         log_cancelled_requests()
-        self._gateway = ModelGateway(connect_model or connect, max_body_bytes, ServeBroadcast(), ServeMeter())
+        self._meter = RouterMeter()
+        self._gateway = ModelGateway(connect_model or connect, max_body_bytes, ServeBroadcast(), self._meter)
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve puts its own request id on every response.
-        return build_app(self._gateway, echo_request_id=False)
+        app = build_app(self._gateway, echo_request_id=False)
+        ClusterEndpoint(self._gateway, ServeAppReports(), self._meter.last_hour).add_to(app)
+        app.add_middleware(Page, table_of=lambda: self._gateway.table)
+        return app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""

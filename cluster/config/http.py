@@ -49,6 +49,11 @@ class HttpConfig(StrictConfig, title="http"):
         description="Whether a request may bring a chat template. A template is a program: a hostile one can "
         "keep a replica busy.",
     )
+    page: bool = Field(
+        True,
+        description="Whether browsers get a page at `/` that shows the cluster. The page needs no API key; "
+        "what it asks the cluster does.",
+    )
 
     @field_validator("keys_file")
     @classmethod

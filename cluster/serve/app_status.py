@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.serve.client import ServeClient
@@ -18,6 +17,7 @@ from cluster.serve.serve_details import (
     ReplicaDetails,
     ServeDetails,
 )
+from deployments.replicas.serve_messages import root_message
 
 # Two words of our own, after Serve's RUNNING and DELETING.
 ANSWERS = "ANSWERS"  # the router got an answer from it
@@ -25,7 +25,6 @@ STOPPED = "STOPPED"  # it is gone, and its last answer was written to the end
 
 FAILING = (FAILED, UNHEALTHY)
 RETRYING = "failed to start"  # Serve's message while it starts a replica again and again
-EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: \S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +97,10 @@ def _app_status(name: str, app: AppDetails) -> AppStatus:
     return AppStatus(
         name=name,
         status=app.status,
-        message=_root_message(part.message for part in parts),
+        message=root_message(part.message for part in parts),
         num_wanted=sum(deployment.target_num_replicas for deployment in deployments),
         replicas=tuple(_replica_status(replica) for replica in app.replicas),
-        error=_root_message(part.message for part in parts if _is_failing(part, app)),
+        error=root_message(part.message for part in parts if _is_failing(part, app)),
     )
 
 
@@ -111,13 +110,3 @@ def _replica_status(replica: ReplicaDetails) -> ReplicaStatus:
 
 def _is_failing(part: DeploymentDetails | AppDetails, app: AppDetails) -> bool:
     return (part.status or app.status) in FAILING or RETRYING in part.message
-
-
-def _root_message(messages: Iterable[str]) -> str:
-    """Of the first message with text, the last line that names an exception, else the last line."""
-    for message in messages:
-        lines = [line.rstrip() for line in message.splitlines() if line.strip()]
-        if lines:
-            named = [line for line in lines if EXCEPTION.match(line)]
-            return (named or lines)[-1].strip()
-    return ""

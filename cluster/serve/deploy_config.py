@@ -209,6 +209,7 @@ def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "limits": config.router.limits.model_dump(mode="json"),
         "cors_origins": config.http.cors_origins,
         "allow_chat_template": config.http.allow_chat_template,
+        "page": config.http.page,
     }
 
 
