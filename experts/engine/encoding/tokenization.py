@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.encoding.template_variables import template_variables
 from experts.engine.encoding.thoughts import ThoughtMarks
+from experts.engine.encoding.token_healing import unhealed_end
 from experts.engine.parsing.call_grammar import with_forced_calls
 from experts.engine.parsing.part_stream import PartStream
 from experts.engine.parsing.registry import REASONING_PARSERS, ParserChoice
@@ -89,23 +90,23 @@ class ModelTokenizer:
     def encode(self, request: EngineRequest) -> EncodedRequest:
         """Raises InvalidPrompt, ContextLengthExceeded."""
         request = with_forced_calls(request)
-        prompt = self._prompt(request)
+        prompt, dropped = self._prompt(request)
         allowed = _large_enough(request, len(prompt))
         request = request if allowed == request.allowed else replace(request, allowed=allowed)
+        encoded = EncodedRequest(request, prompt, self.decoder, dropped=dropped)
         if request.messages is None or request.probe:
-            return EncodedRequest(request, prompt, self.decoder)
+            return encoded
         _require_parser(request, self.parsers)
         thinks = self.parsers.reasoning_parser is not None
         if not thinks and request.chat is None:
-            return EncodedRequest(request, prompt, self.decoder)
+            return encoded
         tail, own = self._tail(request, prompt), request.resumed.text if request.resumed else ""
         parser = self.parsers.parser(request, tail)
-        return EncodedRequest(
-            request,
-            prompt,
-            self.decoder if parser is None else self.marked_decoder,
-            None if parser is None else PartStream(parser, own),
-            self._thoughts(request, tail, own) if request.allowed or request.has_grammar else None,
+        return replace(
+            encoded,
+            decoder=self.decoder if parser is None else self.marked_decoder,
+            parts=None if parser is None else PartStream(parser, own),
+            thoughts=self._thoughts(request, tail, own) if request.allowed or request.has_grammar else None,
         )
 
     def _thoughts(self, request: EngineRequest, tail: str, own: str) -> ThoughtMarks | None:
@@ -118,13 +119,18 @@ class ModelTokenizer:
             prompt = self._encode(request, request.written)
         return self.marked_decoder.decode(prompt[-NUM_TAIL_TOKENS:])
 
-    def _prompt(self, request: EngineRequest) -> list[int]:
+    def _prompt(self, request: EngineRequest) -> tuple[list[int], str]:
+        """Also the text that the answer has to begin with."""
         resumed = request.resumed
-        if resumed is None:
-            return self._encode(request, request.written)
-        if resumed.tokenizer != self.fingerprint:
-            return self._encode(request, request.written, resumed.text)
-        return self._encode(request, request.written) + list(resumed.ids)
+        if resumed is not None and resumed.tokenizer != self.fingerprint:
+            return self._encode(request, request.written, resumed.text), ""
+        prompt, own = self._encode(request, request.written), list(resumed.ids) if resumed else []
+        if not request.heals_written or not _may_heal(request):
+            return prompt + own, ""
+        num_dropped, dropped = unhealed_end(prompt, request.written, self.decoder)
+        rewritten = b"".join(map(self.decoder.inner_bytes, own[: len(dropped.encode())]))
+        left = dropped.encode()[len(rewritten) :].decode(errors="ignore")
+        return prompt[: len(prompt) - num_dropped] + own, left
 
     def end_ids(self, request: EngineRequest) -> frozenset[int]:
         """The token ids that end the answer to `request`."""
@@ -185,6 +191,13 @@ def _large_enough(request: EngineRequest, num_prompt_tokens: int) -> tuple[str, 
     if not windows:
         return request.allowed
     return tuple(n for n in request.allowed if windows.get(n, num_prompt_tokens + 1) > num_prompt_tokens)
+
+
+def _may_heal(request: EngineRequest) -> bool:
+    """Log-probabilities are of the tokens after exactly this text; a grammar begins after it."""
+    options = request.sampling
+    is_scored = options and (options.num_logprobs, options.num_prompt_logprobs) != (None, None)
+    return not is_scored and not request.has_grammar
 
 
 def _require_parser(request: EngineRequest, parsers: ParserChoice) -> None:

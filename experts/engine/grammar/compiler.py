@@ -51,6 +51,7 @@ class GrammarCompiler:
         self._library: xgrammar.GrammarCompiler | None = None
         self._without_controls = np.empty(0, dtype=bool)  # by token id
         self._words = Words([])
+        self._sorted: Future[Words] | None = None
         self._futures: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
 
     async def compile(self, grammar: Grammar) -> CompiledGrammar:
@@ -71,6 +72,12 @@ class GrammarCompiler:
             self._futures.popitem(last=False)
         return future
 
+    def submit_words(self) -> Future[Words]:
+        """The vocabulary, for the beginnings of texts. The first call of a process takes a second."""
+        if self._sorted is None:
+            self._sorted = self._threads.submit(self._sorted_words)
+        return self._sorted
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -86,6 +93,11 @@ class GrammarCompiler:
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise _invalid(grammar, _PLACE_IN_LIBRARY.sub("", reason)) from error
+
+    def _sorted_words(self) -> Words:
+        self._library_compiler()
+        self._words.beginning(b" ")  # sorts them, once
+        return self._words
 
     def _library_compiler(self) -> xgrammar.GrammarCompiler:
         """Created with the first grammar: it reads the whole vocabulary."""

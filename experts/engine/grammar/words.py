@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 
 _MAX_BYTES = 16  # of a token that is used
 
@@ -18,6 +20,21 @@ class Words:
     def bytes_of(self, token_id: int) -> bytes:
         """No bytes for an id without a token."""
         return self._words[token_id] if token_id < len(self._words) else b""
+
+    def beginning(self, data: bytes) -> list[int]:
+        """The tokens that may come first in a text whose first bytes are `data`, UTF-8: those that begin with
+        it, and those that it begins with."""
+        words, ids = self._sorted
+        start, end = bisect_left(words, data), bisect_left(words, data[:-1] + bytes([data[-1] + 1]))
+        found = ids[start:end]
+        for num in range(1, len(data)):
+            found += ids[bisect_left(words, data[:num]) : bisect_right(words, data[:num])]
+        return found
+
+    @cached_property
+    def _sorted(self) -> tuple[list[bytes], list[int]]:
+        ids = sorted(range(len(self._words)), key=self._words.__getitem__)
+        return [self._words[i] for i in ids], ids
 
     def ids_of(self, data: bytes) -> list[int] | None:
         """The longest token at each place; None if there is none."""

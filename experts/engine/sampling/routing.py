@@ -54,13 +54,15 @@ class RequestState:
     def may_hand_over(self) -> bool:
         """Whether an expert may win the next token.
 
-        Not inside a character, which one model must finish; not inside what a grammar describes, nor among
-        the model's thoughts; and not after a hand-over, which a step that began too early must not overwrite.
+        Not inside a character or a word that is written again, which one model must finish; not inside what
+        a grammar describes, nor among the model's thoughts; and not after a hand-over, which a step that
+        began too early must not overwrite.
         """
         has_begun = self.num_steps > 0 and (self.request.only_at_start or self.request.has_grammar)
         is_thinking = self.thoughts is not None and self.thoughts.is_inside
+        is_healing = self.num_steps > 0 and self.chooser is not None and bool(self.chooser.dropped)
         is_too_late = has_begun or is_thinking or self.expert is not None
-        return bool(self.request.allowed) and not self.cut_character and not is_too_late
+        return bool(self.request.allowed) and not self.cut_character and not is_healing and not is_too_late
 
     def add_token(self, data: bytes) -> None:
         """Record the bytes of the latest token: the text may end inside a character, or a thought."""

@@ -6,6 +6,7 @@ penalised; what is left is sampled.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.grammar.state import CompiledGrammar, GrammarState
+from experts.engine.grammar.words import Words
 from experts.engine.sampling.answer_grammar import AnswerGrammar
 from experts.engine.sampling.penalties import Penalties
 from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalties
@@ -31,15 +33,35 @@ def answer_grammar(rules: TokenRules, compiled: CompiledGrammar, decoder: TokenD
 
 
 class TokenChooser:
-    """One request's rules, and what they depend on: the tokens of its answer so far."""
+    """One request's rules, and what they depend on: the tokens of its answer so far.
 
-    def __init__(self, rules: TokenRules, prompt: Sequence[int], grammar: AnswerGrammar | None) -> None:
+    `words` are needed if the rules drop text.
+    """
+
+    def __init__(
+        self,
+        rules: TokenRules,
+        prompt: Sequence[int],
+        grammar: AnswerGrammar | None = None,
+        words: Words | None = None,
+    ) -> None:
         self._rules = rules
+        self._words = words
         self._prompt = prompt
         self._grammar = grammar
         self._ids = list(rules.own_ids)  # of the answer
         self._num_before = len(rules.own_ids)
         self._penalties: Penalties | None = None
+
+    @property
+    def dropped(self) -> bytes:
+        """What is left to write of the text that the prompt lacks."""
+        dropped = self._rules.dropped.encode()
+        for token_id in self._ids[self._num_before :]:
+            if not dropped:
+                break
+            dropped = dropped[len(self._words.bytes_of(token_id)) :] if self._words else b""
+        return dropped
 
     def process(self, logits: Tensor) -> Tensor:
         """Raw logits [V] of any float type → float32 [V] to sample from; never all −inf."""
@@ -81,6 +103,8 @@ class TokenChooser:
     def _forbidden(self, row: Tensor) -> Iterable[Tensor]:
         """Masks bool [V], the most important one first."""
         options = self._rules.options
+        if self._words is not None and (dropped := self.dropped):
+            yield ~_mask(self._words.beginning(dropped), row)
         if self._grammar is not None and (mask := self._grammar.forbidden(len(row))) is not None:
             yield mask.to(row.device)
         if options.allowed_token_ids is not None:
@@ -106,11 +130,14 @@ async def make_chooser(
     rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
 ) -> TokenChooser | None:
     """None if plain sampling follows the rules. Raises InvalidCall, EngineFailed (see `AnswerGrammar`)."""
-    if not chooses_tokens(rules.options):
+    if not chooses_tokens(rules):
         return None
+    if rules.dropped:
+        words: Words = await asyncio.wrap_future(grammars.submit_words())
+        return TokenChooser(rules, prompt, words=words)
     grammar = rules.options.grammar
     if grammar is None:
-        return TokenChooser(rules, prompt, None)
+        return TokenChooser(rules, prompt)
     return TokenChooser(rules, prompt, answer_grammar(rules, await grammars.compile(grammar), decoder))
 
 

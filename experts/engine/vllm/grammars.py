@@ -27,11 +27,13 @@ class WorkerGrammars:
         self._call = call
 
     async def prepare(self, rules: TokenRules) -> None:
-        """Returns when all workers have compiled the grammar of `rules` and can continue its answer.
+        """Returns when all workers have compiled the grammar of `rules` and can continue its answer, or have
+        sorted the vocabulary, if the rules need that.
 
         Raises InvalidCall, EngineFailed (see `GrammarCompiler` and `AnswerGrammar`).
         """
-        if rules.options.grammar is None:
+        grammar = rules.options.grammar
+        if grammar is None and not rules.dropped:
             return
         start_s = time.monotonic()
         while True:
@@ -40,13 +42,15 @@ class WorkerGrammars:
                 raise InvalidCall(*error) if len(error) > 1 else EngineFailed(*error)
             if all(outcome is not None for outcome in outcomes):
                 return
-            if time.monotonic() - start_s > TIME_LIMIT_S:
-                raise too_slow(rules.options.grammar)
+            if grammar is not None and time.monotonic() - start_s > TIME_LIMIT_S:
+                raise too_slow(grammar)
             await asyncio.sleep(POLL_S)
 
 
 def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules, decoder: TokenDecoder) -> Outcome:
     """Begin to compile, if that has not begun; how far it is."""
+    if rules.dropped:
+        return [] if grammars.submit_words().done() else None
     assert rules.options.grammar is not None
     future = grammars.submit(rules.options.grammar)
     if not future.done():

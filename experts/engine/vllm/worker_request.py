@@ -19,7 +19,7 @@ from experts.text.decoder import TokenDecoder
 EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
 
 
-def is_chosen_by_worker(request: EngineRequest) -> bool:
+def is_chosen_by_worker(request: EngineRequest, rules: TokenRules | None) -> bool:
     """Whether vLLM's own sampling cannot do what the request asks.
 
     Its generators do not depend on the position, so a resumed answer would continue differently. Its
@@ -27,6 +27,8 @@ def is_chosen_by_worker(request: EngineRequest) -> bool:
     where a grammar was when an answer was interrupted.
     """
     if request.seed is not None and request.temperature >= MIN_TEMPERATURE:
+        return True
+    if rules is not None and rules.dropped:
         return True
     options = request.sampling
     if options is None:
@@ -45,7 +47,7 @@ def extra_args(
 
     `key` names the request in the decision store.
     """
-    is_chosen = is_chosen_by_worker(request)
+    is_chosen = is_chosen_by_worker(request, rules)
     if not request.allowed and not is_chosen:
         return None
     fields: dict[str, Any] = {"request_id": key}
@@ -85,8 +87,10 @@ def to_state(
 def _chooser(
     rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
 ) -> TokenChooser | None:
+    if rules.dropped:
+        return TokenChooser(rules, prompt, words=grammars.submit_words().result())
     grammar = rules.options.grammar
     if grammar is not None:  # compiled already, before the request came
         compiled = grammars.submit(grammar).result()
         return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder))
-    return TokenChooser(rules, prompt, None) if chooses_tokens(rules.options) else None
+    return TokenChooser(rules, prompt) if chooses_tokens(rules) else None
