@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
-from cluster.cli import change, experts, keys, learn, print_progress, queries, render, status
+from cluster.cli import change, chat, experts, keys, learn, print_progress, queries, render, status
 from cluster.cli import options as option
 from cluster.cli.change import converge
 from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, err, info, load_with_warnings, out
-from cluster.client.chat import AnswerPart, ask
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.reference import config_schema
 from cluster.local.head import Head, find_head, start_head, state_root, stop_head
 from cluster.local.ports import require_free_port
 from cluster.serve.client import ServeClient
-from cluster.serve.connect import auth_token, connect_to, local_url, num_logical_cpus, only_name
+from cluster.serve.connect import auth_token, connect_to, num_logical_cpus, only_name
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(change.app)
+app.add_typer(chat.app)
 app.add_typer(learn.app)
 app.add_typer(status.app)
 app.add_typer(experts.app, name="experts")
@@ -38,23 +37,6 @@ def up(config: ConfigPath = DEFAULT_CONFIG, address: option.Address = None) -> N
     with ServeClient(address, auth_token()) if address else connect_to(_ensure_head(loaded)) as client:
         url = converge(loaded, client)
     print_progress.ready(out, url, loaded.name)
-
-
-@command
-def ask_(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
-    model: Annotated[str | None, typer.Option(help="The cluster's name, NAME/meta or NAME/EXPERT.")] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Show which model wrote which part.")] = False,
-    url: option.Url = None,
-) -> None:
-    """Send a question to a running cluster and stream the answer."""
-    parts: list[AnswerPart] = []
-    for part in ask(url or local_url(), question, model=model, trace=trace):
-        parts.append(part)
-        out.out(part.text, end="", highlight=False)
-    out.out()
-    if trace:
-        print_progress.trace(out, parts)
 
 
 @command

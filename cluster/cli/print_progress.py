@@ -1,19 +1,14 @@
-"""What `etr up`, `etr apply` and `etr ask` print."""
+"""What `etr up` and `etr apply` print."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import groupby
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from cluster.client.chat import AnswerPart
 from cluster.serve.app_status import ANSWERS, AppEvent, OnEvent
 from cluster.serve.serve_details import FAILED, RUNNING, UNHEALTHY
 
-COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 STYLES = {RUNNING: "green", ANSWERS: "bold green", FAILED: "bold red", UNHEALTHY: "red"}
 
 
@@ -40,16 +35,7 @@ def ready(console: Console, url: str, model: str) -> None:
         f'  etr ask "Hello!" --trace --url {url} --model {model}',
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
         f"  OpenAI(base_url='{url}/v1', api_key='none')",
-        "  etr status, etr down",
+        "  etr chat, etr status, etr down",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def trace(console: Console, parts: Sequence[AnswerPart]) -> None:
-    """The answer once more, with a colour for each model."""
-    colours: dict[str, str] = {}
-    console.print()
-    for writer, run in groupby(parts, key=lambda part: part.writer or "unknown"):
-        colour = colours.setdefault(writer, COLOURS[len(colours) % len(COLOURS)])
-        console.print(Text(f"{writer:>16}  ", "bold " + colour).append("".join(p.text for p in run), colour))

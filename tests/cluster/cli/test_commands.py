@@ -26,16 +26,11 @@ def test_etr_apply_and_status(cli: Any, config: ClusterConfig, client: ServeClie
     assert "morse" in cli("status", "--address", client.address).stdout
 
 
-def test_etr_ask_streams_the_answer_and_then_shows_who_wrote_it(cli: Any, client: ServeClient):
+def test_etr_ask_streams_the_answer_and_shows_who_writes_it(cli: Any, client: ServeClient):
     plain = cli("ask", "14?", "--url", client.address)
     assert (plain.exit_code, plain.stdout) == (0, "Hello! XIV\n")
     traced = cli("ask", "14?", "--url", client.address, "--trace")
-    assert [line.split() for line in traced.stdout.splitlines()] == [
-        ["Hello!", "XIV"],
-        [],
-        ["meta", "Hello!"],
-        ["roman", "XIV"],
-    ]
+    assert traced.stdout == "            meta  Hello!\n           roman  XIV\n"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
-from cluster.client.chat import AnswerPart, ask
+from cluster.client.chat import AnswerPart, AnswerTrace, SpanTrace, ask
 from cluster.errors import AskError
+from router.api.http import build_app
+from router.model_port import ModelChunk
+from router.parts import ReasoningPart, TextPart
+from tests.fakes.models import STOP, FakeGateway, hands_over, models, served, writes
 
 Serve = Callable[..., str]
+QUESTION = [{"role": "user", "content": "14?"}]
 
 
 @pytest.fixture
@@ -53,13 +58,37 @@ def event(text: str, **chunk: Any) -> str:
 def test_unicode_line_separators_in_an_answer_do_not_split_an_event(serve: Serve, separator: str):
     texts = [f"one{separator}two", f" and {separator} three"]
     url = serve("".join(event(text) for text in texts) + "data: [DONE]\n\n")
-    assert [part.text for part in ask(url, "hello")] == texts
+    assert list(ask(url, QUESTION)) == [AnswerPart(text, None) for text in texts]
 
 
 def test_a_trace_names_the_model_that_wrote_each_part(serve: Serve):
     events = event("Hello! ", routing={"model": "meta"}) + ": heartbeat\n\n"
     url = serve(events + event("XIV", routing={"model": "roman"}) + "data: [DONE]\n\n")
-    assert list(ask(url, "14?", trace=True)) == [AnswerPart("Hello! ", "meta"), AnswerPart("XIV", "roman")]
+    parts = list(ask(url, QUESTION, routing={"trace": True}))
+    assert parts == [AnswerPart("Hello! ", "meta"), AnswerPart("XIV", "roman")]
+
+
+def test_thoughts_are_parts_of_their_own():
+    fakes = models(
+        meta=lambda ask: [ModelChunk("Hm.Hi.", 2, parts=(ReasoningPart("Hm."), TextPart("Hi."))), STOP]
+    )
+    with served(build_app(FakeGateway(fakes))) as url:
+        parts = list(ask(url, QUESTION))
+    assert parts == [AnswerPart("Hm.", None, is_thought=True), AnswerPart("Hi.", None)]
+
+
+def test_a_requested_trace_ends_the_answer():
+    fakes = models(meta=hands_over("roman", 0.9, "It is "), roman=writes("2", "-propanol"))
+    with served(build_app(FakeGateway(fakes))) as url:
+        *parts, trace = ask(url, QUESTION, routing={"trace": True})
+    assert [(part.writer, part.text) for part in parts if isinstance(part, AnswerPart)] == [
+        ("meta", "It is "),
+        ("roman", "2"),
+        ("roman", "-propanol"),
+    ]
+    assert isinstance(trace, AnswerTrace)
+    assert trace.spans == (SpanTrace("meta", 1, None), SpanTrace("roman", 2, 0.9))
+    assert trace.total_ms >= (trace.first_text_ms or 0) >= 0
 
 
 @pytest.mark.parametrize(
@@ -80,4 +109,4 @@ def test_an_answer_that_is_not_complete_and_valid_is_an_error(
     serve: Serve, body: str, content_type: str, complaint: str
 ):
     with pytest.raises(AskError, match=complaint):
-        list(ask(serve(body, content_type), "hello"))
+        list(ask(serve(body, content_type), QUESTION))
