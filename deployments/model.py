@@ -15,11 +15,14 @@ from deployments.affinity import KEEPS_PREFIXES
 from deployments.coalescing import Coalescer
 from deployments.error_text import describe
 from deployments.scaling import TOKEN_LOAD
+from deployments.tracing.replica_span import traced_call
+from deployments.tracing.tracer import OtlpTracer
 from experts.engine.base import AdapterEngine, Engine
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
 from experts.errors import EngineFailed, ExpertsError, TokenError
 from router.load_report import ReplicaLoad
+from router.table import Tracing
 
 if TYPE_CHECKING:  # imports torch, which building and routing do without
     from experts.token import ExpertToken
@@ -38,6 +41,7 @@ class ModelSettings(BaseModel):
     table_version: int = 0
     tokens: dict[str, str] | None = None
     adapters: dict[str, AdapterSource] | None = None
+    tracing: Tracing | None = None
 
 
 class ModelServer:
@@ -47,6 +51,7 @@ class ModelServer:
         self._engine = engine
         self._adapters = ReplicaAdapters(engine) if isinstance(engine, AdapterEngine) else None
         self._settings: ModelSettings | None = None
+        self._tracer = OtlpTracer()
         self._num_tables = 0
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -66,6 +71,7 @@ class ModelServer:
             self._num_tables += 1
             await self._engine.install(self._num_tables, tokens)
         is_first, self._settings = self._settings is None, settings
+        await self._tracer.configure(settings.tracing)
         if self._adapters is not None:
             self._adapters.set_wanted(settings.adapters or {})
             # Serve sends the first requests when this returns. A later change is not waited for, because
@@ -82,7 +88,7 @@ class ModelServer:
         """
         messages = Coalescer(request.message_gap_s)
         try:
-            async with aclosing(self._generate(request)) as chunks:
+            async with aclosing(traced_call(self._tracer, request, self._generate)) as chunks:
                 async for chunk in chunks:
                     if (message := messages.add(chunk)) is not None:
                         yield message
@@ -129,6 +135,7 @@ class ModelServer:
         if self._adapters is not None:
             await self._adapters.close()
         await self._engine.close()
+        await self._tracer.close()
 
     def _generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         if self._adapters is None or request.adapter is None:

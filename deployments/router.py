@@ -16,6 +16,7 @@ from deployments.model_gateway import ModelGateway
 from deployments.remote import RemoteModel
 from deployments.replicas.app_reports import ServeAppReports
 from deployments.replicas.cancelled_requests import log_cancelled_requests
+from deployments.tracing.tracer import OtlpTracer
 from router.api.http import build_app
 from router.decoding.last_hour import LastHour
 from router.decoding.timing import Timing
@@ -44,7 +45,10 @@ class Router:
     def __init__(self, max_body_bytes: int, connect_model: Connect | None = None) -> None:
         log_cancelled_requests()
         self._meter = RouterMeter()
-        self._gateway = ModelGateway(connect_model or connect, max_body_bytes, ServeBroadcast(), self._meter)
+        self._tracer = OtlpTracer()
+        self._gateway = ModelGateway(
+            connect_model or connect, max_body_bytes, ServeBroadcast(), self._meter, self._tracer
+        )
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -57,7 +61,9 @@ class Router:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""
         is_first = not self._is_set_up
-        await self._gateway.install(RouteTable.model_validate(user_config))
+        table = RouteTable.model_validate(user_config)
+        await self._tracer.configure(table.tracing)
+        await self._gateway.install(table)
         self._is_set_up = True
         if is_first:  # Serve sends requests when this returns; an expert not probed by then would be masked
             await self._gateway.wait_until_settled(STARTUP_TIMEOUT_S)
@@ -75,6 +81,7 @@ class Router:
 
     async def close(self) -> None:
         await self._gateway.close()
+        await self._tracer.close()
 
 
 async def connect(app: str) -> RemoteModel:

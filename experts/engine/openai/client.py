@@ -61,7 +61,9 @@ class RemoteClient:
     def is_closed(self) -> bool:
         return self._http.is_closed
 
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """POST `body` and yield what the server streams, up to [DONE] or the end of the response.
 
         Closing the generator closes the connection.
@@ -70,7 +72,7 @@ class RemoteClient:
             InvalidCall: the server refuses this request.
             RemoteFault: the server cannot be used, at all or at present.
         """
-        async with self._response(path, body) as response:
+        async with self._response(path, body, headers) as response:
             try:
                 async with aclosing(EventSource(response).aiter_sse()) as events:
                     async for event in events:
@@ -89,12 +91,14 @@ class RemoteClient:
         await self._http.aclose()
 
     @asynccontextmanager
-    async def _response(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _response(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None
+    ) -> AsyncIterator[httpx.Response]:
         """The response with status 200; retries until part of it has arrived."""
         num_retries_left, delay_s = self._config.retries, FIRST_RETRY_DELAY_S
         while True:
             try:
-                response = await self._send(path, body)
+                response = await self._send(path, body, headers)
             except RETRYABLE_ERRORS as error:
                 if not num_retries_left:
                     raise self._unavailable(error) from error
@@ -116,10 +120,12 @@ class RemoteClient:
             await asyncio.sleep(delay_s * random.uniform(1.0, 1.5))
             num_retries_left, delay_s = num_retries_left - 1, 2 * delay_s
 
-    async def _send(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+    async def _send(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None
+    ) -> httpx.Response:
         self._require_open()
         fields = {name: value for name, value in body.items() if name not in self._config.omit}
-        request = self._http.build_request("POST", self._config.url + path, json=fields)
+        request = self._http.build_request("POST", self._config.url + path, json=fields, headers=headers)
         return await self._http.send(request, stream=True)
 
     def _require_open(self) -> None:

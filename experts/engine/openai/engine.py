@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ class OpenAIEngine:
                 sent_s = time.monotonic()
                 is_first = True
                 try:
-                    async with aclosing(self._within_window(path, body)) as chunks:
+                    async with aclosing(self._within_window(path, body, request.trace_headers)) as chunks:
                         async for chunk in chunks:
                             self._num_tokens += chunk.num_unnamed_tokens
                             now_s = time.monotonic()
@@ -108,12 +108,14 @@ class OpenAIEngine:
         await self._continuation.close()
         await self._client.close()
 
-    async def _within_window(self, path: str, body: dict[str, Any]) -> AsyncGenerator[EngineChunk, None]:
+    async def _within_window(
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str]
+    ) -> AsyncGenerator[EngineChunk, None]:
         """Servers refuse a limit beyond their context window, but an engine must write until the window is
         full. So a refused chat is sent again without a limit, and stopped here."""
         has_begun = False
         try:
-            async with aclosing(self._chunks(path, body)) as chunks:
+            async with aclosing(self._chunks(path, body, headers)) as chunks:
                 async for chunk in chunks:
                     has_begun = True
                     yield chunk
@@ -123,7 +125,7 @@ class OpenAIEngine:
                 raise
         num_tokens_left = body[self._config.limit_field]
         unlimited = {key: value for key, value in body.items() if key != self._config.limit_field}
-        async with aclosing(self._chunks(path, unlimited)) as chunks:
+        async with aclosing(self._chunks(path, unlimited, headers)) as chunks:
             async for chunk in chunks:
                 yield chunk
                 num_tokens_left -= chunk.num_unnamed_tokens
@@ -131,9 +133,11 @@ class OpenAIEngine:
                     yield EngineChunk(finish=FinishReason.LENGTH)
                     return
 
-    async def _chunks(self, path: str, body: dict[str, Any]) -> AsyncGenerator[EngineChunk, None]:
+    async def _chunks(
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str]
+    ) -> AsyncGenerator[EngineChunk, None]:
         reader = StreamReader(self._name)
-        async with aclosing(self._client.events(path, body)) as events:
+        async with aclosing(self._client.events(path, body, headers)) as events:
             async for event in events:
                 yield reader.read(event)
         yield reader.last()

@@ -79,6 +79,7 @@ class VllmEngine:
             on_failure.pop_all()
         window = min(self._tokenizer.max_model_len, self._llm.model_config.max_model_len)
         self._tokenizer = self._tokenizer.shortened_to(window)
+        self._is_traced = self._llm.observability_config.otlp_traces_endpoint is not None
 
     @property
     def keeps_prefixes(self) -> bool:
@@ -101,6 +102,7 @@ class VllmEngine:
                 running.sampling_params(),
                 request_id,
                 lora_request=lora_request(adapter) if adapter else None,
+                trace_headers=request.trace_headers if self._is_traced else None,
             )
             try:
                 async with aclosing(outputs):  # closing it aborts the request

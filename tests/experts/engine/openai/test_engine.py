@@ -23,7 +23,7 @@ from experts.errors import (
     TurnNotContinued,
 )
 from router.api.http import build_app
-from tests.fakes.models import FakeGateway, models, served, within_budget, writes
+from tests.fakes.models import FakeGateway, FakeModel, models, served, within_budget, writes
 from tests.fakes.openai_server import CHATML, OpenAIServer, serving
 from tests.support.remote_engine import (
     KEY,
@@ -327,3 +327,12 @@ async def test_our_own_router_is_a_server_that_does_not_continue():
                 await run(engine, written="w0")
             with pytest.raises(InvalidCall, match="top_p"):
                 await run(engine, top_p=0.0)
+
+
+async def test_the_server_is_told_the_trace_of_a_request():
+    model = FakeModel(within_budget(writes("a", "b")))
+    headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1"}
+    with served(build_app(FakeGateway({"meta": model}))) as url:
+        async with engine_at(f"{url}/v1", model="generalist") as engine:
+            await run(engine, max_tokens=1, trace_headers=headers)
+    assert model.asks[-1].trace_headers == headers
