@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,9 +14,11 @@ from deployments.load_reports import ServeBroadcast
 from deployments.metrics import ServeMeter
 from deployments.model_app import model_handle
 from deployments.model_gateway import ModelGateway
+from deployments.probe import start
 from deployments.remote import RemoteModel
 from deployments.replicas.app_reports import ServeAppReports
 from deployments.replicas.cancelled_requests import log_cancelled_requests
+from deployments.replicas.state_metrics import StateMetrics
 from deployments.tracing.tracer import OtlpTracer
 from router.api.http import build_app
 from router.decoding.last_hour import LastHour
@@ -49,6 +52,7 @@ class Router:
         self._gateway = ModelGateway(
             connect_model or connect, max_body_bytes, ServeBroadcast(), self._meter, self._tracer
         )
+        self._observing: asyncio.Task[None] | None = None
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -65,6 +69,8 @@ class Router:
         await self._tracer.configure(table.tracing)
         await self._gateway.install(table)
         self._is_set_up = True
+        if self._observing is None:
+            self._observing = start(StateMetrics(self._gateway).keep_observing(), "observe the state")
         if is_first:  # Serve sends requests when this returns; an expert not probed by then would be masked
             await self._gateway.wait_until_settled(STARTUP_TIMEOUT_S)
 
@@ -80,6 +86,8 @@ class Router:
         """Async, so that a blocked event loop fails it. The models have their own health checks."""
 
     async def close(self) -> None:
+        if self._observing is not None:
+            self._observing.cancel()
         await self._gateway.close()
         await self._tracer.close()
 
