@@ -10,7 +10,9 @@ from hashlib import blake2b
 
 from experts.engine.request import EngineRequest
 
-KEEPS_PREFIXES = "keeps_prefixes"  # key in the metadata of a replica
+# keys in the metadata of a replica
+KEEPS_PREFIXES = "keeps_prefixes"
+VOCABULARY = "vocabulary"
 # A replica is clearly busier than another if it has more calls by 1/8 of what a replica takes at once.
 SLACK_DIVISOR = 8
 # How much of a prompt is hashed, to bound the time. Prompts that differ only after that share a replica.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 
 from deployments.adapters import STARTUP_TIMEOUT_S, AdapterSource, ReplicaAdapters
-from deployments.affinity import KEEPS_PREFIXES
+from deployments.affinity import KEEPS_PREFIXES, VOCABULARY
 from deployments.coalescing import Coalescer
 from deployments.error_text import describe
 from deployments.scaling import TOKEN_LOAD
@@ -122,9 +122,9 @@ class ModelServer:
         # Without a target the load is 0 and not left out, because Serve would keep the last reported value.
         return {TOKEN_LOAD: self._engine.stats().num_tokens_in_flight / target if target else 0.0}
 
-    async def record_replica_metadata(self) -> dict[str, bool]:
+    async def record_replica_metadata(self) -> dict[str, bool | str | None]:
         """Serve calls this once, when the replica is ready, and passes the result to every request router."""
-        return {KEEPS_PREFIXES: self._engine.keeps_prefixes}
+        return {KEEPS_PREFIXES: self._engine.keeps_prefixes, VOCABULARY: self._engine.vocabulary}
 
     async def check_health(self) -> None:
         await self._engine.check()

@@ -98,6 +98,11 @@ class ModelGateway:
             return False
         return True
 
+    def vocabulary(self, name: str) -> str | None:
+        route = self._routes.get(name)
+        is_connected = route is not None and route.entry.app in self.models
+        return self.models[route.entry.app].replicas.vocabulary if route and is_connected else None
+
     def num_slots(self, app: str) -> int:
         route = self._route_to(app)
         return 1 if route is None else route.num_slots

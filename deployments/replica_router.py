@@ -20,7 +20,13 @@ from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequ
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from deployments.affinity import KEEPS_PREFIXES, conversation_digest, least_busy_in_order, rank_replicas
+from deployments.affinity import (
+    KEEPS_PREFIXES,
+    VOCABULARY,
+    conversation_digest,
+    least_busy_in_order,
+    rank_replicas,
+)
 from deployments.replicas.probe_ids import is_probe, probed_replica
 from deployments.replicas.replica_set import replicas_of
 from experts.engine.request import EngineRequest
@@ -124,7 +130,8 @@ class HealthAwareRequestRouter(PowerOfTwoChoicesRequestRouter):
 
     def _update_running(self) -> None:
         running = {replica.replica_id.unique_id: replica for replica in self.curr_replicas.values()}
-        self._replica_set.set_running(running)
+        said = [replica.replica_metadata for replica in running.values()]
+        self._replica_set.set_running(running, [each.get(VOCABULARY) for each in said])
         self._caching = {
             name: replica for name, replica in running.items() if replica.replica_metadata.get(KEEPS_PREFIXES)
         }

@@ -50,6 +50,10 @@ class InstantEngine:
     def keeps_prefixes(self) -> bool:
         return False
 
+    @property
+    def vocabulary(self) -> None:
+        return None
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         num_left = request.max_tokens or 1
         self._num_running += 1

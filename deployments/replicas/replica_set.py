@@ -55,6 +55,8 @@ class ReplicaSet:
         self.running: frozenset[str] = frozenset()
         self.ejected: frozenset[str] = frozenset()
         self.is_verified = False
+        # As `Engine.vocabulary`; None also if replicas differ, and that of the last ones while none runs.
+        self.vocabulary: str | None = None
         self.calls = CallPlacements()
         self.deaths = DeathCount()
         self._app = app
@@ -80,8 +82,10 @@ class ReplicaSet:
         known = None if adapter is None else self._known(adapter)
         return self.ejected if known is None else known.ejected
 
-    def set_running(self, replicas: Iterable[str]) -> None:
-        """Serve's latest list of replicas; what is not on it is forgotten."""
+    def set_running(self, replicas: Iterable[str], vocabularies: Iterable[str | None] = ()) -> None:
+        """Serve's latest list of replicas, with their vocabularies; what is not on it is forgotten."""
+        if found := set(vocabularies):
+            self.vocabulary = found.pop() if len(found) == 1 else None
         self._update(frozenset(replicas), self.ejected)
 
     def eject(self, replica: str | None, reason: str) -> None:

@@ -40,6 +40,11 @@ class Engine(Protocol):
         """Whether a prompt is prefilled faster if an earlier one began with the same tokens."""
         ...
 
+    @property
+    def vocabulary(self) -> str | None:
+        """Equal for two models if their token ids mean the same; None if the ids are not known."""
+        ...
+
     def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         """Stream one answer. Closing the generator cancels the request and frees its part of the KV cache.
 

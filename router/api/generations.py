@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from router.api.fields.sampling import TOKEN_ID_FIELDS
 from router.api.requests import AnswerRequest
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Routing, Target, admission_context, resolve
 from router.decoding.transcript import StopRule, author_of_call
+from router.errors import InvalidRequest
 from router.prompt import Prompt
 from router.table import META, RouteTable
 
 # How long models may hold back text of an answer that is sent as a whole: a message costs as much as a token.
 UNSTREAMED_MESSAGE_GAP_S = 0.25
+MAX_NAMED = 8  # models in an error
 
 
 def generations(
@@ -30,7 +35,7 @@ def generations(
         routing = Routing(experts=())
     prompts = request.prompts()
     if target.routed and routing.experts != ():
-        request.refuse_token_ids()
+        request.refuse_prompt_ids()
     admission, stop = admission_context(table, key, request.priority), _stop_rule(request)
     return [
         GenerationRequest(
@@ -46,6 +51,40 @@ def generations(
         )
         for index in range(len(prompts) * request.n)
     ]
+
+
+def require_one_vocabulary(
+    request: AnswerRequest,
+    generations: Iterable[GenerationRequest],
+    table: RouteTable,
+    vocabulary_of: Callable[[str], str | None],
+) -> None:
+    """Raises InvalidRequest if a field holds token ids and models that may answer disagree about them.
+
+    A model that no router has seen yet, or that is behind a URL, has no known vocabulary, so it disagrees.
+    """
+    name = next((name for name in TOKEN_ID_FIELDS if getattr(request, name)), None)
+    if name is None:  # nearly always
+        return
+    reachable = dict.fromkeys(expert for each in generations for expert in _reachable(each, table))
+    shared = vocabulary_of(META)
+    others = [expert for expert in reachable if shared is None or vocabulary_of(expert) != shared]
+    if others:
+        named = ", ".join(others[:MAX_NAMED]) + (", …" if len(others) > MAX_NAMED else "")
+        raise InvalidRequest(
+            f"{name}: token ids differ between models. Those of {named} are not known to be those of {META}: "
+            "leave these experts out with routing.exclude, or address one model by `model`",
+            name,
+        )
+
+
+def _reachable(generation: GenerationRequest, table: RouteTable) -> list[str]:
+    """The experts to which the generation may be handed over."""
+    if not generation.target.routed:
+        return []
+    routing = generation.routing
+    wanted = table.experts if routing.experts is None else routing.experts
+    return [expert for expert in wanted if expert not in routing.exclude]
 
 
 def _message_gap_s(request: AnswerRequest) -> float:

@@ -19,7 +19,7 @@ from router.api.completion_models import (
     TextCompletionChunk,
 )
 from router.api.gateway import Gateway, permitted_table
-from router.api.generations import generations
+from router.api.generations import generations, require_one_vocabulary
 from router.api.middleware import (
     HEALTH_PATHS,
     CorsMiddleware,
@@ -95,6 +95,7 @@ class _Endpoints:
         body, table = await self._read(request, kind)
         answer = answer_kind(body, table, request.state.key)
         field = "n" if body.n > 1 else "prompt"
+        require_one_vocabulary(body, answer.generations, table, self._gateway.vocabulary)
         request.state.open_request.count_choices(len(answer.generations), field)
         describe_request(body, body.model or table.name, answer.id)
         decoder = self._decoder(table)
@@ -110,6 +111,7 @@ class _Endpoints:
         answer_id = f"route-{uuid.uuid4().hex}"
         generation = generations(body, table, answer_id, request.state.key)[0]
         describe_request(body, body.model or table.name, answer_id)
+        require_one_vocabulary(body, [generation], table, self._gateway.vocabulary)
         if not generation.target.routed:
             param = "routing.force" if generation.routing.force else "model"
             raise InvalidRequest(

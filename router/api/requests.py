@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from router.api.fields.messages import ChatMessage
 from router.api.fields.routing import RoutingOptions
-from router.api.fields.sampling import MAX_LOGPROBS, TOKEN_ID_FIELDS, SamplingFields
+from router.api.fields.sampling import MAX_LOGPROBS, SamplingFields
 from router.api.fields.strict import MAX_INT32, Count, Name, StrictRequest
 from router.api.fields.table import Endpoint
 from router.api.fields.template import TemplateFields, TruncationFields
@@ -91,13 +91,8 @@ class AnswerRequest(SamplingFields, TruncationFields, ABC):
     def trace(self) -> bool:
         return self.routing is not None and self.routing.trace
 
-    def refuse_token_ids(self) -> None:
-        """Raises InvalidRequest if a field holds token ids, which differ between the models of an answer."""
-        for name in TOKEN_ID_FIELDS:
-            if getattr(self, name):
-                raise InvalidRequest(
-                    f"{name}: token ids differ between models; address one of them by `model`", name
-                )
+    def refuse_prompt_ids(self) -> None:
+        """Raises InvalidRequest if a prompt consists of token ids, which is not routed."""
 
 
 class ChatRequest(ToolFields, TemplateFields, AnswerRequest):
@@ -213,8 +208,7 @@ class CompletionRequest(AnswerRequest):
             for p in self.prompt
         ]
 
-    def refuse_token_ids(self) -> None:
-        super().refuse_token_ids()
+    def refuse_prompt_ids(self) -> None:
         if not all(isinstance(prompt, str) for prompt in self.prompt):
             raise InvalidRequest(
                 "prompt: token ids differ between models; send text to have it routed", "prompt"

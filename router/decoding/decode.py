@@ -157,7 +157,7 @@ class Decoder:
             state.num_handoffs += 1
             state.hand_over_to(last.expert, last.probability)
             return None
-        if state.transcript.has_tool_calls:  # the client has to answer now
+        if state.transcript.has_tool_calls or last.stop_token is not None:  # it is the client's turn
             return last.finish
         if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert == "finish":
             return last.finish

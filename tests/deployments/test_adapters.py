@@ -30,6 +30,7 @@ class FakeEngine:
     num_loads: int = 0
     most_at_once: int = 0
     keeps_prefixes: bool = True
+    vocabulary: str | None = None
 
     async def load_adapter(self, name: str, folder: str) -> None:
         self.num_loads += 1

@@ -16,6 +16,7 @@ from deployments.affinity import (
     MAX_MESSAGES,
     MAX_TEXT_CHARACTERS,
     SLACK_DIVISOR,
+    VOCABULARY,
     conversation_digest,
     least_busy_in_order,
     rank_replicas,
@@ -150,7 +151,8 @@ def test_lone_surrogates_can_be_hashed():
     assert conversation_digest(chat(("user", "\ud800"))) != conversation_digest(chat(("user", "\udfff")))
 
 
-async def test_a_replica_reports_whether_its_engine_keeps_prefixes():
-    for keeps in (True, False):
-        server = ModelServer(ScriptedEngine([], keeps_prefixes=keeps))
-        assert await server.record_replica_metadata() == {KEEPS_PREFIXES: keeps}
+async def test_a_replica_reports_whether_its_engine_keeps_prefixes_and_its_vocabulary():
+    for keeps, vocabulary in ((True, "v"), (False, None)):
+        server = ModelServer(ScriptedEngine([], keeps_prefixes=keeps, vocabulary=vocabulary))
+        said = {KEEPS_PREFIXES: keeps, VOCABULARY: vocabulary}
+        assert await server.record_replica_metadata() == said

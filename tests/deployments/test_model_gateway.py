@@ -243,6 +243,15 @@ def test_a_call_that_fails_after_the_end_starts_nothing():
     in_virtual_time(main())
 
 
+async def test_the_vocabulary_of_a_model_is_that_of_its_replicas():
+    cluster = Cluster()
+    async with gateway_to(cluster, table("chem")) as gateway:
+        assert [gateway.vocabulary(name) for name in ("chem", "unknown")] == [None, None]
+        await gateway.wait_until_ready("chem")
+        cluster.models["chem"].replicas.set_running(("r1",), ("v",))
+        assert gateway.vocabulary("chem") == "v"
+
+
 async def test_a_router_that_ends_leaves_no_task_behind(monkeypatch: pytest.MonkeyPatch):
     cluster = Cluster(meta=[[Pause()]])
     monkeypatch.setattr("deployments.router.connect", cluster.connect)

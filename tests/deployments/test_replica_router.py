@@ -22,7 +22,7 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from deployments.affinity import KEEPS_PREFIXES, conversation_digest, rank_replicas
+from deployments.affinity import KEEPS_PREFIXES, VOCABULARY, conversation_digest, rank_replicas
 from deployments.replica_router import REQUEST_ROUTER
 from deployments.replicas.call_placements import CallPlacement
 from deployments.replicas.probe_ids import new_probe_id
@@ -339,6 +339,21 @@ async def test_a_replica_that_leaves_is_forgotten(serve: Serve):
     serve.known.eject("a", "test")
     serve.runs(FakeReplica("b"))
     assert (serve.known.running, serve.known.ejected) == (frozenset({"b"}), frozenset())
+
+
+async def test_a_models_vocabulary_is_that_of_all_its_replicas_and_known_while_it_sleeps(serve: Serve):
+    def has(name: str, vocabulary: str | None) -> FakeReplica:
+        return FakeReplica(name, replica_metadata={VOCABULARY: vocabulary})
+
+    for replicas, expected in (
+        ((has("a", "old"),), "old"),
+        ((has("a", "old"), has("b", "new")), None),
+        ((has("b", "new"), has("c", "new")), "new"),
+        ((), "new"),
+        ((has("d", None),), None),
+    ):
+        serve.runs(*replicas)
+        assert serve.known.vocabulary == expected
 
 
 def keeping(*names: str, max_ongoing_requests: int = 16) -> list[FakeReplica]:

@@ -52,6 +52,7 @@ class ScriptedEngine:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
     keeps_prefixes: bool = False
+    vocabulary: str | None = None
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         try:

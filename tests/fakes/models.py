@@ -142,6 +142,7 @@ class FakeGateway:
     max_body_bytes: int = 10_000
     loads: Mapping[str, ModelLoad] = field(default_factory=dict)
     slots: int = 64
+    vocabularies: Mapping[str, str] = field(default_factory=dict)
     stalls: list[tuple[str, str]] = field(default_factory=list)
     quarantine: Quarantine = field(default_factory=Quarantine)
     meter: Meter = field(default_factory=NoMeter)
@@ -179,6 +180,9 @@ class FakeGateway:
 
     async def answers(self, name: str) -> bool:
         return True
+
+    def vocabulary(self, name: str) -> str | None:
+        return self.vocabularies.get(name)
 
     def num_slots(self, name: str) -> int:
         return self.slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -81,6 +82,12 @@ class ModelTokenizer:
     def end_id(self) -> int:
         """One of `stop_ids`, the same in every process."""
         return min(self.stop_ids)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """The SHA-256 of what each token id means; two with the same may split texts differently."""
+        ids = self.hf_tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+        return sha256(json.dumps(sorted(ids.items())).encode()).hexdigest()
 
     @cached_property
     def marked_decoder(self) -> TokenDecoder:

@@ -89,6 +89,10 @@ class TransformersEngine:
     def keeps_prefixes(self) -> bool:
         return batching.keeps_prefixes(self._manager)
 
+    @property
+    def vocabulary(self) -> str:
+        return self._tokenizer.vocabulary
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         received_s = time.perf_counter()
         encoded = await asyncio.to_thread(self._tokenizer.encode, request)

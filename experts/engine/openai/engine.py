@@ -53,6 +53,10 @@ class OpenAIEngine:
     def keeps_prefixes(self) -> bool:
         return False
 
+    @property
+    def vocabulary(self) -> None:
+        return None
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         """Generate, as `Engine` says.
 

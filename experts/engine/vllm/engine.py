@@ -85,6 +85,10 @@ class VllmEngine:
     def keeps_prefixes(self) -> bool:
         return self._config.prefix_caching
 
+    @property
+    def vocabulary(self) -> str:
+        return self._tokenizer.vocabulary
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         received_s = time.monotonic()
         encoded = await asyncio.to_thread(self._tokenizer.encode, request)

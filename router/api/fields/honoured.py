@@ -6,7 +6,7 @@ from router.api.fields.table import Endpoint
 from router.api.fields.table import HonouredField as F
 
 _CHAT, _TEXT = (Endpoint.CHAT,), (Endpoint.TEXT,)
-_IDS = "Token ids belong to one model, so the request has to address one by name"
+_IDS = "Only if all models that may answer have the same vocabulary; else address one by name"
 
 HONOURED: tuple[F, ...] = (
     F(

@@ -171,18 +171,24 @@ async def test_a_template_of_the_request_needs_the_operators_leave(
 @pytest.mark.parametrize(
     "field", [{"logit_bias": {"5": 1}}, {"stop_token_ids": [5]}, {"allowed_token_ids": [5]}]
 )
-async def test_token_ids_need_a_model_that_is_addressed_by_name(
-    client: httpx.AsyncClient, field: dict[str, Any]
+async def test_token_ids_need_one_vocabulary_or_a_model_that_is_addressed_by_name(
+    client: httpx.AsyncClient, gateway: FakeGateway, field: dict[str, Any]
 ):
     [name] = field
     chat, text = {"messages": HELLO, **field}, {"prompt": "9 is", **field}
     for path, body in ((CHAT, chat), (TEXT, {**text, "routing": {}})):
         response = await client.post(path, json=body)
         assert (response.status_code, response.json()["error"]["param"]) == (400, name)
-        assert "address one of them by `model`" in response.json()["error"]["message"]
+        assert "Those of roman, morse are" in response.json()["error"]["message"]
+    gateway.vocabularies = {"meta": "v", "roman": "v", "morse": "other"}
+    response = await client.post(CHAT, json=chat)
+    assert "Those of morse are" in response.json()["error"]["message"]
+    assert (await client.post("/v1/route", json=chat)).status_code == 400
     for path, body in (
         (CHAT, {**chat, "model": "generalist/roman"}),
         (CHAT, {**chat, "routing": {"force": "roman"}}),
+        (CHAT, {**chat, "routing": {"experts": ["roman"]}}),
+        (CHAT, {**chat, "routing": {"exclude": ["morse"]}}),
         (TEXT, text),  # not routed: the meta writes it all
     ):
         assert (await client.post(path, json=body)).status_code == 200

@@ -63,6 +63,12 @@ def test_experts_return_control_until_the_hand_overs_are_used_up():
     ]
 
 
+def test_a_stop_token_ends_the_answer_even_if_experts_return_control():
+    models = playing(meta=[[to("chem")]], chem=[[word("b"), ModelChunk(finish=Finish.STOP, stop_token=7)]])
+    _, done = answer(models, after_expert="return")
+    assert (done.stop_reason, len(models[META].asks)) == (7, 1)
+
+
 def test_an_expert_with_a_full_context_window_does_not_return_control():
     models = playing(meta=[[to("chem")]], chem=[[word("b"), ModelChunk(finish=Finish.LENGTH)]])
     assert answer(models, after_expert="return")[1].finish is Finish.LENGTH
