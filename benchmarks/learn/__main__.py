@@ -3,6 +3,7 @@
 `exact`: the cached loss against the loss of the whole model. `recipe`: the published training against ours.
 `implicit`: queries without labels. `new_expert`: a sixth expert is added to five. `probes`: other classifiers
 on the same states. `many_experts`: a thousand experts. `step`: their cost in a decode step.
+`states`: the forward pass of a real meta.
 
 `exact`, `implicit`, `new_expert` and `probes` need the toy world: `python -m benchmarks.toy.build
 .cache/toy`. `recipe` and `probes` need a wider meta; its training takes three minutes, once. Nothing is
@@ -32,6 +33,7 @@ from benchmarks.learn.probes import probes
 from benchmarks.learn.recipe import recipe
 from benchmarks.learn.report import as_json, show
 from benchmarks.learn.setting import Setting
+from benchmarks.learn.states import states
 from benchmarks.learn.step import step
 
 SECTIONS: dict[str, Callable[[Setting], Any]] = {
@@ -42,6 +44,7 @@ SECTIONS: dict[str, Callable[[Setting], Any]] = {
     "probes": probes,
     "many_experts": many_experts,
     "step": step,
+    "states": states,
 }
 _WIDTH = 130  # of the tables, if the output is not a terminal
 
