@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -32,7 +32,7 @@ from cluster.config.routing import RoutingConfig
 from cluster.errors import ConfigError
 from cluster.yaml_files.reader import read_yaml
 from experts.names import EXPERT_NAME
-from router.table import META
+from router.table import META, Tracing
 
 ROUTER = "router"
 _NAMES: JsonDict = {"propertyNames": {"pattern": f"^(?:{EXPERT_NAME.pattern})$"}}
@@ -44,6 +44,10 @@ class MetaConfig(LoadedModelConfig, title="meta"):
     autoscaling: NeverZeroAutoscaling = Field(
         AutoscalingConfig(), description="How many replicas there are. `min_replicas` is at least 1."
     )
+
+
+class TracingConfig(Tracing, StrictConfig, title="tracing"):
+    """Traces of requests, for OpenTelemetry. Needs the extra `otel` on every node."""
 
 
 class ClusterConfig(StrictConfig, title="cluster.yaml"):
@@ -72,6 +76,13 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
         HttpConfig(), description="Where the cluster listens, and which clients it answers."
     )
     router: RouterConfig = Field(RouterConfig(), description="The replicas that take requests.")
+    tracing: TracingConfig | None = Field(
+        None, description="Traces of requests, for OpenTelemetry. By default none are made."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How the router and the models write their logs: as text, or as one JSON object a line.",
+    )
     kubernetes: KubernetesConfig | None = Field(
         None, description="Settings for `etr render k8s`. By default the cluster does not run on Kubernetes."
     )

@@ -17,6 +17,7 @@ from cluster.errors import ConfigError
 from cluster.serve.app_names import META_APP, ROUTER_APP, expert_app, pool_app
 from cluster.serve.deploy_schema import check_deploy_config
 from cluster.serve.replica_resources import resource_options
+from cluster.serve.telemetry import logging_options, require_otel, tracing_settings
 from deployments.apps import ROUTER_DEPLOYMENT
 from deployments.model_app import MODEL_DEPLOYMENT
 from deployments.replica_router import REQUEST_ROUTER
@@ -38,8 +39,10 @@ def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict
         table_version: the number of the route table and of the meta's tokens.
 
     Raises:
-        ConfigError: a token, an adapter or an API key cannot be used, or Serve does not accept a value.
+        ConfigError: a token, an adapter or an API key cannot be used, the extra for `tracing` is missing, or
+            Serve does not accept a value.
     """
+    require_otel(config)
     experts = [_expert_app(config, name, block) for name, block in config.replicated_experts.items()]
     pools = [_pool_app(config, name) for name in config.pools]
     deploy = {
@@ -132,11 +135,13 @@ def _app(
         "max_surge_percent": 100 if block.rollout == "start_first" else 0,
         "request_router_config": {"request_router_class": REQUEST_ROUTER},
         **_common(block.autoscaling, block.resources, block.target_ongoing_requests, block.health),
+        **logging_options(config),
         # If an answer is not finished by then, the router resumes it on another replica.
         "graceful_shutdown_timeout_s": config.routing.deadlines.longest_drain_s,
         "user_config": {
             "target_tokens_in_flight": block.autoscaling.target_tokens_in_flight,
             **settings,
+            **tracing_settings(config),
         },
     }
     return {
@@ -157,6 +162,7 @@ def _router_app(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         # With a limit per node there may be no room for a surplus replica; the others serve meanwhile.
         "max_surge_percent": 100 if router.max_replicas_per_node is None else 0,
         **_common(router.autoscaling, router.resources, router.target_ongoing_requests, HealthConfig()),
+        **logging_options(config),
         # The longest that an answer may take, so that a router which stops can finish all of its answers.
         "graceful_shutdown_timeout_s": config.routing.deadlines.longest_s,
         "user_config": _route_table(config, table_version),
@@ -210,6 +216,7 @@ def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "cors_origins": config.http.cors_origins,
         "allow_chat_template": config.http.allow_chat_template,
         "page": config.http.page,
+        **tracing_settings(config),
     }
 
 

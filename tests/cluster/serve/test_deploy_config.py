@@ -200,6 +200,8 @@ def test_settings_that_change_while_models_serve_restart_no_model(
         ("router", {"limits": {"max_requests": 64, "max_waiting": 16}}),
         ("http", {"keys_file": "keys.yaml"}),
         ("http", {"cors_origins": ["https://chat.example"], "allow_chat_template": True}),
+        ("tracing", {"endpoint": "http://collector:4318/v1/traces"}),
+        ("log_format", "json"),
     ],
 )
 def test_settings_of_the_router_restart_no_model(
