@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 # Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-fast test-unit test-models test-cluster test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
+.PHONY: help install system-packages demo test test-fast test-unit test-models test-cluster test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,11 +24,20 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
+# Never fails: a test without its program is skipped and says so. Debian starts a Prometheus at once.
+system-packages:  ## try to install the programs that some tests need: Prometheus and Chromium, as root on Debian
+	@for package in prometheus chromium; do \
+	  command -v $$package >/dev/null && continue; \
+	  [ "$$(id -u)" = 0 ] && { apt-get update && apt-get install -y --no-install-recommends $$package; } >/dev/null 2>&1 \
+	    || { echo "!!! $$package cannot be installed here; what needs it is NOT tested !!!"; continue; }; \
+	  [ $$package != prometheus ] || systemctl disable --now prometheus 2>/dev/null || true; \
+	done
+
 demo: install  ## serve SmolLM2 with six experts, and ask it questions
 	$(BIN)/python -m examples.smollm2.run
 
 test:  ## everything CI runs: linters, types, docs, all tests, and those of vLLM and of real clients in environments of their own
-	@$(MAKE) --no-print-directory -j2 install vllm-installed clients-installed
+	@$(MAKE) --no-print-directory -j2 install vllm-installed clients-installed system-packages
 	@$(MAKE) --no-print-directory test-fast
 	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-cluster

@@ -1,4 +1,4 @@
-"""`etr render k8s`: the Kubernetes manifest of a cluster. Ray is imported only when it runs."""
+"""`etr render`: files about a cluster for other systems. Ray is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, load_with_warnings, note
+from cluster.cli import options as option
+from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, info, load_with_warnings, note
 from cluster.errors import ConfigError
+from cluster.monitoring.files import PROVISIONING, local_files, write_files
+from cluster.serve.connect import local_head
 from cluster.yaml_files.reader import read_yaml
 
-app = typer.Typer(no_args_is_help=True, help="Write the manifest of the cluster for another system.")
+app = typer.Typer(no_args_is_help=True, help="Write files about the cluster for other systems.")
 command = command_of(app)
 
 Output = Annotated[
@@ -35,3 +38,21 @@ def k8s(config: ConfigPath = DEFAULT_CONFIG, output: Output = None) -> None:
     metadata = read_yaml(output)["metadata"]
     name = f"{metadata['namespace']}/{metadata['name']}"
     note(f"RayService {name} is in {output}; kubectl apply --server-side --field-manager=etr -f {output}")
+
+
+@command
+def monitoring(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to.")],
+    name: option.ClusterName = None,
+) -> None:
+    """Write boards, alerts and settings for a Prometheus and a Grafana on this machine."""
+    folder = folder.resolve()
+    try:
+        write_files(folder, local_files(folder, local_head(name).metrics_targets))
+    except OSError as error:
+        raise ConfigError([f"{folder}: cannot be written: {error.strerror}; name another folder"]) from error
+    info(
+        f"prometheus --config.file={folder}/prometheus.yml --storage.tsdb.path={folder}/data "
+        f"--web.listen-address=127.0.0.1:9090\n"
+        f"GF_PATHS_PROVISIONING={folder / PROVISIONING} grafana server --homepath /usr/share/grafana"
+    )

@@ -43,6 +43,11 @@ class Head:
     def session(self) -> Session:
         return Session(self.pid, mark=self.temp_dir)
 
+    @property
+    def metrics_targets(self) -> Path:
+        """The file in which Ray lists the metrics ports of all nodes, as Prometheus reads it."""
+        return Path(self.temp_dir, "session_latest", "prom_metrics_service_discovery.json")
+
 
 def state_root() -> Path:
     """The folder in which `etr` keeps its state for this user, with one folder per cluster."""

@@ -24,10 +24,19 @@ def connect(name: str | None, address: str | None) -> ServeClient:
     """
     if address:
         return ServeClient(address, auth_token())
+    return connect_to(local_head(name))
+
+
+def local_head(name: str | None) -> Head:
+    """The head of cluster `name` on this machine, else the only head here.
+
+    Raises:
+        HeadNotFound: no head runs here, or several do and `name` is None.
+    """
     head = find_head(state_root() / (name or only_name()))
     if head is None:
         raise HeadNotFound(f"no head of cluster '{name}' runs here; run `etr up` or give --address")
-    return connect_to(head)
+    return head
 
 
 def connect_to(head: Head) -> ServeClient:
