@@ -27,8 +27,9 @@ class TokenDecoder:
         self._tokenizer = tokenizer
         self._num_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._hidden_ids = {i for i, token in added.items() if token.special and token.content not in shown}
+        self.shown_ids = [i for i, token in added.items() if token.special and token.content in shown]
         # The library skips special tokens by itself, but only all of them.
-        self._shows_some = any(token.special and token.content in shown for token in added.values())
+        self._shows_some = bool(self.shown_ids)
         self._byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
         self._is_byte_level = "ByteLevel" in kinds
         self._has_byte_tokens = "ByteFallback" in kinds

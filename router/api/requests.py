@@ -107,12 +107,6 @@ class ChatRequest(ToolFields, TemplateFields, AnswerRequest):
     def _fits_together(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest('top_logprobs needs "logprobs": true', "top_logprobs")
-        if self.may_call_tools and self.grammar_field:
-            raise InvalidRequest(
-                f"{self.grammar_field} gives the form of the answer, so no tool could be called: send it or "
-                'tools, or "tool_choice": "none"',
-                self.grammar_field,
-            )
         if self.continue_final_message:
             last = self.messages[-1]
             if last.role != "assistant" or last.tool_calls or last.function_call or len(self.messages) == 1:

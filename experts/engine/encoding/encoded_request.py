@@ -19,6 +19,7 @@ class EncodedRequest:
         prompt: Its token ids, with everything that stands in the open turn.
         decoder: Turns the new tokens into text.
         parts: Finds thoughts and tool calls in that text. None: all of it is the answer's.
+        call_beginnings: Of a call that may take the place of an answer under a grammar.
         dropped: Text that the prompt lacks at its end. The answer begins with it, and does not show it.
         thoughts: None: the model does not think, or nothing depends on it: neither a hand-over nor a grammar.
     """
@@ -28,4 +29,5 @@ class EncodedRequest:
     decoder: TokenDecoder
     parts: PartStream | None = None
     thoughts: ThoughtMarks | None = None
+    call_beginnings: tuple[str, ...] = ()
     dropped: str = ""

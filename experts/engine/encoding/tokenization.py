@@ -103,7 +103,7 @@ class ModelTokenizer:
         encoded = EncodedRequest(request, prompt, self.decoder, dropped=dropped)
         if request.messages is None or request.probe:
             return encoded
-        _require_parser(request, self.parsers)
+        beginnings = self.parsers.call_beginnings(request)
         thinks = self.parsers.reasoning_parser is not None
         if not thinks and request.chat is None:
             return encoded
@@ -111,6 +111,7 @@ class ModelTokenizer:
         parser = self.parsers.parser(request, tail)
         return replace(
             encoded,
+            call_beginnings=beginnings,
             decoder=self.decoder if parser is None else self.marked_decoder,
             parts=None if parser is None else PartStream(parser, own),
             thoughts=self._thoughts(request, tail, own) if request.allowed or request.has_grammar else None,
@@ -205,16 +206,6 @@ def _may_heal(request: EngineRequest) -> bool:
     options = request.sampling
     is_scored = options and (options.num_logprobs, options.num_prompt_logprobs) != (None, None)
     return not is_scored and not request.has_grammar
-
-
-def _require_parser(request: EngineRequest, parsers: ParserChoice) -> None:
-    chat = request.chat
-    if chat and chat.tools and chat.tool_choice == "auto" and parsers.tool_parser is None:
-        raise InvalidPrompt(
-            "tools",
-            "this server does not know how this model writes tool calls: set engine.tool_parser, or force a "
-            "call with tool_choice",
-        )
 
 
 def _max_model_len(name: str, config: PretrainedConfig, configured: int | None) -> int:

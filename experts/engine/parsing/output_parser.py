@@ -90,12 +90,15 @@ class MarkedParser(IncrementalParser):
         *,
         is_open: bool = False,
         is_parallel: bool = True,
+        has_form: bool = False,
     ) -> None:
-        """`is_open`: the thoughts have begun in the prompt."""
+        """`is_open`: the thoughts have begun in the prompt. `has_form`: an answer that does not begin with a
+        call has none."""
         super().__init__(is_parallel=is_parallel)
         self.in_reasoning = is_open
         self._think = think
         self._calls = calls or CallFormat()
+        self._has_form = has_form
         self._reader = CallReader(self.source, self.sink, tools)
 
     def steps(self) -> Steps[None]:
@@ -135,7 +138,7 @@ class MarkedParser(IncrementalParser):
                 continue
             if not self.sink.num_calls or (yield from self.source.peek()):
                 self.sink.text(blank)
-            if not (yield from self._text(mark)):
+            if self._has_form or not (yield from self._text(mark)):
                 return
 
     def _text(self, mark: str) -> Steps[bool]:

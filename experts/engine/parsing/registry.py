@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from experts.engine.parsing import harmony
+from experts.engine.parsing.after_thoughts import AfterThoughts
 from experts.engine.parsing.forced_calls import ForcedCallParser
 from experts.engine.parsing.formats import CALL_FORMATS, THINK_MARKS
 from experts.engine.parsing.harmony import HarmonyParser
 from experts.engine.parsing.output_parser import MarkedParser, OutputParser
 from experts.engine.parsing.tool_schemas import ToolSchemas
 from experts.engine.request import ChatOptions, EngineRequest
-from experts.errors import ModelLoadError
+from experts.errors import InvalidPrompt, ModelLoadError
 
 AUTO, NONE = "auto", "none"
 TEXT_TOOL_PARSER = "hermes"  # the format that `tool_text` explains to models whose template knows no tools
@@ -92,9 +94,9 @@ class ParserChoice:
         tools = ToolSchemas(options.tools if options.tool_choice != "none" else ())
         if tools.names and options.tool_choice != "auto":
             name = None if options.tool_choice == "required" else options.tool_choice
-            return ForcedCallParser(name, is_parallel=options.parallel_tool_calls)
-        if request.sampling and request.sampling.grammar:
-            return None
+            forced = ForcedCallParser(name, is_parallel=options.parallel_tool_calls)
+            thoughts = self.format_parser(request, options, ToolSchemas(()), prompt_tail)
+            return AfterThoughts(thoughts, forced) if thoughts else forced
         return self.format_parser(request, options, tools, prompt_tail)
 
     def format_parser(
@@ -111,11 +113,51 @@ class ParserChoice:
         if think is None and calls is None:
             return None
         is_open = think is not None and think.is_open(prompt_tail, has_answer=bool(request.written))
-        return MarkedParser(think, calls, tools, is_open=is_open, is_parallel=is_parallel)
+        has_form = request.has_grammar
+        return MarkedParser(think, calls, tools, is_open=is_open, is_parallel=is_parallel, has_form=has_form)
+
+    def call_beginnings(self, request: EngineRequest) -> tuple[str, ...]:
+        """How an answer begins if and only if it is a call. None if it needs to match no grammar otherwise.
+
+        Raises InvalidPrompt: calls of this model cannot be read.
+        """
+        chat = request.chat
+        if chat is None or not chat.tools or chat.tool_choice != "auto":
+            return ()
+        if self.tool_parser is None:
+            raise InvalidPrompt(
+                "tools",
+                "this server does not know how this model writes tool calls: set engine.tool_parser, or "
+                "force a call with tool_choice",
+            )
+        if not request.has_grammar:
+            return ()
+        beginnings = self.beginnings(ToolSchemas(chat.tools))
+        if not beginnings:
+            reason = (
+                "calls of this model cannot be told from an answer in a given form: send one or the other"
+            )
+            raise InvalidPrompt("tools", reason)
+        return beginnings
+
+    def beginnings(self, tools: ToolSchemas) -> tuple[str, ...]:
+        """None if the format has no certain ones."""
+        calls = CALL_FORMATS.get(self.tool_parser or "")
+        if calls is None or self._is_harmony:
+            return ()
+        return (*calls.begins, *(text for name in tools.names for text in _opened(calls.openers, name)))
 
     @property
     def _is_harmony(self) -> bool:
         return self.tool_parser == _HARMONY_TOOLS or self.reasoning_parser == _HARMONY_REASONING
+
+
+def _opened(openers: Sequence[str], name: str) -> Iterator[str]:
+    """How a call of the tool begins without a mark of its own."""
+    if "{" in openers:
+        yield from (f'{{"name":{blank}{json.dumps(name)}' for blank in (" ", ""))
+    if "[" in openers:
+        yield f"[{name}("
 
 
 def choose(chat_template: str, tool_parser: str = AUTO, reasoning_parser: str = AUTO) -> ParserChoice:

@@ -27,6 +27,7 @@ class TokenRules:
         resumed: The part of them that the grammar has seen.
         knows_resumed_ids: Whether the ids of `resumed` are of this model's tokenizer.
         thoughts: With which the answer may begin, before its grammar.
+        call_beginnings: With which a call begins that the answer may be, without its grammar.
         dropped: The text with which it has to begin, without a grammar.
     """
 
@@ -39,7 +40,13 @@ class TokenRules:
     resumed: Resumed | None = None
     knows_resumed_ids: bool = False
     thoughts: ThoughtMarks | None = None
+    call_beginnings: tuple[str, ...] = ()
     dropped: str = ""
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether the texts that tokens begin with matter."""
+        return bool(self.dropped or self.call_beginnings)
 
     def to_plain(self) -> dict[str, Any]:
         """As data of plain types, which cross process boundaries."""
@@ -63,6 +70,7 @@ class TokenRules:
             Resumed(**resumed) if resumed else None,
             fields["knows_resumed_ids"],
             ThoughtMarks(**thoughts) if thoughts else None,
+            tuple(fields["call_beginnings"]),
             fields["dropped"],
         )
 
@@ -84,6 +92,7 @@ def rules_of(encoded: EncodedRequest, tokenizer: ModelTokenizer) -> TokenRules:
         resumed if options.grammar else None,
         resumed is not None and resumed.tokenizer == tokenizer.fingerprint,
         encoded.thoughts if options.grammar else None,
+        encoded.call_beginnings,
         encoded.dropped,
     )
 

@@ -7,11 +7,13 @@ penalised; what is left is sampled.
 from __future__ import annotations
 
 import asyncio
+from asyncio import Future
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from experts.engine.grammar.call_beginnings import CallBeginnings
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.grammar.state import CompiledGrammar, GrammarState
 from experts.engine.grammar.words import Words
@@ -21,12 +23,16 @@ from experts.engine.sampling.rules import TokenRules, chooses_tokens, has_penalt
 from experts.text.decoder import TokenDecoder
 
 
-def answer_grammar(rules: TokenRules, compiled: CompiledGrammar, decoder: TokenDecoder) -> AnswerGrammar:
+def answer_grammar(
+    rules: TokenRules, compiled: CompiledGrammar, decoder: TokenDecoder, words: Words | None
+) -> AnswerGrammar:
     """At the beginning of an answer, or where an interrupted one continues.
 
-    `decoder`: shows the marks of thoughts. Raises EngineFailed (see `AnswerGrammar`).
+    `decoder`: shows the marks of thoughts and calls; `words`: needed if the answer may be a call. Raises
+    EngineFailed (see `AnswerGrammar`).
     """
-    grammar = AnswerGrammar(GrammarState(compiled, rules.turn_end_ids), rules.thoughts, decoder)
+    calls = CallBeginnings(rules.call_beginnings, words, decoder) if words is not None else None
+    grammar = AnswerGrammar(GrammarState(compiled, rules.turn_end_ids), rules.thoughts, decoder, calls)
     if rules.resumed is not None:
         grammar.resume(rules.resumed, knows_ids=rules.knows_resumed_ids)
     return grammar
@@ -132,13 +138,15 @@ async def make_chooser(
     """None if plain sampling follows the rules. Raises InvalidCall, EngineFailed (see `AnswerGrammar`)."""
     if not chooses_tokens(rules):
         return None
-    if rules.dropped:
-        words: Words = await asyncio.wrap_future(grammars.submit_words())
-        return TokenChooser(rules, prompt, words=words)
+    words: Words | None = None
+    if rules.needs_words:
+        future: Future[Words] = asyncio.wrap_future(grammars.submit_words())
+        words = await future
     grammar = rules.options.grammar
     if grammar is None:
-        return TokenChooser(rules, prompt)
-    return TokenChooser(rules, prompt, answer_grammar(rules, await grammars.compile(grammar), decoder))
+        return TokenChooser(rules, prompt, words=words)
+    compiled = await grammars.compile(grammar)
+    return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder, words))
 
 
 def _mask(ids: Iterable[int], row: Tensor) -> Tensor:

@@ -49,14 +49,16 @@ class WorkerGrammars:
 
 def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules, decoder: TokenDecoder) -> Outcome:
     """Begin to compile, if that has not begun; how far it is."""
-    if rules.dropped:
-        return [] if grammars.submit_words().done() else None
-    assert rules.options.grammar is not None
+    words = grammars.submit_words() if rules.needs_words else None
+    if words is not None and not words.done():
+        return None
+    if rules.options.grammar is None:
+        return []
     future = grammars.submit(rules.options.grammar)
     if not future.done():
         return None
     try:
-        answer_grammar(rules, future.result(), decoder)
+        answer_grammar(rules, future.result(), decoder, words.result() if words else None)
     except InvalidCall as error:
         return [error.code, error.param or "", error.message]
     except EngineFailed as error:

@@ -66,6 +66,9 @@ class VllmParserChoice(ParserChoice):
         """All special tokens, because no parser of vLLM says which ones it needs."""
         return frozenset(self.tokenizer.all_special_tokens)
 
+    def beginnings(self, tools: ToolSchemas) -> tuple[str, ...]:
+        return ()
+
     def format_parser(
         self, request: EngineRequest, options: ChatOptions, tools: ToolSchemas, prompt_tail: str
     ) -> OutputParser | None:

@@ -87,10 +87,10 @@ def to_state(
 def _chooser(
     rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
 ) -> TokenChooser | None:
-    if rules.dropped:
-        return TokenChooser(rules, prompt, words=grammars.submit_words().result())
+    # Both are there already, before the request came.
+    words = grammars.submit_words().result() if rules.needs_words else None
     grammar = rules.options.grammar
-    if grammar is not None:  # compiled already, before the request came
+    if grammar is not None:
         compiled = grammars.submit(grammar).result()
-        return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder))
-    return TokenChooser(rules, prompt) if chooses_tokens(rules) else None
+        return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder, words))
+    return TokenChooser(rules, prompt, words=words) if chooses_tokens(rules) else None

@@ -111,11 +111,6 @@ class GrammarFields(StrictRequest):
         return self._forms[0][1] if self._forms else None
 
     @cached_property
-    def grammar_field(self) -> str | None:
-        """The name of the field that asks for a form."""
-        return self._forms[0][0] if self._forms else None
-
-    @cached_property
     def _forms(self) -> list[tuple[str, Grammar]]:
         if self.model_fields_set.isdisjoint(GrammarFields.model_fields):  # nearly always
             return []

@@ -90,10 +90,6 @@ class ToolFields(StrictRequest):
         """Whether the client uses `functions`, which OpenAI had before `tools`."""
         return bool(self.functions)
 
-    @property
-    def may_call_tools(self) -> bool:
-        return bool(self._definitions) and self._choice != "none"
-
     def tool_options(self) -> dict[str, Any]:
         """The fields of `ChatOptions` about tools. In the first API, a model made one call at most."""
         if not self._definitions:

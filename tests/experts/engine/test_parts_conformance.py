@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
 import pytest_asyncio
 import torch
 
 from experts.engine.chunk import EngineChunk, FinishReason, ReasoningPart, TextPart, ToolCallPart
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
-from experts.engine.request import ChatOptions, Resumed
+from experts.engine.request import ChatOptions, Grammar, GrammarKind, Resumed, SamplingOptions
 from experts.errors import InvalidPrompt
 from tests.support.engine_world import ENGINE_KINDS, run, running, text_of, token
 from tests.support.reference_loop import ReferenceModel
@@ -34,6 +36,7 @@ TEMPLATE = """\
 {#- a call is written <tool_call>{"name": …, "arguments": …}</tool_call> #}"""
 MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 FORMAT = ChatFormat(TEMPLATE, eos="<|im_end|>", control=("<|im_start|>", *MARKS))
+MARK_IDS = {mark: of_format(FORMAT).get_vocab()[mark] for mark in MARKS}
 CONFIGS: dict[str, EngineConfig] = {
     "transformers": TransformersConfig(dtype="float32", max_streams=8, num_threads=1),
     "vllm": VllmConfig(
@@ -173,3 +176,47 @@ async def test_an_expert_whose_window_the_prompt_fills_cannot_take_over(engine):
     wide, narrow = ({"law": 4096}, {"law": 8})
     assert (await run(engine, allowed=("law",), windows=wide))[-1].expert == "law"
     assert (await run(engine, allowed=("law",), windows=narrow, max_tokens=3))[-1].expert is None
+
+
+ANSWER = {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"]}
+FORM = SamplingOptions(grammar=Grammar(GrammarKind.JSON_SCHEMA, json.dumps(ANSWER)))
+
+
+def biased(*tokens: str) -> SamplingOptions:
+    """Of the marks, the model writes these and no others."""
+    return replace(FORM, logit_bias={i: 100.0 if mark in tokens else -100.0 for mark, i in MARK_IDS.items()})
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+async def test_with_tools_and_a_form_an_answer_is_a_call_or_has_the_form(engine, seed):
+    settings: dict[str, Any] = {"chat": calling("auto", WEATHER), "temperature": 1.0, "seed": seed}
+    answers = [await run(engine, f"{i}", sampling=FORM, max_tokens=40, **settings) for i in range(3)]
+    for chunks in answers:
+        if not text_of(chunks).startswith("<tool_call>"):
+            jsonschema.validate(json.loads(text_of(chunks)), ANSWER)
+            assert "".join(part.text for part in parts_of(chunks, TextPart)) == text_of(chunks)
+    chunks = await run(engine, sampling=biased("<tool_call>"), max_tokens=6, **settings)
+    assert text_of(chunks).startswith("<tool_call>")
+    chunks = await run(engine, sampling=biased("</tool_call>", "<think>"), max_tokens=40, **settings)
+    assert text_of(chunks).startswith("{")
+
+
+async def test_a_call_in_place_of_a_form_is_continued(engine):
+    begun = '<tool_call>{"name": "weather", "arguments": {"city": "'
+    options: dict[str, Any] = {"chat": calling("auto", WEATHER), "sampling": FORM, "max_tokens": 6}
+    chunks = await resumed(engine, begun, **options)
+    assert {(part.index, part.name) for part in parts_of(chunks, ToolCallPart)} == {(0, None)}
+    chunks = await resumed(engine, '{"rain": ', **options | {"max_tokens": 40})
+    jsonschema.validate(json.loads('{"rain": ' + text_of(chunks)), ANSWER)
+    assert parts_of(chunks, ToolCallPart) == []
+
+
+async def test_thoughts_before_a_form_or_a_forced_call_are_no_part_of_it(engine):
+    forced = replace(calling("required", WEATHER), template_kwargs={"think": True})
+    ends = biased("</think>")
+    formed = await resumed(engine, "hm", chat=THINKING, sampling=ends, max_tokens=60)
+    text = "".join(part.text for part in parts_of(formed, TextPart))
+    jsonschema.validate(json.loads(text), ANSWER)
+    called = await resumed(engine, "hm", chat=forced, sampling=replace(ends, grammar=None), max_tokens=90)
+    assert parts_of(called, TextPart) == []
+    assert calls_of(called)[0][0] == "weather"

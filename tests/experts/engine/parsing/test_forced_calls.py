@@ -12,7 +12,7 @@ from tests.experts.engine.parsing.answers import CALLS, Joined, parse, parser
 
 
 def forced(tool_choice, pieces, **options):
-    return parse(parser("mistral", "qwen3", "<think>", tool_choice=tool_choice, **options), pieces)
+    return parse(parser("mistral", "qwen3", "", tool_choice=tool_choice, **options), pieces)
 
 
 def listed(calls):
@@ -34,6 +34,14 @@ def test_a_list_of_calls_is_read_however_it_is_cut(example, indent):
 def test_the_arguments_of_a_named_function_are_the_text(arguments):
     text = json.dumps(arguments)
     assert forced("add", text) == forced("add", [text]) == Joined(calls=[("add", text)])
+
+
+def test_thoughts_before_a_forced_call_are_no_part_of_it():
+    text = "hm</think>" + listed([("now", {})])
+    expected = Joined(reasoning="hm", calls=[("now", "{}")])
+    for i in range(len(text)):
+        reader = parser("mistral", "qwen3", "<think>", tool_choice="required")
+        assert parse(reader, [text[:i], text[i:]]) == expected
 
 
 def test_a_list_that_ends_early_gives_its_beginning():

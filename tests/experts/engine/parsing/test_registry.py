@@ -9,7 +9,7 @@ import pytest
 from experts.engine.detokenizer import IncrementalDetokenizer
 from experts.engine.parsing.registry import REASONING_PARSERS, TOOL_PARSERS, ParserChoice, choose
 from experts.engine.request import EngineRequest, Grammar, GrammarKind, SamplingOptions
-from experts.errors import ModelLoadError
+from experts.errors import InvalidPrompt, ModelLoadError
 from experts.text.decoder import TokenDecoder
 from tests.experts.engine.parsing.answers import Joined, parse, request
 from tests.tiny.templates import ChatFormat
@@ -61,8 +61,48 @@ def test_nothing_is_parsed_where_nothing_is_sought():
     assert tools.parser(request(tool_choice="none"), "") is None
     assert both.parser(EngineRequest("1", text="a raw prompt"), "") is None
     assert both.parser(plain, "") is not None
-    grammar = SamplingOptions(grammar=Grammar(GrammarKind.JSON_OBJECT))
-    assert both.parser(replace(plain, sampling=grammar), "<think>") is None
+
+
+FORM = SamplingOptions(grammar=Grammar(GrammarKind.JSON_OBJECT))
+
+
+def test_only_an_answer_in_a_given_form_that_begins_with_a_call_is_one():
+    both = ParserChoice("hermes", "qwen3")
+    call = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    for text, found in (
+        (call, Joined(calls=[("now", "{}")])),
+        ('{"a": "' + call + '"}', Joined(text='{"a": "' + call + '"}')),
+        ("<think>hm</think>" + call, Joined(reasoning="hm", calls=[("now", "{}")])),
+    ):
+        reader = both.parser(replace(request(), sampling=FORM), "")
+        assert reader
+        assert parse(reader, text) == found
+
+
+def test_a_form_does_not_hide_thoughts():
+    plain = replace(request(), chat=None, sampling=FORM)
+    reader = ParserChoice("hermes", "qwen3").parser(plain, "<think>")
+    assert reader
+    assert parse(reader, 'hm</think>{"a": 1}') == Joined(reasoning="hm", text='{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("name", "beginnings"),
+    [
+        ("hermes", ("<tool_call>",)),
+        ("pythonic", ("[now(",)),
+        ("llama3_json", ("<|python_tag|>", '{"name": "now"', '{"name":"now"')),
+    ],
+)
+def test_a_call_in_place_of_a_form_has_a_known_beginning(name: str, beginnings: tuple[str, ...]):
+    formed = replace(request(), sampling=FORM)
+    found = ParserChoice(name).call_beginnings(formed)
+    assert tuple(text for text in found if "now" in text or "<" in text) == beginnings
+    assert ParserChoice(name).call_beginnings(request()) == ()
+    assert ParserChoice(name).call_beginnings(replace(formed, chat=None)) == ()
+    for choice in (ParserChoice(), ParserChoice("openai")):
+        with pytest.raises(InvalidPrompt):
+            choice.call_beginnings(formed)
 
 
 def test_forced_calls_are_read_without_a_format_too():

@@ -19,7 +19,17 @@ def test_rules_are_the_same_after_their_way_to_another_process():
     )
     thoughts = ThoughtMarks("deepseek_r1", "tail", False, "")
     rules = TokenRules(
-        options, (2, 4), (2,), 9, ((1, 2), (3,)), (7, 8), Resumed("a", (1,), "f"), True, thoughts, " Par"
+        options,
+        (2, 4),
+        (2,),
+        9,
+        ((1, 2), (3,)),
+        (7, 8),
+        Resumed("a", (1,), "f"),
+        True,
+        thoughts,
+        ("<call>",),
+        " Par",
     )
     sent = TokenRules.of_plain(json.loads(json.dumps(rules.to_plain())))
     assert json.dumps(sent.to_plain()) == json.dumps(rules.to_plain())

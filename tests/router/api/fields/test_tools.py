@@ -85,18 +85,17 @@ def test_without_tools_nothing_is_asked(fields: dict[str, Any]):
         ({"tools": [tool({"name": "auto"})], "tool_choice": {"function": {"name": "auto"}}}, "tool_choice"),
         ({"function_call": {"name": "f"}}, "function_call"),
         ({"tools": [tool(F)], "functions": [F]}, "functions"),
-        ({"tools": [tool(F)], "response_format": {"type": "json_object"}}, "response_format"),
-        ({"functions": [F], "guided_regex": "a"}, "guided_regex"),
     ],
 )
 def test_tools_that_cannot_be_called_are_refused_by_name(fields: dict[str, Any], param: str):
     assert refusal(ChatRequest, **fields).param == param
 
 
-def test_a_form_goes_with_tools_that_may_not_be_called():
-    request = chat(tools=[tool(F)], tool_choice="none", response_format={"type": "json_object"})
+@pytest.mark.parametrize("choice", ["none", "auto", "required"])
+def test_a_form_goes_with_tools(choice: str):
+    request = chat(tools=[tool(F)], tool_choice=choice, response_format={"type": "json_object"})
     assert request.grammar is not None
-    assert chat_options(request).tool_choice == "none"
+    assert chat_options(request).tool_choice == choice
 
 
 def test_an_error_does_not_repeat_a_long_name():
