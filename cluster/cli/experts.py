@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -34,13 +35,15 @@ def add(
     learning: option.LearnFrom,
     tolerance: option.Tolerance = 0.005,
     dry_run: option.DryRun = False,
+    report: option.LearningReport = None,
     address: option.Address = None,
     no_apply: option.NoApply = False,
 ) -> None:
     """Learn a token for a new expert and add the expert. The tokens of the other experts do not change."""
     new = NewExpert.described(config, name, source, token)
     loaded = load_config(config)
-    trial = _judged_trial(loaded, new, queries, learning, tolerance, dry_run=dry_run)
+    trial = _judged_trial(loaded, new, queries, learning, report, dry_run=dry_run)
+    trial.require_harmless(tolerance)
     if dry_run:
         info(f"dry run: '{name}' would be added; neither {new.token} nor {config} was written")
         return
@@ -66,22 +69,24 @@ def _judged_trial(
     new: NewExpert,
     queries: ExpertQueries,
     learning: option.LearnFrom,
-    tolerance: float,
+    report: Path | None,
     *,
     dry_run: bool,
 ) -> AdditionTrial:
-    """Learn the token and print how it changes the routing. Raises ExpertRefused if it harms an expert."""
+    """Learn the token, and show how it changes the routing."""
     from cluster.cli import print_learning
     from cluster.learning.add_expert import try_expert
+    from cluster.learning.report_file import write_trial
 
     with print_learning.stages(err) as progress:
         trial = try_expert(config, new, queries, learning, save=not dry_run, progress=progress, warn=warn)
     # Printed before the refusal, because its reason is in the figures.
     print_learning.labels(out, trial.labelled)
     print_learning.trial(out, trial)
+    if report is not None:
+        write_trial(report, trial)
     for expert in trial.unchecked:
         warn(f"no held-out query is for expert '{expert}', so what it loses to '{new.name}' is not checked")
-    trial.require_harmless(tolerance)
     return trial
 
 

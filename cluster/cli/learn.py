@@ -34,12 +34,14 @@ def learn(
     l2: option.L2 = None,
     false_trigger_rate: option.FalseTriggerRate = None,
     write: option.Write = False,
+    report: option.LearningReport = None,
 ) -> None:
     """Learn the token of every expert, and write the files that the config names."""
     if write and false_trigger_rate is None:
         raise typer.BadParameter("--write has no effect without --false-trigger-rate; add it")
     from cluster.cli import print_learning
     from cluster.learning.learn import learn_all
+    from cluster.learning.report_file import write_fit
 
     loaded = load_config(config, tokens_required=False)
     with print_learning.stages(err) as progress:
@@ -48,6 +50,8 @@ def learn(
         )
     print_learning.labels(out, result.labelled)
     print_learning.learned(out, result)
+    if report is not None:
+        write_fit(report, result.report)
     _report_call_bias(loaded, result.report.call_bias, chosen=false_trigger_rate is not None, write=write)
 
 

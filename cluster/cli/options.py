@@ -152,6 +152,10 @@ Methods = Annotated[
         metavar="NAME,NAME", help="Methods to compare the tokens with.", show_default="all that can run"
     ),
 ]
+LearningReport = Annotated[
+    Path | None,
+    typer.Option("--report", help="File for how queries are routed before and after; the page shows it."),
+]
 ReportFolder = Annotated[Path, typer.Option("--out", help="Folder for the JSON, Markdown and pictures.")]
 RoutesOnly = Annotated[
     bool, typer.Option("--routes-only", help="Judge only the routing; send no questions to a cluster.")

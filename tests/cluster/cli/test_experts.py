@@ -105,10 +105,14 @@ def test_a_new_expert_is_learned_and_written_into_the_config(config: Path, data:
     assert load_config(config).local_experts["morse"].resources.num_cpus == 0.5
 
 
-def test_a_dry_run_shows_the_same_and_writes_nothing(config: Path, data: Path):
+def test_a_dry_run_shows_the_same_and_writes_only_its_report(config: Path, data: Path, tmp_path: Path):
     before = contents(config)
-    result = add(config, data, "--dry-run")
+    report = tmp_path / "added.json"
+    result = add(config, data, "--dry-run", "--report", report)
     assert result.exit_code == 0, result.output
+    changed = json.loads(report.read_text(encoding="utf-8"))
+    assert (changed["added"], changed["num_queries"]) == ("morse", changed["num_held_out"])
+    assert (changed["before"]["accuracy"]["morse"], changed["after"]["accuracy"]["morse"]) == (0, 1)
     assert row(result, "morse") == ["6", "0.000", "1.000"]
     assert "dry run: 'morse' would be added" in result.stdout
     assert contents(config) == before

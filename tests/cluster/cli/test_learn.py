@@ -68,6 +68,15 @@ def test_every_expert_gets_its_token_with_scores_on_held_out_queries(config: Pat
     assert [row[1:6:2] for row in rows] == [[name, "6", "1.000"] for name in EXPERTS]
 
 
+def test_the_report_says_what_learning_changed(config: Path, data: Path, tmp_path: Path):
+    file = tmp_path / "reports" / "learned.json"
+    learn(config, data, "--report", file)
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert (report["names"], report["added"], report["num_held_out"]) == ([*EXPERTS], None, 24)
+    assert report["before"]["accuracy"] == dict.fromkeys(EXPERTS, 0)
+    assert report["after"]["accuracy"] == dict.fromkeys(EXPERTS, 1)
+
+
 def test_states_are_kept_beside_the_config_and_reused_only_by_the_same_meta(config: Path, data: Path):
     learn(config, data)
     first = {path: path.stat().st_mtime_ns for path in config.parent.glob(".etr/states/*/*/*")}
