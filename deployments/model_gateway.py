@@ -13,6 +13,8 @@ from deployments.probe import probe, start
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
 from router.availability import ModelState
+from router.decisions.metrics import Metrics, NoMetrics
+from router.decisions.recorder import DecisionLog, DecisionRecorder, NoLog
 from router.decoding.timing import Meter, NoMeter
 from router.errors import ModelUnavailable, RouterError
 from router.load_report import ModelLoad
@@ -36,10 +38,13 @@ class ModelGateway:
         broadcast: Broadcast,
         meter: Meter | None = None,
         tracer: Tracer | None = None,
+        metrics: Metrics | None = None,
+        decision_log: DecisionLog | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
         self.meter = meter or NoMeter()
         self.tracer = tracer or NoTracer()
+        self.recorder = DecisionRecorder(metrics or NoMetrics(), decision_log or NoLog(), lambda: self.table)
         self.models = Connections(self.refresh_app)
         self.admission = Admission(self.num_slots, self.max_slots)
         self.quarantine = Quarantine(self._tell_routers)

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from deployments.connections import Connect
+from deployments.decision_log import FileDecisionLog
 from deployments.http.cluster_endpoint import ClusterEndpoint
 from deployments.http.page import Page
 from deployments.load_reports import ServeBroadcast
-from deployments.metrics import ServeMeter
+from deployments.metrics import ServeMeter, ServeMetrics
 from deployments.model_app import model_handle
 from deployments.model_gateway import ModelGateway
 from deployments.probe import start
@@ -49,8 +50,16 @@ class Router:
         log_cancelled_requests()
         self._meter = RouterMeter()
         self._tracer = OtlpTracer()
+        metrics = ServeMetrics()
+        self._decision_log = FileDecisionLog(metrics)
         self._gateway = ModelGateway(
-            connect_model or connect, max_body_bytes, ServeBroadcast(), self._meter, self._tracer
+            connect_model or connect,
+            max_body_bytes,
+            ServeBroadcast(),
+            self._meter,
+            self._tracer,
+            metrics,
+            self._decision_log,
         )
         self._observing: asyncio.Task[None] | None = None
         self._is_set_up = False
@@ -67,6 +76,7 @@ class Router:
         is_first = not self._is_set_up
         table = RouteTable.model_validate(user_config)
         await self._tracer.configure(table.tracing)
+        await asyncio.to_thread(self._decision_log.configure, table.decision_log)
         await self._gateway.install(table)
         self._is_set_up = True
         if self._observing is None:
@@ -90,6 +100,7 @@ class Router:
             self._observing.cancel()
         await self._gateway.close()
         await self._tracer.close()
+        await asyncio.to_thread(self._decision_log.close)
 
 
 async def connect(app: str) -> RemoteModel:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from experts.logit_transform import LogitTransform, measure
+from experts.shadow import ShadowTable, ShadowToken
 from experts.token import ExpertToken
 
 
@@ -24,29 +25,44 @@ class ExpertTable:
     """The experts of a meta, in the order of `names`; always replaced as a whole.
 
     `weight`: float32 [E, d], the expert tokens' vectors; `bias`: float32 [E], added to their scores.
+    `shadows`: None if there are none.
     """
 
     table_version: int
     names: tuple[str, ...]
     weight: Tensor
     bias: Tensor
+    shadows: ShadowTable | None = None
 
     @classmethod
-    def of(cls, table_version: int, tokens: Sequence[ExpertToken], dim: int) -> ExpertTable:
+    def of(
+        cls,
+        table_version: int,
+        tokens: Sequence[ExpertToken],
+        dim: int,
+        shadows: Sequence[ShadowToken] = (),
+    ) -> ExpertTable:
         """`dim`: d, the size of a hidden state."""
+        shadow_table = ShadowTable.of(shadows)
         if not tokens:
-            return cls(table_version, (), torch.zeros(0, dim), torch.zeros(0))
+            return cls(table_version, (), torch.zeros(0, dim), torch.zeros(0), shadow_table)
         return cls(
             table_version,
             tuple(token.name for token in tokens),
             torch.stack([token.vector for token in tokens]),
             torch.tensor([token.bias for token in tokens]),
+            shadow_table,
         )
+
+    @property
+    def scores_any(self) -> bool:
+        return bool(self.names) or self.shadows is not None
 
     def on(self, device: torch.device) -> ExpertTable:
         """The same on another device, and still in float32: in bfloat16 a logit of 16 has steps of 0.125, and
         smaller biases would have no effect."""
-        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+        shadows = None if self.shadows is None else self.shadows.on(device)
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device), shadows=shadows)
 
     def logits(self, hidden: Tensor, transform: LogitTransform) -> Tensor:
         """Inputs of the head [B, d], of any float type → float32 [B, E]."""
@@ -77,13 +93,13 @@ class ExtendedHead:
         """Replace the experts. The caller must make sure that no step is running."""
         self.table = table.on(self.device)
 
-    def expert_logits(self, num_rows: int, rows: Sequence[int]) -> Tensor:
-        """float32 [len(rows), E], for these of the `num_rows` rows of logits of the last forward pass."""
+    def inputs(self, num_rows: int, rows: Sequence[int]) -> Tensor:
+        """[len(rows), d], for these of the `num_rows` rows of logits of the last forward pass."""
         hidden = self._hidden[0]
         if len(hidden) != num_rows:  # the model computes logits at every position, and others are dropped
             assert self._kept_rows is not None
             hidden = hidden[self._kept_rows]
-        return self.table.logits(hidden if len(rows) == num_rows else hidden[list(rows)], self.transform)
+        return hidden if len(rows) == num_rows else hidden[list(rows)]
 
     def _keep_rows(self, _module: nn.Module, _args: object, kwargs: dict[str, Tensor]) -> None:
         """Hugging Face's continuous batching says which positions predict a token."""
@@ -135,11 +151,13 @@ class Decision:
     """The outcome for each of B rows.
 
     `expert`: int64 [B], the index of the expert that takes over, or −1. `probability`: float32 [B], of that
-    expert in one softmax over all words and allowed experts; 0 if no expert won.
+    expert in one softmax over all words and allowed experts; 0 if no expert won. `best_word`: float [B], the
+    largest logit of a word.
     """
 
     expert: Tensor
     probability: Tensor
+    best_word: Tensor
 
 
 def decide(words: Tensor, rows: Tensor, experts: Tensor, allowed: Tensor, bias: Tensor) -> Decision:
@@ -156,14 +174,17 @@ def decide(words: Tensor, rows: Tensor, experts: Tensor, allowed: Tensor, bias: 
 
     If all experts are allowed and the bias is 0, this is the argmax of the paper. In a tie the word wins.
     """
+    best_word = words.amax(dim=-1)[rows]
+    if not experts.shape[1]:
+        return Decision(torch.full_like(rows, -1), torch.zeros_like(best_word).float(), best_word)
     experts = mask_experts(experts + bias, allowed)
     score, expert = experts.max(dim=-1)
-    wins = score > words.amax(dim=-1)[rows]
+    wins = score > best_word
     probability = torch.zeros_like(score)
     if bool(wins.any()):  # the softmax over the vocabulary is computed only if something hands over
         mass = log_mass(words, rows[wins], experts[wins])
         probability[wins] = (score[wins] - mass).exp()
-    return Decision(torch.where(wins, expert, -1), probability)
+    return Decision(torch.where(wins, expert, -1), probability, best_word)
 
 
 def distribution(words: Tensor, rows: Tensor, experts: Tensor, allowed: Tensor, bias: Tensor) -> Tensor:

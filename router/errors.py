@@ -6,6 +6,7 @@ RouterError
 │   ├── ContextLengthExceeded   400, code context_length_exceeded
 │   ├── Unauthorized            401, code invalid_api_key
 │   ├── UnknownModel            404, code model_not_found
+│   ├── UnknownAnswer           404, code unknown_answer: feedback on an answer that the router does not know
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedMediaType    415: the body is compressed in a way that the router does not know
 │   ├── PoisonRequest           422: the prompt crashed two replicas of a model that answers other prompts
@@ -86,6 +87,11 @@ class Unauthorized(RequestError):
 class UnknownModel(RequestError):
     status = 404
     code = "model_not_found"
+
+
+class UnknownAnswer(RequestError):
+    status = 404
+    code = "unknown_answer"
 
 
 class BodyTooLarge(RequestError):

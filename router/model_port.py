@@ -9,6 +9,7 @@ from typing import Protocol
 
 from router.parts import Part, TokenLogprobs
 from router.prompt import Prompt
+from router.routing_report import RoutingReport
 from router.sampling import Sampling
 
 
@@ -42,6 +43,8 @@ class ModelRequest:
     model goes on with its own text. `position` is the length of both in tokens, for seeded sampling.
     `allowed` are the experts that the meta may hand over to, and `bias` is added to their logits. The meta
     knows the length of the prompt; it leaves out experts whose context window, in `windows`, is too small.
+    The meta scores `shadows` beside them, which never win. With `reports_start` it reports the candidates of
+    its first decision, whatever it is.
     With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
     expert that would take over, if any.
     `trace_headers` are passed on to servers that the model asks.
@@ -58,6 +61,8 @@ class ModelRequest:
     resumed: Resumed | None = None
     position: int = 0
     allowed: tuple[str, ...] = ()
+    shadows: tuple[str, ...] = ()
+    reports_start: bool = False
     windows: Mapping[str, int] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
     only_at_start: bool = False
@@ -80,6 +85,7 @@ class ModelChunk:
     `ids` are those tokens, if the model knows them; `tokenizer`, on the first chunk, names the tokenizer that
     they belong to. None means that the ids cannot be used.
     On the last chunk, `stop_token` is the one of `SamplingOptions.stop_token_ids` that ended the answer.
+    `routing` is what the meta has to report of its decisions.
     On the first chunk, `queue_s` is the time in the engine's queue and `prefill_s` the time from there to the
     first token.
     """
@@ -97,6 +103,7 @@ class ModelChunk:
     expert: str | None = None
     probability: float | None = None
     distribution: Mapping[str, float] | None = None
+    routing: RoutingReport | None = None
     queue_s: float = 0.0
     prefill_s: float = 0.0
 

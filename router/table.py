@@ -168,6 +168,20 @@ class Tracing(Frozen):
     )
 
 
+class DecisionLogRules(Frozen):
+    """Where a router replica writes its decisions, and how much of them is kept."""
+
+    kind: Literal["file"] = Field("file", description="`file`: files of JSON lines on the router's node.")
+    folder: str = Field(min_length=1, description="Folder of the files; it is made if it does not exist.")
+    max_bytes: int = Field(
+        64 * 2**20, ge=4096, description="Bytes of a file after which the next one begins."
+    )
+    num_files: int = Field(8, ge=1, le=1000, description="Full files that are kept, for each router replica.")
+    text: bool = Field(
+        False, description="Whether prompts are written too, so that they can be learned from."
+    )
+
+
 class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
@@ -185,6 +199,8 @@ class RouteTable(RoutingRules):
     allow_chat_template: bool = False
     page: bool = True
     tracing: Tracing | None = None
+    shadows: tuple[str, ...] = ()
+    decision_log: DecisionLogRules | None = None
 
     @field_validator("experts")
     @classmethod

@@ -20,6 +20,7 @@ from deployments.replicas.wire import to_engine_request
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
+from experts.shadow import ShadowToken
 from experts.token import ExpertToken
 from router.model_port import ModelRequest
 from router.prompt import Prompt
@@ -70,7 +71,9 @@ class InstantEngine:
         finally:
             self._num_running -= 1
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
         """It never hands over."""
 
     async def check(self) -> None:

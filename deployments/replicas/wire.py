@@ -11,8 +11,10 @@ from experts.engine import chunk as engine
 from experts.engine import request as asked
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
+from experts.engine.routing_report import RoutingReport as EngineReport
 from router import parts, prompt, sampling
 from router.model_port import Finish, ModelChunk, ModelRequest
+from router.routing_report import Candidates, RoutingReport, ShadowWin
 
 
 def to_engine_request(request: ModelRequest) -> EngineRequest:
@@ -36,6 +38,8 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         sampling=None if chosen.options is None else _to_sampling_options(chosen.options),
         chat=None if chat is None else asked.ChatOptions(**_fields(chat)),
         allowed=request.allowed,
+        shadows=request.shadows,
+        reports_start=request.reports_start,
         windows=request.windows,
         bias=request.bias,
         only_at_start=request.only_at_start,
@@ -61,6 +65,7 @@ def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
         expert=chunk.expert,
         probability=chunk.probability,
         distribution=chunk.distribution,
+        routing=None if chunk.routing is None else _to_report(chunk.routing),
         queue_s=chunk.queue_s,
         prefill_s=chunk.prefill_s,
     )
@@ -97,6 +102,13 @@ def _to_part(part: engine.Part) -> parts.Part:
             return parts.ReasoningPart(part.text)
         case engine.ToolCallPart():
             return parts.ToolCallPart(part.index, part.name, part.arguments)
+
+
+def _to_report(report: EngineReport) -> RoutingReport:
+    found = report.candidates
+    candidates = None if found is None else Candidates(found.word, found.experts)
+    wins = (ShadowWin(win.shadow, win.over, win.probability, win.position) for win in report.shadow_wins)
+    return RoutingReport(candidates, tuple(wins))
 
 
 def _to_logprobs(token: engine.TokenLogprobs) -> parts.TokenLogprobs:

@@ -10,6 +10,7 @@ from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
 
 if TYPE_CHECKING:  # the router uses this module too, and must not import torch
+    from experts.shadow import ShadowToken
     from experts.token import ExpertToken
 
 
@@ -54,9 +55,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
-        """Replace all experts between two steps. Experts that a request allows and that are not installed
-        are ignored. A table older than the present one is ignored too.
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
+        """Replace all experts and shadows between two steps. Those that a request names and that are not
+        installed are ignored. A table older than the present one is ignored too.
 
         Raises:
             TokenMismatch: a token was learned for another meta; nothing is replaced.

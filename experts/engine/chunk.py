@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from operator import attrgetter
 
+from experts.engine.routing_report import RoutingReport
+
 
 class FinishReason(StrEnum):
     """Why a generation ended."""
@@ -85,6 +87,7 @@ class EngineChunk:
         expert: The expert that takes over, if `finish` is EXPERT.
         probability: Of that expert, in a softmax over all words and allowed experts.
         distribution: Probability of each allowed expert. Answer to a probe only.
+        routing: What there is to report of the meta's decisions; None: nothing.
         queue_s: Time from the request until the prefill began. First chunk only.
         prefill_s: Time from there to the first token. First chunk only.
     """
@@ -102,6 +105,7 @@ class EngineChunk:
     expert: str | None = None
     probability: float | None = None
     distribution: Mapping[str, float] | None = None
+    routing: RoutingReport | None = None
     queue_s: float = 0.0
     prefill_s: float = 0.0
 
@@ -121,6 +125,7 @@ class EngineChunk:
             prompt_logprobs=self.prompt_logprobs,
             tokenizer=self.tokenizer or later.tokenizer,
             num_prompt_tokens=self.num_prompt_tokens or later.num_prompt_tokens,
+            routing=later.routing if self.routing is None else self.routing.followed_by(later.routing),
             queue_s=self.queue_s,
             prefill_s=self.prefill_s,
         )

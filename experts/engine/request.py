@@ -128,6 +128,8 @@ class EngineRequest:
         sampling: None: nothing further is asked of sampling.
         chat: None: nothing further is asked of the chat template.
         allowed: The experts that may take over.
+        shadows: The shadow experts to score beside them.
+        reports_start: Report the candidates of the first decision, whatever it is.
         windows: Context windows of experts, in tokens; one that does not hold the prompt cannot take over.
         bias: Added to the logits of these experts.
         only_at_start: An expert may take over only at the first token.
@@ -153,6 +155,8 @@ class EngineRequest:
     sampling: SamplingOptions | None = None
     chat: ChatOptions | None = None
     allowed: tuple[str, ...] = ()
+    shadows: tuple[str, ...] = ()
+    reports_start: bool = False
     windows: Mapping[str, int] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
     only_at_start: bool = False
@@ -160,6 +164,11 @@ class EngineRequest:
     adapter: str | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether experts are scored for it, be they allowed or shadows."""
+        return bool(self.allowed or self.shadows)
 
     @property
     def has_grammar(self) -> bool:

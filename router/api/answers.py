@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from router.api.logprobs import END_OF_TURN, chat_logprobs, prompt_logprobs, tex
 from router.api.requests import AnswerRequest, CompletionRequest
 from router.api.sse import Write, event, event_around, for_each, to_json
 from router.api.trace import trace
+from router.decisions.recent_answers import new_answer_id
 from router.decoding.delta import Delta, PromptDelta, TextDelta
 from router.decoding.generation import Done, ModelUsage
 from router.model_port import Finish
@@ -36,7 +36,7 @@ class Answer(ABC):
     chunk_object: ClassVar[str]
 
     def __init__(self, request: AnswerRequest, table: RouteTable, key: str = "") -> None:
-        self.id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+        self.id = new_answer_id(self.id_prefix)
         self.generations = generations(request, table, self.id, key)
         self._request = request
         self._with_usage = request.stream_options.include_usage

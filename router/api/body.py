@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from router.api.fields.feedback import FeedbackRequest
 from router.api.fields.refused import REFUSED
 from router.api.fields.table import Endpoint
 from router.api.requests import AnyRequest
@@ -49,12 +51,7 @@ def parse(kind: type[AnyRequest], body: bytes) -> AnyRequest:
     Raises:
         InvalidRequest: the body is not a JSON object, a field is invalid, or a parameter is not supported.
     """
-    try:
-        fields = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise InvalidRequest("the body must be a JSON object")
+    fields = _object(body)
     refused = _REFUSED[kind.endpoint]
     for name in fields.keys() & refused.keys():
         if fields[name] is not None:
@@ -63,6 +60,24 @@ def parse(kind: type[AnyRequest], body: bytes) -> AnyRequest:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _to_invalid_request(error) from error
+
+
+def parse_feedback(body: bytes) -> FeedbackRequest:
+    """Raises InvalidRequest as `parse` does, and if a field is unknown."""
+    try:
+        return FeedbackRequest.model_validate(_object(body))
+    except ValidationError as error:
+        raise _to_invalid_request(error) from error
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return fields
 
 
 def _decompressed(body: bytearray, coding: str, max_bytes: int) -> bytes:

@@ -11,6 +11,7 @@ from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
 from router.api.keys import find_key, permitted
 from router.availability import ModelAvailability
+from router.decisions.recorder import DecisionRecorder
 from router.decoding.timing import Meter
 from router.load_report import ModelLoad
 from router.model_port import Models
@@ -31,6 +32,8 @@ class Gateway(ModelAvailability, Protocol):
     def quarantine(self) -> Quarantine: ...
     @property
     def meter(self) -> Meter: ...
+    @property
+    def recorder(self) -> DecisionRecorder: ...
     @property
     def tracer(self) -> Tracer: ...
     @property

@@ -11,13 +11,14 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from router.api.answers import Answer, ChatAnswer, TextAnswer, token_counts
-from router.api.body import parse, read_body
+from router.api.body import parse, parse_feedback, read_body
 from router.api.completion_models import (
     ChatCompletion,
     ChatCompletionChunk,
     TextCompletion,
     TextCompletionChunk,
 )
+from router.api.fields.feedback import FeedbackRequest
 from router.api.gateway import Gateway, permitted_table
 from router.api.generations import generations, require_one_vocabulary
 from router.api.middleware import (
@@ -31,6 +32,7 @@ from router.api.openapi import GET_ERRORS, DocumentedApp
 from router.api.request_trace import TraceMiddleware, describe_request
 from router.api.requests import AnswerRequest, AnyRequest, ChatRequest, CompletionRequest
 from router.api.response_models import (
+    FeedbackReceipt,
     HealthResponse,
     ModelCard,
     ModelList,
@@ -60,6 +62,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
     app.add("/v1/chat/completions", chat, ChatCompletion, ChatRequest, chunk=ChatCompletionChunk)
     app.add("/v1/completions", text, TextCompletion, CompletionRequest, chunk=TextCompletionChunk)
     app.add("/v1/route", endpoints.route, RoutingDistribution, ChatRequest)
+    app.add("/v1/feedback", endpoints.feedback, FeedbackReceipt, FeedbackRequest)
     app.add("/v1/models", status.list_models, ModelList)
     app.add("/v1/models/{model_id:path}", status.retrieve_model, ModelCard, statuses=(*GET_ERRORS, 404))
     app.add("/stats", status.stats, StatsResponse)
@@ -133,7 +136,19 @@ class _Endpoints:
             admission=gateway.admission,
             quarantine=gateway.quarantine,
             meter=gateway.meter,
+            recorder=gateway.recorder,
         )
+
+    async def feedback(self, request: Request) -> Response:
+        """Say which expert should have answered, so that decisions can be judged and learned from."""
+        body = parse_feedback(await self._body(request))
+        table = permitted_table(self._gateway, request)
+        name = body.right_expert
+        if name is not None and name not in table.experts and name not in table.shadows:
+            known = ", ".join((*table.experts, *table.shadows)) or "none"
+            raise InvalidRequest(f"right_expert: no expert named '{name}'; experts: {known}", "right_expert")
+        verdict, is_logged = self._gateway.recorder.feedback(body.id, name, request.state.key)
+        return json_response({"object": "feedback", "id": body.id, "verdict": verdict, "logged": is_logged})
 
     async def openapi(self, request: Request) -> Response:
         """Get this document."""
@@ -141,8 +156,7 @@ class _Endpoints:
 
     async def _read(self, request: Request, kind: type[AnyRequest]) -> tuple[AnyRequest, RouteTable]:
         """The request, and the route table that it may use."""
-        coding = request.headers.get("content-encoding", "")
-        body = parse(kind, await read_body(request.stream(), coding, self._gateway.max_body_bytes))
+        body = parse(kind, await self._body(request))
         table = permitted_table(self._gateway, request)
         if isinstance(body, ChatRequest) and body.chat_template and not table.allow_chat_template:
             raise InvalidRequest(
@@ -152,6 +166,10 @@ class _Endpoints:
                 "unsupported_parameter",
             )
         return body, table
+
+    async def _body(self, request: Request) -> bytes:
+        coding = request.headers.get("content-encoding", "")
+        return await read_body(request.stream(), coding, self._gateway.max_body_bytes)
 
 
 async def _router_error(request: Request, error: Exception) -> Response:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
-from router.api.completion_models import ResponseModel
 from router.api.fields.messages import ChatMessage, TextPart
 from router.api.fields.refused import REFUSED
 from router.api.fields.strict import MAX_INT32, StrictRequest
 from router.api.requests import MAX_CHOICES, AnswerRequest, CompletionRequest
 
 Schema = dict[str, Any]
-Described = type[StrictRequest] | type[ResponseModel]
+Described = type[BaseModel]
 
 
 def schemas(models: Iterable[Described]) -> dict[str, Schema]:

@@ -46,10 +46,11 @@ def permitted(table: RouteTable, key: ApiKey | None) -> RouteTable:
     if key is None or key.experts is None:
         return table
     reachable = frozenset(key.experts)
-    if table.experts.keys() <= reachable:
+    if table.experts.keys() <= reachable and reachable.issuperset(table.shadows):
         return table
     experts = {name: entry for name, entry in table.experts.items() if name in reachable}
-    return table.model_copy(update={"experts": experts})
+    shadows = tuple(name for name in table.shadows if name in reachable)
+    return table.model_copy(update={"experts": experts, "shadows": shadows})
 
 
 def digest_of(key: str) -> str:

@@ -11,12 +11,12 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from router import errors
 from router.api.completion_models import ResponseModel
 from router.api.json_schema import Described, Schema, schemas
-from router.api.requests import AnswerRequest
 from router.api.response_models import ErrorResponse, HealthResponse
 from router.errors import RouterError
 
@@ -54,7 +54,7 @@ class DocumentedApp(FastAPI):
         path: str,
         endpoint: Callable[[Request], Awaitable[Response]],
         answer: type[ResponseModel],
-        request: type[AnswerRequest] | None = None,
+        request: type[BaseModel] | None = None,
         *,
         chunk: type[ResponseModel] | None = None,
         name: str = "",

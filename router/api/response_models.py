@@ -11,6 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from router.api.completion_models import ResponseModel, TokenUsage
 from router.availability import ModelState
+from router.decisions.recorder import Verdict
 from router.load_report import ModelLoad
 
 
@@ -37,6 +38,16 @@ class RoutingDistribution(ResponseModel):
     experts: list[ExpertProbability]
     word_probability: float
     usage: TokenUsage
+
+
+class FeedbackReceipt(ResponseModel):
+    """`verdict` is `unknown` if another router answered; the decision log joins the two. `logged` says
+    whether there is a decision log."""
+
+    object: Literal["feedback"]
+    id: str
+    verdict: Verdict
+    logged: bool
 
 
 class ModelCard(ResponseModel):

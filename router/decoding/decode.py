@@ -26,6 +26,7 @@ from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
 from router.decoding.policy import Recovery, admission_context, after_failure
+from router.decoding.recorder import AnswerRecorder, NoRecorder
 from router.decoding.request_builder import RequestBuilder
 from router.decoding.timing import Meter, NoMeter
 from router.decoding.transcript import Transcript
@@ -41,8 +42,8 @@ POISON_DEATHS = 2
 class Decoder:
     """Decodes answers against one route table. Create one for each request; it is cheap.
 
-    `availability` is queried at every decision. `admission`, `quarantine` and `meter` are shared by all
-    decoders of a router.
+    `availability` is queried at every decision. `admission`, `quarantine`, `meter` and `recorder` are shared
+    by all decoders of a router.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Decoder:
         admission: Admission | None = None,
         quarantine: Quarantine | None = None,
         meter: Meter | None = None,
+        recorder: AnswerRecorder | None = None,
         retry_pause_s: float = 0.05,
     ) -> None:
         self._table = table
@@ -63,6 +65,7 @@ class Decoder:
         self._requests = RequestBuilder(table, availability)
         self._caller = ModelCaller(table, models, availability, admission, self._quarantine)
         self._meter = meter or NoMeter()
+        self._recorder = recorder or NoRecorder()
         self._retry_pause_s = retry_pause_s
 
     async def decode(self, generation: GenerationRequest) -> AsyncGenerator[Delta | Done, None]:
@@ -82,6 +85,8 @@ class Decoder:
                     async with aclosing(self._call(generation, state)) as chunks:
                         async for last in chunks:
                             state.count(last)
+                            if last.num_prompt_tokens and state.writer == META:
+                                state.trail.prefilled(last.num_prompt_tokens, self._table.narrow_windows)
                             for delta in state.transcript.add(last):
                                 state.timing.text_shown()
                                 yield delta
@@ -100,6 +105,7 @@ class Decoder:
         finally:
             state.timing.ended()
             self._meter.ended(state.timing)
+            self._recorder.ended(generation, state, self._table)
             add_answer(generation, state, self._table)
 
     async def distribution(self, generation: GenerationRequest) -> ModelChunk:
@@ -150,9 +156,11 @@ class Decoder:
             return Finish.STOP
         if last.finish is Finish.EXPERT:
             assert last.expert is not None, "ModelCaller checks that the expert is allowed"
+            state.trail.handed_over(last.expert, last.probability)
             if self._is_left_to_meta(last.expert):
                 self._availability.wake(last.expert)
                 state.masked.add(last.expert)
+                state.trail.redecided("asleep")
                 return None
             state.num_handoffs += 1
             state.hand_over_to(last.expert, last.probability)
@@ -190,6 +198,7 @@ class Decoder:
             raise error
         if recovery is Recovery.REDECIDE:
             state.masked.add(failed)
+            state.trail.redecided(error.code or error.type)
             state.num_handoffs -= 1  # the failed hand-over leaves its hop to the next best expert
             state.hand_over_to(META)
             return None

@@ -6,11 +6,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from router.admission.context import AdmissionContext
+from router.decoding.decisions import DecisionTrail
 from router.decoding.policy import Routing, Target
 from router.decoding.timing import Timing
 from router.decoding.transcript import Span, StopRule, Transcript
 from router.errors import ModelDied, RouterError
 from router.model_port import Finish, ModelChunk
+from router.parts import ReasoningPart
 from router.prompt import Prompt
 from router.sampling import Sampling
 from router.tracing import RequestTrace
@@ -49,6 +51,7 @@ class ModelUsage:
     num_calls: int = 0
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
+    num_hidden_tokens: int = 0  # of thoughts, among the completion tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class GenerationState:
     is_only_suspect: bool = False  # the writer works on no other suspect prompt
     usage: dict[str, ModelUsage] = field(default_factory=dict)
     timing: Timing = field(default_factory=Timing)
+    trail: DecisionTrail = field(default_factory=DecisionTrail)
     finish: Finish | None = None  # once the answer is complete
     trace: RequestTrace | None = None
 
@@ -121,6 +125,10 @@ class GenerationState:
         usage = self.writer_usage
         usage.num_prompt_tokens += chunk.num_prompt_tokens or 0
         usage.num_completion_tokens += chunk.num_tokens
+        if chunk.parts and all(isinstance(part, ReasoningPart) for part in chunk.parts):
+            usage.num_hidden_tokens += chunk.num_tokens
+        if chunk.routing is not None:
+            self.trail.reported(chunk.routing)
         if chunk.num_prompt_tokens and not self.num_prompt_tokens:
             self.num_prompt_tokens = chunk.num_prompt_tokens
         if chunk.num_tokens:

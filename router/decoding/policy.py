@@ -79,27 +79,45 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
     return Target(writer, routed=False)
 
 
-def allowed_experts(
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The experts that a decision may choose from, and the others by name, each with the reason.
+
+    Reasons: `limit` (no further hand-over), `excluded` (by the request), `failed` (it is broken, failed
+    during this answer, or is blocked for its prompt), `asleep` (it is starting and not waited for),
+    `unavailable` (no healthy replica), `starting` (it has never answered).
+    """
+
+    allowed: tuple[str, ...] = ()
+    masked: Mapping[str, str] = field(default_factory=dict)
+
+
+def select_experts(
     table: RouteTable,
     routing: Routing,
     *,
     state_of: Callable[[str], ModelState],
     masked: Collection[str],
     num_handoffs: int,
-) -> tuple[str, ...]:
-    """The experts that the meta may hand over to at this position; nothing else decides this.
+) -> Selection:
+    """Which experts the meta may hand over to at this position; nothing else decides this.
 
     `masked` are those that failed during this answer or are blocked for its prompt.
     """
     if num_handoffs >= table.max_handoffs:
-        return ()
+        return Selection((), dict.fromkeys(table.experts, "limit"))
     wanted = table.experts if routing.experts is None else frozenset(routing.experts)
-    not_allowed = {*routing.exclude, *masked}
-    return tuple(
-        name
-        for name, entry in table.experts.items()
-        if name in wanted and name not in not_allowed and _may_be_called(entry, state_of(name))
-    )
+    excluded, allowed, reasons = frozenset(routing.exclude), [], {}
+    for name, entry in table.experts.items():
+        if name not in wanted or name in excluded:
+            reasons[name] = "excluded"
+        elif reason := _why_not_called(entry, state_of(name)):
+            reasons[name] = reason
+        elif name in masked:
+            reasons[name] = "failed"
+        else:
+            allowed.append(name)
+    return Selection(tuple(allowed), reasons)
 
 
 def admission_context(table: RouteTable, key: str = "", priority: int = 0) -> AdmissionContext:
@@ -125,13 +143,20 @@ def after_failure(error: RouterError, *, is_expert: bool, routed: bool, may_retr
     return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
 
 
-def _may_be_called(entry: ModelEntry, state: ModelState) -> bool:
-    # With `cold_start: meta`, choosing an expert that is starting would only make the meta decide again.
-    return (
-        state in (ModelState.READY, ModelState.ASLEEP)
-        or (state is ModelState.WAKING and entry.cold_start == "wait")
-        or (state is ModelState.UNAVAILABLE and entry.on_unavailable == "wait")
-    )
+def _why_not_called(entry: ModelEntry, state: ModelState) -> str | None:
+    """Why a model in this state cannot be called; None if it can."""
+    match state:
+        case ModelState.READY | ModelState.ASLEEP:
+            return None
+        case ModelState.WAKING:
+            # Choosing an expert that is starting would only make the meta decide again.
+            return None if entry.cold_start == "wait" else "asleep"
+        case ModelState.UNAVAILABLE:
+            return None if entry.on_unavailable == "wait" else "unavailable"
+        case ModelState.MASKED:
+            return "starting"
+        case ModelState.FAILED:
+            return "failed"
 
 
 def _check_names(table: RouteTable, field_name: str, names: Collection[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from router.availability import ModelAvailability
 from router.decoding.generation import GenerationRequest, GenerationState
-from router.decoding.policy import allowed_experts
+from router.decoding.policy import Selection, select_experts
 from router.model_port import ModelRequest
 from router.sampling import Sampling
 from router.table import META, RouteTable
@@ -23,7 +23,7 @@ class RequestBuilder:
         """What the writer is asked now; with `probe`, only where the conversation would go."""
         written, resumed = state.transcript.split()
         num_written, max_tokens = state.transcript.num_tokens, generation.max_tokens
-        allowed = self._allowed(generation, state) if state.writer == META else ()
+        allowed, shadows = self._begin_decision(generation, state) if state.writer == META else ((), ())
         return ModelRequest(
             request_id=generation.request_id,
             prompt=generation.prompt,
@@ -33,8 +33,10 @@ class RequestBuilder:
             resumed=resumed,
             position=num_written,
             allowed=allowed,
+            shadows=shadows,
+            reports_start=bool(allowed) and self._table.decision_log is not None,
             windows=self._table.narrow_windows if allowed else {},
-            bias=self._bias(generation, allowed),
+            bias=self._bias(generation, allowed, shadows),
             only_at_start=self._decides_once(generation),
             probe=probe,
             adapter=self._table.entry(state.writer).adapter,
@@ -43,10 +45,21 @@ class RequestBuilder:
             message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
         )
 
-    def _allowed(self, generation: GenerationRequest, state: GenerationState) -> tuple[str, ...]:
+    def _begin_decision(
+        self, generation: GenerationRequest, state: GenerationState
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The experts that the meta may hand over to, and the shadows that it scores beside them."""
         if not generation.target.routed or (self._decides_once(generation) and state.has_begun):
-            return ()
-        return allowed_experts(
+            return (), ()
+        selection = self._select(generation, state)
+        # A shadow cannot be named, so it would not be an expert of a request that names its experts.
+        may_grow = generation.routing.experts is None and state.num_handoffs < self._table.max_handoffs
+        shadows = self._table.shadows if may_grow else ()
+        state.trail.begin(state.transcript.num_tokens, selection, shadows)
+        return selection.allowed, shadows
+
+    def _select(self, generation: GenerationRequest, state: GenerationState) -> Selection:
+        return select_experts(
             self._table,
             generation.routing,
             state_of=self._availability.state,
@@ -59,11 +72,13 @@ class RequestBuilder:
         grammar, cannot change its author."""
         return self._table.when == "start" or generation.has_form
 
-    def _bias(self, generation: GenerationRequest, allowed: tuple[str, ...]) -> dict[str, float]:
+    def _bias(
+        self, generation: GenerationRequest, allowed: tuple[str, ...], shadows: tuple[str, ...]
+    ) -> dict[str, float]:
         call_bias = self._table.call_bias + generation.routing.call_bias
         if not (call_bias or generation.routing.bias):
             return {}
-        biases = {name: call_bias + generation.routing.bias.get(name, 0.0) for name in allowed}
+        biases = {name: call_bias + generation.routing.bias.get(name, 0.0) for name in (*allowed, *shadows)}
         return {name: bias for name, bias in biases.items() if bias}
 
 

@@ -16,6 +16,7 @@ from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
 from experts.errors import AdapterFailed, ModelLoadError, UnknownAdapter
+from experts.shadow import ShadowToken
 from experts.token import ExpertToken
 from tests.fakes.models import in_virtual_time
 
@@ -51,7 +52,9 @@ class FakeEngine:
             self.loaded.get(request.adapter or "", "the base"), (1, 2), finish=FinishReason.STOP
         )
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
         raise AssertionError("a pool has no experts of its own")
 
     async def check(self) -> None: ...

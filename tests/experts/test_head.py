@@ -91,7 +91,8 @@ def test_expert_logits_are_those_of_a_model_whose_head_has_the_rows(kind, takes_
     head.install(table_of(vectors, biases))
     asked = {"logits_to_keep": kept} if takes_rows else {}
     words = model(ids, logits_indices=kept, **asked).logits[0]
-    found, all_found = head.expert_logits(3, [2, 0]), head.expert_logits(3, [0, 1, 2])
+    inputs = head.inputs(3, [2, 0]), head.inputs(3, [0, 1, 2])
+    found, all_found = (head.table.logits(each, head.transform) for each in inputs)
     whole = with_expert_rows(model, vectors, biases)(ids).logits[0, kept]
     torch.testing.assert_close(words if takes_rows else words[kept], whole[:, : head.num_words])
     torch.testing.assert_close(found, whole[[2, 0], head.num_words :])
@@ -109,7 +110,7 @@ def test_small_biases_count_in_a_bfloat16_model():
     row = 20.0 * hidden / (hidden @ hidden)
     biases = torch.tensor([-0.01, 0.01, 0.02, 0.0])
     head.install(table_of(row.expand(E, -1).clone(), biases))
-    experts = head.expert_logits(1, [0])
+    experts = head.table.logits(head.inputs(1, [0]), head.transform)
     torch.testing.assert_close(experts[0], 20.0 + biases, atol=1e-4, rtol=0)
     words[:] = 20.0  # in bfloat16 all of these would be ties, which the word wins
     assert int(decide(words.bfloat16(), torch.tensor([0]), experts, ALL, NO_BIAS).expert) == 2

@@ -29,6 +29,7 @@ from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
 from experts.errors import EngineDead
+from experts.shadow import ShadowToken
 from experts.token import ExpertToken
 
 METADATA = RequestMetadata(
@@ -66,7 +67,9 @@ class ScriptedEngine:
         finally:
             self.ended.set()
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
         self.tokens[table_version] = [token.name for token in tokens]
 
     async def check(self) -> None:

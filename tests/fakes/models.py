@@ -18,6 +18,8 @@ from fastapi import FastAPI
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
 from router.availability import ModelState
+from router.decisions.metrics import Metrics, NoMetrics
+from router.decisions.recorder import DecisionLog, DecisionRecorder, NoLog
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Target
 from router.decoding.timing import Meter, NoMeter
@@ -146,6 +148,8 @@ class FakeGateway:
     stalls: list[tuple[str, str]] = field(default_factory=list)
     quarantine: Quarantine = field(default_factory=Quarantine)
     meter: Meter = field(default_factory=NoMeter)
+    metrics: Metrics = field(default_factory=NoMetrics)
+    decision_log: DecisionLog = field(default_factory=NoLog)
     tracer: Tracer = field(default_factory=NoTracer)
     table: RouteTable = RouteTable(
         table_version=7,
@@ -193,6 +197,10 @@ class FakeGateway:
     @cached_property
     def admission(self) -> Admission:
         return Admission(self.num_slots)
+
+    @cached_property
+    def recorder(self) -> DecisionRecorder:
+        return DecisionRecorder(self.metrics, self.decision_log, lambda: self.table)
 
     async def load(self) -> dict[str, ModelLoad | None]:
         return {name: self.loads.get(name) for name in (META, *self.table.experts)}

@@ -114,7 +114,7 @@ class ModelTokenizer:
             call_beginnings=beginnings,
             decoder=self.decoder if parser is None else self.marked_decoder,
             parts=None if parser is None else PartStream(parser, own),
-            thoughts=self._thoughts(request, tail, own) if request.allowed or request.has_grammar else None,
+            thoughts=self._thoughts(request, tail, own) if request.is_routed or request.has_grammar else None,
         )
 
     def _thoughts(self, request: EngineRequest, tail: str, own: str) -> ThoughtMarks | None:

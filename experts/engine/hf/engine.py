@@ -34,6 +34,7 @@ from experts.engine.sampling.rules import has_rules, rules_of
 from experts.engine.sampling.token_chooser import make_chooser
 from experts.errors import EngineDead
 from experts.head import ExpertTable, ExtendedHead
+from experts.shadow import ShadowToken
 from experts.token import ExpertToken
 
 
@@ -82,8 +83,7 @@ class TransformersEngine:
         )
         self._tokenizer = tokenizer.shortened_to(longest)
         self._request_numbers = itertools.count()
-        self._num_tokens, self._is_closing = 0, False
-        self._scoring = threading.Lock()
+        self._num_tokens, self._is_closing, self._scoring = 0, False, threading.Lock()
 
     @property
     def keeps_prefixes(self) -> bool:
@@ -120,10 +120,12 @@ class TransformersEngine:
     async def unload_adapter(self, name: str) -> None:
         self._adapters.unload(self._batch_adapters, name)
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
-        for token in tokens:
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
+        for token in (*tokens, *(shadow.token for shadow in shadows)):
             token.require_meta(self._name, self._fingerprint, self._head.dim)
-        await asyncio.to_thread(self._install, ExpertTable.of(table_version, tokens, self._head.dim))
+        await asyncio.to_thread(self._install, ExpertTable.of(table_version, tokens, self._head.dim, shadows))
 
     async def check(self) -> None:
         error = self._manager.background_thread_status.fatal_error

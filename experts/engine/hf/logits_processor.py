@@ -103,7 +103,7 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         state = self._states.get(request.state.request_id)
         if state is None:  # cancelled, maybe before the library knew the request: end it now
             return RequestState(EngineRequest(request_id="", temperature=0.0), seed=0, abandoned=True)
-        if state.num_steps and state.request.allowed:
+        if state.num_steps and state.request.is_routed:
             tokens = request.state.generated_tokens or request.state.initial_tokens
             state.add_token(self._decoder.bytes_of(tokens[-1]))
         return state
@@ -111,11 +111,11 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
     def _route(self, scores: Tensor, states: Sequence[RequestState]) -> list[int]:
         """The rows that hand over."""
         table = self._head.table
-        rows = [i for i, state in enumerate(states) if table.names and state.may_hand_over]
+        rows = [i for i, state in enumerate(states) if table.scores_any and state.may_hand_over]
         if not rows:
             return []
-        experts = self._head.expert_logits(len(scores), rows)
-        return route(scores, rows, experts, table, [states[i] for i in rows])
+        hidden = self._head.inputs(len(scores), rows)
+        return route(scores, rows, hidden, table, self._head.transform, [states[i] for i in rows])
 
     def _choose(self, scores: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
         """The tokens, by row, of requests with further rules or log-probabilities; `scores` are only read."""

@@ -12,6 +12,7 @@ from experts.engine.chunk import EngineChunk, FinishReason, TokenLogprobs
 from experts.engine.detokenizer import IncrementalDetokenizer
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.encoding.tokenization import ModelTokenizer
+from experts.engine.routing_report import RoutingReport, report
 from experts.engine.sampling.routing import RequestState
 from experts.engine.sampling.rules import stop_token
 
@@ -55,6 +56,7 @@ class RunningRequest:
             expert=state.expert if finish is FinishReason.EXPERT else None,
             probability=state.probability if finish is FinishReason.EXPERT else None,
             distribution=state.distribution or {} if request.probe else None,
+            routing=self._routing(output, finish) if request.is_routed else None,
         )
         if self.encoded.parts is not None:
             chunk = self.encoded.parts.add(chunk)
@@ -68,6 +70,16 @@ class RunningRequest:
             return FinishReason.EXPERT
         is_stopped = output.generated_tokens[-1] in self.end_ids or self.state.request.probe
         return FinishReason.STOP if is_stopped else FinishReason.LENGTH
+
+    def _routing(self, output: GenerationOutput, finish: FinishReason | None) -> RoutingReport | None:
+        state, candidates = self.state, None
+        if finish is FinishReason.EXPERT:
+            candidates = state.candidates
+        elif self._is_first:
+            candidates = state.first_candidates
+        return report(
+            candidates, state.shadow_wins, len(output.generated_tokens), position=state.request.position
+        )
 
     def _logprobs(self, num_new: int) -> tuple[TokenLogprobs, ...]:
         """Of the next tokens; every token is given out once, in order."""

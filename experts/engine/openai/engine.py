@@ -26,6 +26,7 @@ from experts.errors import (
 )
 
 if TYPE_CHECKING:  # this engine computes nothing and must not import torch
+    from experts.shadow import ShadowToken
     from experts.token import ExpertToken
 
 
@@ -89,7 +90,9 @@ class OpenAIEngine:
         finally:
             self._num_requests -= 1
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
         raise RemoteMisconfigured(
             f"{self._name}: a model behind a URL takes no expert tokens; it cannot be the meta"
         )

@@ -15,6 +15,9 @@ import weakref
 from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from experts.engine.routing_report import Candidates, ShadowWin
 
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -23,17 +26,28 @@ _SHARED_MEMORY = Path("/dev/shm")
 class RoutingDecision:
     """The decision at token number `step` of an answer, counted from 0.
 
-    A hand-over has `expert` and `probability`; a probe has `distribution`.
+    A hand-over has `expert`, `probability` and `candidates`; a probe has `distribution`.
     """
 
     step: int
     expert: str | None
     probability: float | None
     distribution: dict[str, float] | None
+    candidates: Candidates | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What is to be reported of a call so far, whoever writes on: the candidates of its first decision, if
+    they are asked for, and the wins of shadows, whose positions count from the call's first step."""
+
+    first_candidates: Candidates | None = None
+    shadow_wins: tuple[ShadowWin, ...] = ()
 
 
 class DecisionStore:
-    """One file for each request with a decision; the file name is the request's `key`."""
+    """One file for each request with a decision, and one for what else was observed; the file names begin
+    with the request's `key`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,6 +64,22 @@ class DecisionStore:
     def post(self, key: str, decision: RoutingDecision) -> None:
         (self.folder / key).write_text(json.dumps(asdict(decision)), encoding="utf-8")
 
+    def observe(self, key: str, observations: Observations) -> None:
+        """Replaces what was observed of the request before, at once: it may be read at any time."""
+        new = self.folder / f"{key}.new"
+        new.write_text(json.dumps(asdict(observations)), encoding="utf-8")
+        new.replace(self.folder / f"{key}.observed")
+
+    def observed(self, key: str) -> Observations:
+        """All that was observed of the request so far."""
+        try:
+            text = (self.folder / f"{key}.observed").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return Observations()
+        found = json.loads(text)
+        wins = tuple(ShadowWin(**win) for win in found["shadow_wins"])
+        return Observations(_candidates(found["first_candidates"]), wins)
+
     def take(self, key: str) -> RoutingDecision | None:
         """The request's decision, which is removed; None if there is none."""
         try:
@@ -57,7 +87,8 @@ class DecisionStore:
         except FileNotFoundError:
             return None
         (self.folder / key).unlink(missing_ok=True)
-        return RoutingDecision(**json.loads(text))
+        found = json.loads(text)
+        return RoutingDecision(**{**found, "candidates": _candidates(found["candidates"])})
 
     def keep_only(self, keys: Container[str]) -> None:
         """Remove the decisions of all requests but these.
@@ -66,8 +97,14 @@ class DecisionStore:
         the decision of the request that ends.
         """
         for file in self.folder.iterdir():
-            if file.name not in keys:
+            if file.name.split(".")[0] not in keys:
                 file.unlink(missing_ok=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _candidates(found: dict[str, Any] | None) -> Candidates | None:
+    if found is None:
+        return None
+    return Candidates(found["word"], tuple((name, logprob) for name, logprob in found["experts"]))

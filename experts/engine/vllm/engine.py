@@ -27,6 +27,7 @@ from experts.engine.vllm.adapters import VllmAdapters, lora_request
 from experts.engine.vllm.decision_store import DecisionStore
 from experts.engine.vllm.grammars import WorkerGrammars
 from experts.engine.vllm.launch import load_tokenizer, start
+from experts.engine.vllm.plain_table import to_plain
 from experts.engine.vllm.request import RunningRequest
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
@@ -34,6 +35,7 @@ from experts.engine.vllm.worker_errors import worker_errors
 from experts.errors import EngineDead, EngineFailed
 from experts.head import ExpertTable
 from experts.merged_checkpoint import merged_checkpoint
+from experts.shadow import ShadowToken
 from experts.token import ExpertToken
 
 DEATH_POLL_S = 1.0  # how often a call to the workers checks that they are alive
@@ -144,18 +146,14 @@ class VllmEngine:
         await self._open_head()
         self._adapters.unload(VllmAdapters(self._llm), name)
 
-    async def install(self, table_version: int, tokens: Sequence[ExpertToken]) -> None:
-        for token in tokens:
+    async def install(
+        self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
+    ) -> None:
+        for token in (*tokens, *(shadow.token for shadow in shadows)):
             token.require_meta(self._name, self._fingerprint, self._dim)
-        table = ExpertTable.of(table_version, tokens, self._dim)
+        table = ExpertTable.of(table_version, tokens, self._dim, shadows)
         await self._open_head()
-        await self._call_workers(
-            ExpertWorker.install_experts,
-            table.table_version,
-            list(table.names),
-            table.weight.numpy().tobytes(),
-            table.bias.tolist(),
-        )
+        await self._call_workers(ExpertWorker.install_experts, self._dim, *to_plain(table))
 
     async def check(self) -> None:
         if self._is_closing or self._llm.errored:
@@ -199,7 +197,7 @@ class VllmEngine:
             yield request_id
         finally:
             del self._running[request_id]
-            if running.request.allowed and not self._is_closing:
+            if running.request.is_routed and not self._is_closing:
                 self._decisions.keep_only({other.key for other in self._running.values()})
 
     async def _open_head(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from experts.engine.detokenizer import IncrementalDetokenizer
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.request import EngineRequest
+from experts.engine.routing_report import RoutingReport, report
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE
 from experts.engine.sampling.logprobs import IdLogprobs
 from experts.engine.sampling.rules import TokenRules, stop_token
@@ -44,6 +46,7 @@ class RunningRequest:
     _end_ids: frozenset[int] = field(init=False)
     _logprobs: list[IdLogprobs] = field(default_factory=list)  # of tokens that are not in a chunk yet
     _decision: RoutingDecision | None = None
+    _num_wins: int = 0  # of shadows, in earlier chunks
 
     def __post_init__(self) -> None:
         self._end_ids = self.tokenizer.end_ids(self.request)
@@ -124,6 +127,7 @@ class RunningRequest:
             expert=expert,
             probability=decision.probability if decision else None,
             distribution=((decision and decision.distribution) or {}) if self.request.probe else None,
+            routing=self._routing(decision) if self.request.is_routed else None,
         )
         if self.encoded.parts is not None:
             chunk = self.encoded.parts.add(chunk)
@@ -145,6 +149,19 @@ class RunningRequest:
             return None
         del self.ids[decision.step + 1 :]  # vLLM goes on if the request ignores the end of a turn
         return decision
+
+    def _routing(self, decision: RoutingDecision | None) -> RoutingReport | None:
+        request, candidates = self.request, decision.candidates if decision else None
+        if not request.shadows and not (request.reports_start and self._is_first):  # nearly always
+            return None if candidates is None else RoutingReport(candidates)
+        observed = self.decisions.observed(self.key)
+        if self._is_first:
+            candidates = candidates or observed.first_candidates
+        wins = deque(observed.shadow_wins[self._num_wins :])
+        num_new = len(wins)
+        found = report(candidates, wins, len(self.ids), position=request.position)
+        self._num_wins += num_new - len(wins)
+        return found
 
     def _new_text(self, num_ids: int, is_last: bool) -> tuple[str, tuple[int, ...]]:
         return self._detokenizer.add([] if self.request.probe else self.ids[:num_ids], last=is_last)

@@ -20,9 +20,10 @@ from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.sampling.gumbel import choose_tokens
 from experts.engine.sampling.routing import RequestState, route
 from experts.engine.sampling.rules import TokenRules
-from experts.engine.vllm.decision_store import DecisionStore, RoutingDecision
+from experts.engine.vllm.decision_store import DecisionStore, Observations, RoutingDecision
 from experts.engine.vllm.grammars import Outcome, outcome_in_worker
 from experts.engine.vllm.model_head import ModelHead
+from experts.engine.vllm.plain_table import PlainRows, from_plain
 from experts.engine.vllm.worker_request import to_state
 from experts.head import ExpertTable
 from experts.logit_transform import LogitTransform
@@ -59,13 +60,15 @@ class ExpertWorker:
         return outcome_in_worker(self.grammars, TokenRules.of_plain(rules), self.decoder)
 
     def install_experts(
-        self, table_version: int, names: Sequence[str], weight: bytes, bias: Sequence[float]
+        self,
+        dim: int,
+        table_version: int,
+        experts: PlainRows,
+        shadows: PlainRows,
+        replaces: Sequence[str | None],
     ) -> None:
-        """`weight`: float32 [E, d] as bytes, row by row; `bias`: [E]."""
-        rows = torch.frombuffer(bytearray(weight), dtype=torch.float32) if names else torch.zeros(0)
-        dim = len(rows) // max(1, len(names))
-        table = ExpertTable(table_version, tuple(names), rows.view(len(names), dim), torch.tensor(bias))
-        self.expert_head.install(table)
+        """As `from_plain`."""
+        self.expert_head.install(from_plain(dim, table_version, experts, shadows, replaces))
 
 
 class RoutingHead:
@@ -102,7 +105,7 @@ class RoutingHead:
         """Raises ValueError if experts cannot be scored beside this model's words."""
         if table.table_version < self._table.table_version:  # two tables may arrive in either order
             return
-        if table.names:
+        if table.scores_any:
             dim = table.weight.shape[1]
             hidden = torch.zeros(1, dim, dtype=self._runner.dtype, device=self._runner.device)
             self._transform = self._head.measure(hidden)
@@ -167,7 +170,7 @@ class RoutingHead:
         advanced = {}
         for i, state in states.items():
             num_inputs = batch.num_computed_tokens_cpu[i] + starts[i + 1] - starts[i]
-            if _begin_step(state, int(num_inputs - batch.num_prompt_tokens[i])) and state.request.allowed:
+            if _begin_step(state, int(num_inputs - batch.num_prompt_tokens[i])) and state.request.is_routed:
                 advanced[i] = state
         self._record_tokens(advanced)
 
@@ -184,15 +187,17 @@ class RoutingHead:
     def _route(self, logits: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
         """The end id for each row that hands over."""
         table = self._table
-        routed = {i: state for i, state in states.items() if table.names and state.may_hand_over}
+        routed = {i: state for i, state in states.items() if table.scores_any and state.may_hand_over}
         if not routed:
             return {}
         rows, hidden = list(routed), self._head.hidden
-        experts = table.logits(hidden[rows] if len(rows) < len(hidden) else hidden, self._transform)
-        handed_over = route(logits, rows, experts, table, list(routed.values()))
+        inputs = hidden[rows] if len(rows) < len(hidden) else hidden
+        handed_over = route(logits, rows, inputs, table, self._transform, list(routed.values()))
         for i, state in routed.items():
             if i in handed_over or state.request.probe:
                 self._post(state)
+            if state.has_new_observation:
+                self._observe(state)
         return dict.fromkeys(handed_over, self._end_id)
 
     def _choose(self, logits: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
@@ -202,8 +207,15 @@ class RoutingHead:
 
     def _post(self, state: RequestState) -> None:
         if self._decisions is not None:
-            decision = RoutingDecision(state.num_steps, state.expert, state.probability, state.distribution)
+            decision = RoutingDecision(
+                state.num_steps, state.expert, state.probability, state.distribution, state.candidates
+            )
             self._decisions.post(state.request.request_id, decision)
+
+    def _observe(self, state: RequestState) -> None:
+        if self._decisions is not None:
+            observations = Observations(state.first_candidates, tuple(state.shadow_wins))
+            self._decisions.observe(state.request.request_id, observations)
 
 
 def _begin_step(state: RequestState, step: int) -> bool:

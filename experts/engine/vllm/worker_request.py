@@ -48,10 +48,11 @@ def extra_args(
     `key` names the request in the decision store.
     """
     is_chosen = is_chosen_by_worker(request, rules)
-    if not request.allowed and not is_chosen:
+    if not request.is_routed and not is_chosen:
         return None
     fields: dict[str, Any] = {"request_id": key}
-    if request.allowed:
+    if request.is_routed:
+        fields |= {"shadows": list(request.shadows), "reports_start": request.reports_start}
         fields |= {"allowed": list(request.allowed), "bias": dict(request.bias), "probe": request.probe}
         fields["only_at_start"] = request.only_at_start or (
             rules is not None and rules.options.grammar is not None
@@ -77,7 +78,8 @@ def to_state(
         return None
     plain_rules, plain_thoughts = fields.pop("rules", None), fields.pop("thoughts", None)
     rules = TokenRules.of_plain(plain_rules) if plain_rules else None
-    fields["allowed"] = tuple(fields.get("allowed", ()))
+    for name in ("allowed", "shadows"):
+        fields[name] = tuple(fields.get(name, ()))
     request = EngineRequest(**fields, sampling=rules.options if rules else None)
     chooser = _chooser(rules, prompt, grammars, decoder) if rules else None
     thoughts = ThoughtMarks(**plain_thoughts).tracker() if plain_thoughts else None

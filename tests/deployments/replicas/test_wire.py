@@ -8,9 +8,10 @@ from typing import Any
 from deployments.replicas.wire import to_engine_request, to_model_chunk
 from experts.engine import chunk as engine
 from experts.engine import request as asked
+from experts.engine import routing_report as report
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
-from router import parts, prompt, sampling
+from router import parts, prompt, routing_report, sampling
 from router.model_port import Finish, ModelChunk, ModelRequest, Resumed
 
 SAMPLING = sampling.SamplingOptions(
@@ -47,6 +48,8 @@ REQUEST = ModelRequest(
     resumed=Resumed("text", (2,), "tokenizer"),
     position=5,
     allowed=("law",),
+    shadows=("law-v2",),
+    reports_start=True,
     windows={"law": 512},
     bias={"law": 0.5},
     only_at_start=True,
@@ -81,6 +84,9 @@ def test_both_sides_have_the_same_fields():
         (parts.ToolCallPart, engine.ToolCallPart),
         (parts.TokenLogprobs, engine.TokenLogprobs),
         (parts.Alternative, engine.Alternative),
+        (routing_report.Candidates, report.Candidates),
+        (routing_report.ShadowWin, report.ShadowWin),
+        (routing_report.RoutingReport, report.RoutingReport),
     ):
         assert names(router_kind) == names(engine_kind)
 
@@ -162,6 +168,9 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
         expert="law",
         probability=0.5,
         distribution={"law": 0.5},
+        routing=report.RoutingReport(
+            report.Candidates(-0.5, (("law", -1.5),)), (report.ShadowWin("law-v2", "law", 0.5, 3),)
+        ),
         queue_s=0.25,
         prefill_s=0.125,
     )
@@ -171,6 +180,10 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
     assert received.parts == (parts.TextPart("t"), parts.ReasoningPart("r"), parts.ToolCallPart(1, "f", "{}"))
     logprobs = parts.TokenLogprobs("t", b"t", -0.5, (parts.Alternative("u", b"u", -1.5, 8),), 7)
     assert received.logprobs == received.prompt_logprobs == (logprobs,)
-    converted = ("token_ids", "num_unnamed_tokens", "parts", "logprobs", "prompt_logprobs")
+    assert received.routing == routing_report.RoutingReport(
+        routing_report.Candidates(-0.5, (("law", -1.5),)),
+        (routing_report.ShadowWin("law-v2", "law", 0.5, 3),),
+    )
+    converted = ("routing", "token_ids", "num_unnamed_tokens", "parts", "logprobs", "prompt_logprobs")
     for name in names(EngineChunk, *converted):
         assert getattr(received, name) == getattr(chunk, name)

@@ -5,6 +5,8 @@ vLLM is tested if it is installed; `make test` creates an environment for it.
 
 import asyncio
 import itertools
+import math
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,10 +15,12 @@ import pytest_asyncio
 import torch
 
 from experts.engine.base import Engine
-from experts.engine.chunk import FinishReason
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
 from experts.engine.request import EngineRequest, Resumed
+from experts.engine.routing_report import Candidates, ShadowWin
 from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt, TokenMismatch
+from experts.shadow import ShadowToken
 from experts.text.decoder import TokenDecoder, unfinished
 from experts.token import ExpertToken
 from tests.support.engine_world import (
@@ -79,8 +83,8 @@ async def engine(shared_engine):
     return shared_engine
 
 
-async def install(engine: Engine, tokens: list[ExpertToken]) -> None:
-    await engine.install(next(TABLE_VERSIONS), tokens)
+async def install(engine: Engine, tokens: list[ExpertToken], shadows: Sequence[ShadowToken] = ()) -> None:
+    await engine.install(next(TABLE_VERSIONS), tokens, shadows)
 
 
 async def test_greedy_answers_in_a_batch_equal_plain_forward_passes(engine, reference):
@@ -347,3 +351,116 @@ async def test_a_closed_engine_fails_its_check_and_its_requests(kind, folder):
             await engine.check()
         with pytest.raises(EngineDead):
             await run(engine)
+
+
+def candidates_in(chunks: list[EngineChunk]) -> list[Candidates]:
+    reports = [chunk.routing for chunk in chunks if chunk.routing is not None]
+    return [report.candidates for report in reports if report.candidates is not None]
+
+
+def shadow_wins_in(chunks: list[EngineChunk]) -> list[ShadowWin]:
+    return [win for chunk in chunks if chunk.routing for win in chunk.routing.shadow_wins]
+
+
+async def test_a_hand_over_reports_the_best_word_and_the_likeliest_experts(engine, reference):
+    here = reference.logits(prompt_ids(reference, "hello"))
+    vector = wins_after(reference, "hello", 0) / 1000 * float(here.max() + 1.0)
+    biases = {"law": 0.0, "chem": -2.5, **{f"e{i}": -3.0 - i for i in range(5)}}
+    await install(engine, [token(reference, name, vector, bias) for name, bias in biases.items()])
+    scores = torch.cat([here, here.max() + 1.0 + torch.tensor(list(biases.values()))])
+    logprobs = scores.log_softmax(dim=-1).tolist()[len(here) :]
+    chunks = await run(engine, allowed=tuple(biases), reports_start=True)
+    (found,) = candidates_in(chunks)
+    assert chunks[-1].routing is not None
+    assert [name for name, _ in found.experts] == ["law", "chem", "e0", "e1", "e2"]
+    assert [logprob for _, logprob in found.experts] == pytest.approx(logprobs[:5], abs=1e-3)
+    assert found.word == pytest.approx(logprobs[0] - 1.0, abs=1e-3)
+    assert chunks[-1].probability == pytest.approx(math.exp(logprobs[0]), rel=1e-3)
+
+
+async def test_the_first_decision_is_reported_if_the_request_asks(engine, reference):
+    await install(engine, [token(reference, "law", wins_after(reference, "hello", 3))])
+    assert [chunk.routing for chunk in await run(engine, allowed=("law",), only_at_start=True)][0] is None
+    chunks = await run(engine, allowed=("law",), only_at_start=True, reports_start=True)
+    (found,) = candidates_in(chunks)
+    assert chunks[0].routing is not None
+    assert [name for name, _ in found.experts] == ["law"]
+    assert found.experts[0][1] < found.word < 0
+
+
+async def test_a_plain_answer_reports_nothing(engine, reference):
+    await install(engine, [token(reference, "law", torch.zeros(HIDDEN_SIZE), bias=-1e6)])
+    assert {chunk.routing for chunk in await run(engine, allowed=("law",))} == {None}
+
+
+@pytest.mark.parametrize("num_tokens", [0, 3])
+async def test_a_shadow_never_wins_and_the_place_where_it_would_is_reported_once(
+    engine, reference, num_tokens
+):
+    vector = wins_after(reference, "hello", num_tokens)
+    await install(engine, [], [ShadowToken(token(reference, "law", vector))])
+    chunks = await run(engine, shadows=("law",), position=7)
+    assert ids_of(chunks) == reference.write(question("hello"), "", 12)[0]
+    (win,) = shadow_wins_in(chunks)
+    assert win == ShadowWin("law", None, win.probability, 7 + num_tokens)
+    assert win.probability == pytest.approx(1.0)
+    assert shadow_wins_in(await run(engine)) == shadow_wins_in(await run(engine, shadows=("chem",))) == []
+
+
+async def test_the_route_is_the_same_with_and_without_shadows(engine, reference):
+    tokens = [
+        token(reference, "law", wins_after(reference, "hello", 2)),
+        token(reference, "chem", 0.9 * wins_after(reference, "hello", 2)),
+    ]
+    options: dict[str, Any] = {"allowed": ("law", "chem"), "reports_start": True}
+    options["shadows"] = ("s0", "s1", "s2")
+    texts = ["hello", *(f"question {i}" for i in range(6))]
+    await install(engine, tokens)
+    without = [await run(engine, text, **options) for text in texts]
+    strong = [10 * wins_after(reference, "hello", n) for n in (0, 1, 2)]
+    shadows = [ShadowToken(token(reference, f"s{i}", vector)) for i, vector in enumerate(strong)]
+    await install(engine, tokens, shadows)
+    for text, before in zip(texts, without, strict=True):
+        chunks = await run(engine, text, **options)
+        assert ids_of(chunks) == ids_of(before)
+        assert (chunks[-1].finish, chunks[-1].expert) == (before[-1].finish, before[-1].expert)
+        assert chunks[-1].probability == before[-1].probability
+        assert candidates_in(chunks) == candidates_in(before)
+    wins = {win.shadow: (win.over, win.position) for win in shadow_wins_in(await run(engine, **options))}
+    assert wins == {"s0": (None, 0), "s1": (None, 1), "s2": ("law", 2)}
+
+
+async def test_a_shadow_that_replaces_an_expert_competes_with_the_rest(engine, reference):
+    vector = wins_after(reference, "hello", 2)
+    await install(
+        engine,
+        [token(reference, "law", vector), token(reference, "chem", 0.5 * vector)],
+        [
+            ShadowToken(token(reference, "law-v2", 0.7 * vector), replaces="law"),
+            ShadowToken(token(reference, "chem-v2", 0.7 * vector), replaces="chem"),
+            ShadowToken(token(reference, "law-v3", 0.3 * vector), replaces="law"),
+        ],
+    )
+    chunks = await run(engine, allowed=("law", "chem"), shadows=("law-v2", "chem-v2", "law-v3"))
+    assert chunks[-1].expert == "law"
+    (win,) = shadow_wins_in(chunks)
+    assert win == ShadowWin("law-v2", "law", win.probability, 2)
+
+
+async def test_a_shadow_has_the_bias_of_its_request(engine, reference):
+    here = reference.logits(prompt_ids(reference, "hello"))
+    vector = wins_after(reference, "hello", 0) / 1000 * float(here.max() - 1.0)
+    await install(engine, [], [ShadowToken(token(reference, "law", vector))])
+    assert shadow_wins_in(await run(engine, shadows=("law",), max_tokens=1)) == []
+    (win,) = shadow_wins_in(await run(engine, shadows=("law",), max_tokens=1, bias={"law": 2.0}))
+    expected = torch.cat([here, (here.max() + 1.0)[None]]).softmax(dim=-1)[-1].item()
+    assert win.probability == pytest.approx(expected, rel=1e-3)
+
+
+async def test_shadows_of_many_answers_in_one_batch_are_kept_apart(engine, reference):
+    vector = wins_after(reference, "hello", 1)
+    await install(engine, [], [ShadowToken(token(reference, "law", vector))])
+    answers = await asyncio.gather(
+        *(run(engine, shadows=("law",) if i % 2 else (), temperature=0.0) for i in range(8))
+    )
+    assert [len(shadow_wins_in(chunks)) for chunks in answers] == [0, 1] * 4

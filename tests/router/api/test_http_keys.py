@@ -92,7 +92,9 @@ async def test_every_path_but_the_health_probe_needs_a_key(
     client: httpx.AsyncClient, gateway: FakeGateway, method: str, path: str
 ):
     gateway.models = models(meta=distributes(roman=0.6) if path == ROUTE else writes("IX"))
-    body = {"messages": HELLO, "prompt": "9 is"} if method == "POST" else None
+    body: Any = {"messages": HELLO, "prompt": "9 is"} if method == "POST" else None
+    if path == "/v1/feedback":
+        body = {"id": f"chatcmpl-{'0' * 32}", "right_expert": None}
     for headers in ({}, bearer("wrong-key-0123456789"), {"authorization": f"Basic {ALL}"}):
         response = await client.request(method, path, json=body, headers=headers)
         if path in HEALTH_PATHS:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from router.availability import ModelState
 from router.decoding.generation import GenerationRequest
-from router.decoding.policy import Recovery, Routing, Target, after_failure, allowed_experts, resolve
+from router.decoding.policy import Recovery, Routing, Target, after_failure, resolve, select_experts
 from router.decoding.transcript import StopRule
 from router.errors import (
     ContextLengthExceeded,
@@ -48,7 +48,10 @@ NAMES = st.lists(st.sampled_from(EXPERTS))
 
 def allowed(routing: Routing | None = None, **changes: Any) -> tuple[str, ...]:
     state = {"state_of": FakeRoutes().state, "masked": (), "num_handoffs": 0, **changes}
-    return allowed_experts(state.pop("table", expert_table()), routing or Routing(), **state)
+    table = state.pop("table", expert_table())
+    selection = select_experts(table, routing or Routing(), **state)
+    assert {*selection.allowed} | selection.masked.keys() == table.experts.keys()
+    return selection.allowed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""The decision log's files: rotated, one for each replica on a node; and lines that are lost are counted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from deployments.decision_log import FileDecisionLog
+from router.decisions.metrics import LOG_DROPPED, LOG_LINES
+from router.table import DecisionLogRules
+from tests.fakes.metrics import CountedMetrics
+
+
+@pytest.fixture
+def metrics() -> CountedMetrics:
+    return CountedMetrics()
+
+
+@pytest.fixture
+def log(metrics) -> Iterator[FileDecisionLog]:
+    log = FileDecisionLog(metrics, max_queued=100)
+    yield log
+    log.close()
+
+
+def lines_in(*files: Path) -> list[int]:
+    return [json.loads(line)["n"] for file in files for line in file.read_text("utf-8").splitlines()]
+
+
+def _lines(n: int) -> list[dict[str, int]]:
+    return [{"n": n}]
+
+
+def _no_lines(written: threading.Event) -> list[dict[str, int]]:
+    written.set()
+    return []
+
+
+def test_lines_are_written_in_order_to_files_that_are_rotated(tmp_path, log, metrics):
+    log.configure(DecisionLogRules(folder=str(tmp_path / "new" / "folder"), max_bytes=4096, num_files=2))
+    for n in range(60):
+        assert log.write(lambda n=n: [{"n": n, "text": "é\ud800" * 10}])
+    log.close()
+    files = sorted((tmp_path / "new" / "folder").glob("*.jsonl*"), reverse=True)
+    assert [file.name.rpartition("-")[2] for file in files] == ["0.jsonl.2", "0.jsonl.1", "0.jsonl"]
+    found = lines_in(*files)
+    assert found == list(range(found[0], 60))
+    assert max(file.stat().st_size for file in files) <= 4096
+    assert metrics.series(LOG_LINES) == {(): 60}
+
+
+def test_it_is_off_without_rules(tmp_path, log, metrics):
+    assert not log.write(lambda: [{"n": 1}])
+    log.configure(DecisionLogRules(folder=str(tmp_path)))
+    assert log.write(lambda: [{"n": 2}])
+    log.configure(None)
+    assert not log.write(lambda: [{"n": 3}])
+    assert lines_in(*tmp_path.glob("*.jsonl")) == [2]
+
+
+def test_replicas_of_one_node_write_to_files_of_their_own_and_a_later_one_goes_on(tmp_path, metrics):
+    rules = DecisionLogRules(folder=str(tmp_path))
+    logs = [FileDecisionLog(metrics) for _ in range(3)]
+    for n, log in enumerate(logs):
+        log.configure(rules)
+        written = threading.Event()
+        log.write(partial(_lines, n))
+        log.write(partial(_no_lines, written))
+        assert written.wait(10)
+    logs[1].close()
+    later = FileDecisionLog(metrics)
+    later.configure(rules)
+    later.write(lambda: [{"n": 9}])
+    for log in (later, logs[0], logs[2]):
+        log.close()
+    files = sorted(tmp_path.glob("*.jsonl"))
+    assert [lines_in(file) for file in files] == [[0], [1, 9], [2]]
+
+
+def test_a_full_queue_loses_lines_and_counts_them(tmp_path, log, metrics):
+    log.configure(DecisionLogRules(folder=str(tmp_path)))
+    is_busy, may_go_on = threading.Event(), threading.Event()
+
+    def busy() -> list[dict[str, int]]:
+        is_busy.set()
+        assert may_go_on.wait(10)
+        return [{"n": -1}]
+
+    log.write(busy)
+    assert is_busy.wait(10)
+    for n in range(130):
+        log.write(lambda n=n: [{"n": n}])
+    may_go_on.set()
+    log.close()
+    assert lines_in(*tmp_path.glob("*.jsonl")) == [-1, *range(100)]
+    assert metrics.series(LOG_DROPPED) == {("queue_full",): 30}
+
+
+def test_a_folder_that_cannot_be_written_loses_lines_and_stops_nothing(tmp_path, log, metrics):
+    (tmp_path / "file").touch()
+    log.configure(DecisionLogRules(folder=str(tmp_path / "file")))
+    assert log.write(lambda: [{"n": 1}, {"n": 2}])
+    log.close()
+    assert metrics.series(LOG_DROPPED) == {("write_failed",): 2}
