@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Checkpoint:
 
     `source`: a folder, a hub id, or a URI, which is fetched on the machine that loads it. `dtype`: "auto" or
     the name of a torch dtype. `device`: its name in torch, or a device map. `trust_remote_code`: the
-    checkpoint's own Python files may run. `adapter`: folder or URI of a LoRA adapter to merge into the model.
+    checkpoint's own Python files may run. `adapter`: folder or URI of a LoRA adapter to merge.
+    `template_kwargs`: variables of the chat template.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Checkpoint:
     device: str = "cpu"
     trust_remote_code: bool = False
     adapter: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -70,11 +73,11 @@ class Checkpoint:
         )
         if self.adapter is not None:
             merge_adapter(model, adapter_folder(self.adapter))
-        return model, renderer
+        return model, renderer.with_variables(self.template_kwargs)
 
     def load_renderer(self) -> PromptRenderer:
         """The tokenizer and chat template alone. Raises ModelLoadError, TemplateError."""
-        return _load_renderer(local_source(self.source), self._local())
+        return _load_renderer(local_source(self.source), self._local()).with_variables(self.template_kwargs)
 
     def max_tokens(self) -> int | None:
         """The context window, if the configuration names one. Raises ModelLoadError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,13 @@ class PromptRenderer:
         self._control = ControlTokens(tokenizer)
         self._encoder = TextEncoder(tokenizer.backend_tokenizer, self._control.ids)
         self._template = ChatTemplate(tokenizer)
+        self._variables: Mapping[str, Any] = {}
+
+    def with_variables(self, variables: Mapping[str, Any]) -> PromptRenderer:
+        """The same, with these variables of the template wherever a call gives none."""
+        renderer = copy(self)
+        renderer._variables = variables
+        return renderer
 
     def chat(
         self,
@@ -56,7 +64,8 @@ class PromptRenderer:
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """
-        conversation, variables = self._conversation(messages, variables or {})
+        given = self._variables if variables is None else variables
+        conversation, variables = self._conversation(messages, given)
         sentinels = Sentinels([*texts_in(conversation), *texts_in(variables), written, own])
         conversation = [self._guarded_message(message, sentinels) for message in conversation]
         variables = self._guarded_variables(variables, sentinels)

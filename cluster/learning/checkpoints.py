@@ -40,7 +40,7 @@ def default_device() -> str:
 
 
 def checkpoint_of(block: LoadedModelConfig) -> Checkpoint:
-    """The block's model, in the dtype in which it is served: another dtype gives other hidden states."""
+    """The block's model, in the dtype and with the template that serve it: others give other states."""
     model, engine = block.model, block.engine
     # Other kinds of engine are refused when the file is read.
     assert isinstance(engine, TransformersEngineConfig | VllmEngineConfig)
@@ -51,6 +51,7 @@ def checkpoint_of(block: LoadedModelConfig) -> Checkpoint:
         device=default_device(),
         trust_remote_code=model.trust_remote_code,
         adapter=model.adapter,
+        template_kwargs=engine.chat_template_kwargs,
     )
 
 

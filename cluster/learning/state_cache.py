@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,8 @@ def checkpoint_identity(checkpoint: Checkpoint) -> str:
     )
     if checkpoint.adapter is not None:
         identity = (*identity, _files(checkpoint.adapter, adapter_folder(checkpoint.adapter)))
+    if checkpoint.template_kwargs:
+        identity = (*identity, json.dumps(checkpoint.template_kwargs, sort_keys=True))
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
 
