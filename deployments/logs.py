@@ -7,7 +7,8 @@ How much of a message is logged depends on the logger that it comes from:
 - of other libraries, the first line of the format string, without its arguments. Text that has no arguments
   may have been formatted before, so of that only the place is logged.
 
-Exceptions are logged as `deployments.error_text` says, wherever they appear.
+Exceptions are logged as `deployments.error_text` says, wherever they appear. Logs in JSON have the id of the
+request's trace too, and none of the fields that other libraries add to a record.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from starlette.requests import ClientDisconnect
 from deployments.error_text import causes, describe, format_traceback, original, place, short_path
 from experts.errors import InvalidCall
 from router.errors import RequestError
+from router.tracing import CURRENT_TRACE
 
 OWN = ("deployments", "experts", "router")
 SERVE = logging.getLogger("ray.serve")
@@ -71,8 +73,14 @@ class PrivacyFilter(logging.Filter):
         # By the types and places in the chain of causes: when last logged in full, how often left out since.
         self._seen: OrderedDict[tuple[str, ...], tuple[float, int]] = OrderedDict()
         self._lock = threading.RLock()  # reentrant: a garbage collection in here may log something
+        self._fields = vars(logging.makeLogRecord({})).keys() | {"message", "taskName"}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] != "ray":
+            for name in vars(record).keys() - self._fields:
+                delattr(record, name)
+        if (trace := CURRENT_TRACE.get()) is not None:
+            record.trace_id = trace.context.trace_id
         error = record.exc_info[1] if record.exc_info else None
         record.msg, record.args, record.exc_info = _message(record, error), (), None
         return error is None or self._add(record, error)

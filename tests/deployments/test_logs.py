@@ -40,6 +40,7 @@ from experts.engine.request import EngineRequest
 from experts.errors import ContextLengthExceeded, EngineDead, EngineFailed, InvalidPrompt
 from experts.prompt import PromptRenderer
 from router.errors import InvalidRequest, ModelUnavailable, RateLimited, UnknownModel
+from router.tracing import CURRENT_TRACE, RequestTrace, TraceContext
 from tests.fakes.grpc_replica import ScriptedEngine
 from tests.tiny.tokenizers import byte_level
 
@@ -162,6 +163,29 @@ def test_nothing_changes_when_serve_replaces_its_handlers(logs):
     assert first["request_id"] == second["request_id"] == REQUEST_ID
     assert first["message"].startswith(f"request failed: KeyError at {HERE}:")
     assert "ValueError at" in second["exc_text"]
+    assert CANARY not in logs.everything
+
+
+def test_in_json_every_line_about_a_request_has_the_id_of_its_trace(logs):
+    logs.configure(EncodingType.JSON)
+    context = TraceContext.new(is_sampled=True)
+    token = CURRENT_TRACE.set(RequestTrace(context))
+    try:
+        logger.info("one")
+        fail(ValueError(CANARY))
+        serve_logger.info("POST / 200 1.0ms", extra={"skip_context_filter": True, "serve_access_log": True})
+    finally:
+        CURRENT_TRACE.reset(token)
+    logger.info("about no request")
+    lines = [json.loads(line) for line in logs.lines]
+    assert [line.get("trace_id") for line in lines] == [context.trace_id] * 3 + [None]
+
+
+def test_in_json_fields_that_libraries_add_are_left_out(logs):
+    logs.configure(EncodingType.JSON)
+    logging.getLogger("transformers").warning("a %s", "b", extra={"prompt": CANARY, "error": object()})
+    (line,) = map(json.loads, logs.lines)
+    assert (line["message"], "prompt" in line, "error" in line) == ("a %s", False, False)
     assert CANARY not in logs.everything
 
 
