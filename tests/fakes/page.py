@@ -12,12 +12,14 @@ from deployments.http.cluster_endpoint import ClusterEndpoint
 from deployments.http.page import Page
 from deployments.replicas.app_reports import AppReport, AppReports
 from router.api.http import build_app
+from router.api.keys import digest_of
 from router.api.openapi import DocumentedApp
 from router.decoding.last_hour import LastHour
 from router.decoding.timing import Timing
 from router.load_report import ModelLoad, ReplicaLoad
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import ReasoningPart, TextPart, ToolCallPart
+from router.table import ApiKey
 from tests.fakes.models import FakeGateway, FakeModel, Item, Script, served, to, word
 
 # Markdown, and what must stay text.
@@ -28,6 +30,7 @@ ROMAN_TEXT = (
     "| arabic | roman |\n|---|---|\n| 9 | IX |\n| 40 | XL |\n\n",
     "<img src=x onerror=alert(1)> [a link](javascript:alert(1)) ![a picture](https://elsewhere.example/x.png)",
 )
+KEY = "key-of-alice-0123456789"
 PROBABILITIES = {"roman": 0.92, "morse": 0.03}
 TOOL = '{"tools": [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]}'
 
@@ -77,6 +80,12 @@ class PageWorld:
     reports: FakeReports
     url: str = ""
 
+    def require_key(self) -> str:
+        """From now on, requests need the key that this returns."""
+        key = ApiKey(name="alice", sha256=digest_of(KEY))
+        self.gateway.table = self.gateway.table.model_copy(update={"keys": (key,)})
+        return KEY
+
 
 def app_with_page(gateway: FakeGateway, reports: AppReports | None = None) -> DocumentedApp:
     """As `deployments/router.py` builds it."""
@@ -92,7 +101,7 @@ def app_with_page(gateway: FakeGateway, reports: AppReports | None = None) -> Do
 def page_world() -> Iterator[PageWorld]:
     """The world behind a real HTTP server; its gates open at the end, so that nothing waits forever."""
     models = {name: GatedModel(script) for name, script in SCRIPTS.items()}
-    gateway = FakeGateway(models, meter=LastHourMeter(), loads=dict.fromkeys(models, LOAD))
+    gateway = FakeGateway(models, ready={"roman"}, meter=LastHourMeter(), loads=dict.fromkeys(models, LOAD))
     reports = FakeReports(
         {
             "meta": AppReport(1, 1, ""),

@@ -3,14 +3,15 @@
 import { byId } from "./dom.js";
 
 /**
- * @param {string[]} names The ids of the panels; the tab of each has the id `NAME-tab`.
+ * @param {string[]} names Each has a tab with the id `NAME-tab` and a panel with the id `NAME-panel`. No element has
+ *   the id NAME: the browser would scroll to it, and move the focus there.
  * @param {(name: string) => void} onOpen
  */
 export function setUpTabs(names, onOpen) {
   const open = (name) => {
     for (const other of names) {
       const isOpen = other === name;
-      byId(other).hidden = !isOpen;
+      byId(`${other}-panel`).hidden = !isOpen;
       byId(`${other}-tab`).setAttribute("aria-selected", String(isOpen));
       byId(`${other}-tab`).tabIndex = isOpen ? 0 : -1;
     }
