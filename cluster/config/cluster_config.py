@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
@@ -48,6 +49,13 @@ class MetaConfig(LoadedModelConfig, title="meta"):
 
 class TracingConfig(Tracing, StrictConfig, title="tracing"):
     """Traces of requests, for OpenTelemetry. Needs the extra `otel` on every node."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _holds_no_credentials(cls, endpoint: str) -> str:
+        if "@" in urlsplit(endpoint).netloc:  # the message must not show it
+            raise ValueError("holds credentials; leave them out, and set headers_env")
+        return endpoint
 
 
 class ClusterConfig(StrictConfig, title="cluster.yaml"):

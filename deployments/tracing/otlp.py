@@ -97,7 +97,7 @@ class _ReportingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         self._exporter = exporter
-        self._place = urlsplit(endpoint).netloc.rpartition("@")[2]
+        self._place = urlsplit(endpoint).netloc
         self._has_failed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

@@ -69,6 +69,7 @@ def test_tracing_without_its_packages_is_refused_where_replicas_would_miss_them(
     ("change", "message"),
     [
         ({"endpoint": "collector:4318"}, "tracing.endpoint: should match pattern"),
+        ({"endpoint": "http://me:SECRET@collector"}, "tracing.endpoint: holds credentials; leave them out"),
         ({"sampling_ratio": 1.5}, "tracing.sampling_ratio: should be less than or equal to 1"),
         ({"sampling": 1.0}, "tracing.sampling: unknown key; did you mean 'sampling_ratio'?"),
         ({"headers_env": "A B"}, "tracing.headers_env: should match pattern"),
@@ -79,3 +80,4 @@ def test_mistakes_are_named(tmp_path: Path, world: dict[str, Any], change: dict[
     with pytest.raises(ConfigError) as error:
         load(tmp_path, world)
     assert message in str(error.value)
+    assert "SECRET" not in str(error.value)
