@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from deployments.adapters import STARTUP_TIMEOUT_S, AdapterSource, ReplicaAdapters
@@ -25,14 +25,24 @@ from router.load_report import ReplicaLoad
 from router.table import Tracing
 
 if TYPE_CHECKING:  # imports torch, which building and routing do without
+    from experts.shadow import ShadowToken
     from experts.token import ExpertToken
+
+
+class ShadowSettings(BaseModel):
+    """A token, inlined, and the expert whose place it would take, if it would take one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    token: str
+    replaces: str | None = None
 
 
 class ModelSettings(BaseModel):
     """A model's `user_config`: what can change while it serves.
 
     For a meta: `tokens`, the token of every expert by name, inlined so that no replica needs a shared disk,
-    and `table_version`, the version of the route table they belong to. For a pool: `adapters`, the LoRA
+    and `table_version`, the version of the route table they belong to; `shadows` are experts on trial, which
+    are scored and never win. For a pool: `adapters`, the LoRA
     adapter of each of its experts by name. `target_tokens_in_flight` is per replica; None: scale by requests.
     """
 
@@ -40,6 +50,7 @@ class ModelSettings(BaseModel):
     target_tokens_in_flight: int | None = None
     table_version: int = 0
     tokens: dict[str, str] | None = None
+    shadows: dict[str, ShadowSettings] = Field(default_factory=dict)
     adapters: dict[str, AdapterSource] | None = None
     tracing: Tracing | None = None
 
@@ -69,7 +80,8 @@ class ModelServer:
             # Numbered by arrival, not by `table_version`: the last config that Serve delivers counts, and a
             # freshly rendered RayService starts again at version 1.
             self._num_tables += 1
-            await self._engine.install(self._num_tables, tokens)
+            shadows = [_shadow(*item) for item in settings.shadows.items()]
+            await self._engine.install(self._num_tables, tokens, shadows)
         is_first, self._settings = self._settings is None, settings
         await self._tracer.configure(settings.tracing)
         if self._adapters is not None:
@@ -141,6 +153,12 @@ class ModelServer:
         if self._adapters is None or request.adapter is None:
             return self._engine.generate(request)
         return self._adapters.generate(request.adapter, request)
+
+
+def _shadow(name: str, settings: ShadowSettings) -> ShadowToken:
+    from experts.shadow import ShadowToken
+
+    return ShadowToken(_token(name, settings.token), settings.replaces)
 
 
 def _token(name: str, inline: str) -> ExpertToken:

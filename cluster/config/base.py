@@ -47,7 +47,9 @@ class StrictConfig(BaseModel):
     @classmethod
     def _remember_keys(cls, data: Any, info: ValidationInfo) -> Any:
         if isinstance(data, dict):
-            LoadContext.of(info).known_keys[id(data)] = tuple(cls.model_fields)
+            LoadContext.of(info).known_keys[id(data)] = tuple(
+                field.alias or name for name, field in cls.model_fields.items()
+            )
         return data
 
 

@@ -20,8 +20,10 @@ from cluster.config.base import LoadContext, StrictConfig, problems
 from cluster.config.expert import (
     AdapterExpertConfig,
     AnyExpertConfig,
+    AnyServingExpertConfig,
     ModelExpertConfig,
     ReplicatedExpertConfig,
+    ShadowConfig,
 )
 from cluster.config.http import HttpConfig
 from cluster.config.kubernetes import KubernetesConfig
@@ -67,9 +69,10 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
         description="Name of the cluster, and of the model that clients send requests to.",
     )
     meta: MetaConfig = Field(description="The LLM that answers, and that decides when to hand over.")
-    experts: dict[str, AnyExpertConfig] = Field(
+    entries: dict[str, AnyExpertConfig] = Field(
         {},
-        description="The experts, by name. Each has exactly one of `model`, `adapter` and `remote`.",
+        alias="experts",
+        description="The experts, by name. Each has exactly one of `model`, `adapter`, `remote`, `shadow`.",
         json_schema_extra=_NAMES,
     )
     pools: dict[str, PoolConfig] = Field(
@@ -109,6 +112,18 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
         return self._models_are_here
 
     @property
+    def experts(self) -> dict[str, AnyServingExpertConfig]:
+        """The experts that the meta can hand over to, by name in the order of the file."""
+        return {name: block for name, block in self.entries.items() if not isinstance(block, ShadowConfig)}
+
+    @property
+    def shadows(self) -> dict[str, ShadowConfig]:
+        """The experts on trial, by name in sorted order."""
+        return {
+            name: block for name, block in sorted(self.entries.items()) if isinstance(block, ShadowConfig)
+        }
+
+    @property
     def models(self) -> dict[str, ReplicatedConfig]:
         """Every model with replicas of its own, by its dotted place in the file; the meta first."""
         experts = {f"experts.{name}": block for name, block in self.replicated_experts.items()}
@@ -146,10 +161,10 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
             if isinstance(block, AdapterExpertConfig)
         }
 
-    @field_validator("experts")
+    @field_validator("entries")
     @classmethod
-    def _names_are_valid(cls, experts: dict[str, AnyExpertConfig]) -> dict[str, AnyExpertConfig]:
-        for name in experts:
+    def _names_are_valid(cls, entries: dict[str, AnyExpertConfig]) -> dict[str, AnyExpertConfig]:
+        for name in entries:
             if name == META:
                 raise ValueError(f"the name '{name}' is reserved; rename that expert")
             if not EXPERT_NAME.fullmatch(name):
@@ -157,7 +172,7 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
                     f"'{name}' is not a valid expert name; use up to 63 of a-z 0-9 . _ - and begin with "
                     "a-z or 0-9"
                 )
-        return experts
+        return entries
 
     @field_validator("pools")
     @classmethod
@@ -172,11 +187,20 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
 
     @model_validator(mode="after")
     def _pools_fit_their_experts(self, info: ValidationInfo) -> Self:
-        if duplicates := sorted(self.pools.keys() & self.experts.keys()):
+        if duplicates := sorted(self.pools.keys() & self.entries.keys()):
             raise ValueError(f"pools.{duplicates[0]}: an expert has the same name; rename one")
         read_files = LoadContext.of(info).models_required
         for problem in pool_problems(self.adapter_experts, self.pools, read_files=read_files):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _shadows_replace_experts(self) -> Self:
+        for name, shadow in self.shadows.items():
+            if shadow.replaces is not None and shadow.replaces not in self.experts:
+                raise ValueError(
+                    f"experts.{name}.replaces: no expert named '{shadow.replaces}'; correct it or remove it"
+                )
         return self
 
     @model_validator(mode="after")

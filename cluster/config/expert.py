@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
 from cluster.config.adapter_source import AnyAdapterConfig
 from cluster.config.base import LoadContext, StrictConfig
@@ -15,10 +15,23 @@ from cluster.config.replicated_model import ReplicatedConfig, ResourcesConfig
 from experts.engine.config import OpenAIConfig
 
 
-class ExpertConfig(StrictConfig):
-    """The keys of every kind of expert."""
+def _token_file(token: str, info: ValidationInfo) -> str:
+    if "://" in token:
+        return token
+    context = LoadContext.of(info)
+    path = (context.folder / Path(token).expanduser()).resolve()
+    if context.tokens_required and not path.is_file():
+        raise ValueError(f"no such file '{path}'; make it with `etr learn` or correct the path")
+    return str(path)
 
-    token: str = Field(
+
+TokenFile = Annotated[str, AfterValidator(_token_file)]
+
+
+class ExpertConfig(StrictConfig):
+    """The keys of every kind of expert that serves requests."""
+
+    token: TokenFile = Field(
         description="File or URI of its expert token, which `etr learn` and `etr experts add` write."
     )
     cold_start: Literal["wait", "meta"] = Field(
@@ -33,16 +46,21 @@ class ExpertConfig(StrictConfig):
         "meta answers.",
     )
 
-    @field_validator("token")
-    @classmethod
-    def _exists(cls, token: str, info: ValidationInfo) -> str:
-        if "://" in token:
-            return token
-        context = LoadContext.of(info)
-        path = (context.folder / Path(token).expanduser()).resolve()
-        if context.tokens_required and not path.is_file():
-            raise ValueError(f"no such file '{path}'; make it with `etr learn` or correct the path")
-        return str(path)
+
+class ShadowConfig(StrictConfig, title="shadow expert"):
+    """An expert on trial: the meta scores its token at every decision, but never hands over to it. It needs
+    no model and no replicas. Metrics and the decision log say how often it would have taken over."""
+
+    shadow: Literal[True] = Field(description="Marks the entry. Without it, the entry needs a model.")
+    token: TokenFile = Field(
+        description="File or URI of the expert token. If the entry replaces an expert, it may be a token of "
+        "that expert, learned anew."
+    )
+    replaces: str | None = Field(
+        None,
+        description="The expert whose place the token would take. It is compared with all others. By default "
+        "it would be one more expert.",
+    )
 
 
 class ReplicatedExpertConfig(ReplicatedConfig, ExpertConfig):
@@ -102,9 +120,11 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
         return self
 
 
+AnyServingExpertConfig = ModelExpertConfig | AdapterExpertConfig | RemoteExpertConfig
 AnyExpertConfig = Annotated[
     Annotated[ModelExpertConfig, Tag("<model>")]
     | Annotated[AdapterExpertConfig, Tag("<adapter>")]
-    | Annotated[RemoteExpertConfig, Tag("<remote>")],
-    one_of("model", "adapter", "remote"),
+    | Annotated[RemoteExpertConfig, Tag("<remote>")]
+    | Annotated[ShadowConfig, Tag("<shadow>")],
+    one_of("model", "adapter", "remote", "shadow"),
 ]

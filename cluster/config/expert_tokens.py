@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.config.cluster_config import ClusterConfig, MetaConfig
@@ -17,6 +18,32 @@ from experts.token import ExpertToken, checkpoint_fingerprint
 def inline_tokens(config: ClusterConfig) -> dict[str, str]:
     """Every expert's token as text, by expert name. Raises ConfigError as `load_tokens` does."""
     return {name: token.to_inline() for name, token in load_tokens(config).items()}
+
+
+def inline_shadows(config: ClusterConfig) -> dict[str, dict[str, str | None]]:
+    """Every shadow's token as text, under the name of its entry, and the expert that it would replace.
+
+    Raises ConfigError as `load_tokens` does.
+    """
+    shadows, problems = dict[str, ExpertToken](), list[str]()
+    for name, shadow in config.shadows.items():
+        try:
+            token = ExpertToken.load(shadow.token)
+        except TokenError as error:
+            problems.append(f"experts.{name}.token: {error}")
+            continue
+        if token.name not in (name, shadow.replaces):
+            problems.append(
+                f"experts.{name}.token: {shadow.token} is the token of '{token.name}'; correct the path"
+            )
+        shadows[name] = replace(token, name=name)
+    problems += _of_another_meta(config.meta, shadows)
+    if problems:
+        raise ConfigError([f"{config.source}: {problem}" for problem in problems])
+    return {
+        name: {"token": token.to_inline(), "replaces": config.shadows[name].replaces}
+        for name, token in shadows.items()
+    }
 
 
 def load_tokens(config: ClusterConfig) -> dict[str, ExpertToken]:

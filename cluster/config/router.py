@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config.base import StrictConfig
 from cluster.config.replicated_model import AutoscalingConfig, ResourcesConfig
-from router.table import Limits
+from router.table import DecisionLogRules, Limits
 
 # Open requests per replica that autoscaling aims at, unless half of `limits.max_requests` is less.
 TARGET_ONGOING_REQUESTS = 128.0
@@ -40,6 +41,17 @@ class LimitsConfig(Limits, StrictConfig, title="router.limits"):
         return self
 
 
+class DecisionLogConfig(DecisionLogRules, StrictConfig, title="router.decision_log"):
+    """Where router replicas write their decisions: one JSON line each, without text unless `text` is set."""
+
+    @field_validator("folder")
+    @classmethod
+    def _is_absolute(cls, folder: str) -> str:
+        if not Path(folder).is_absolute():
+            raise ValueError(f"'{folder}' is not absolute; give a folder on the nodes that run routers")
+        return folder
+
+
 class RouterConfig(StrictConfig, title="router"):
     """The replicas that take requests. Serve spreads them over the nodes."""
 
@@ -51,6 +63,9 @@ class RouterConfig(StrictConfig, title="router"):
         None, ge=1, le=100, description="Maximum number of replicas on one node. By default no limit."
     )
     limits: LimitsConfig = Field(LimitsConfig(), description="How many requests one replica takes.")
+    decision_log: DecisionLogConfig | None = Field(
+        None, description="The decision log. By default decisions are counted, but not logged."
+    )
 
     @property
     def target_ongoing_requests(self) -> float:

@@ -205,8 +205,8 @@ def _planned(config: ClusterConfig, new: NewExpert) -> ClusterConfig:
 def _require_free_file(planned: ClusterConfig, new: NewExpert) -> None:
     """Raises ConfigError if writing the token would overwrite a file."""
     field = f"{planned.source}: experts.{new.name}.token"
-    for name, expert in planned.experts.items():
-        if name != new.name and expert.token == planned.experts[new.name].token:
+    for name, expert in planned.entries.items():
+        if name != new.name and expert.token == planned.entries[new.name].token:
             raise ConfigError([f"{field}: {new.token} is the token of expert '{name}'; use --token"])
     # This config does not name the file, but another config in the same folder may, and be in service.
     if new.token.exists():

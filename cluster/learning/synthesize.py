@@ -89,7 +89,7 @@ def _require_local(config: ClusterConfig, name: str, sources: dict[str, Checkpoi
     if name in sources:
         return
     remedy = "describe its subject with --about, and the meta writes the questions"
-    if name in config.experts:
+    if name in config.entries:
         raise ConfigError(
             [f"{config.source}: experts.{name}.remote: a remote model cannot write a user's turn; {remedy}"]
         )

@@ -10,7 +10,7 @@ from cluster.config.api_keys import config_keys
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.engine import VllmEngineConfig
 from cluster.config.expert import AdapterExpertConfig, RemoteExpertConfig, ReplicatedExpertConfig
-from cluster.config.expert_tokens import inline_tokens
+from cluster.config.expert_tokens import inline_shadows, inline_tokens
 from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.replicated_model import AutoscalingConfig, HealthConfig, ReplicatedConfig, ResourcesConfig
 from cluster.errors import ConfigError
@@ -62,7 +62,8 @@ def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict
 
 def _meta_app(config: ClusterConfig, table_version: int) -> dict[str, Any]:
     tokens = {"table_version": table_version, "tokens": inline_tokens(config)}
-    return _app(config, META_APP, config.meta, _loaded(META, config.meta), tokens)
+    shadows = {"shadows": inline_shadows(config)} if config.shadows else {}
+    return _app(config, META_APP, config.meta, _loaded(META, config.meta), {**tokens, **shadows})
 
 
 def _expert_app(config: ClusterConfig, name: str, block: ReplicatedExpertConfig) -> dict[str, Any]:
@@ -210,6 +211,8 @@ def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
             }
             for name, block in sorted(config.experts.items())
         },
+        **({"shadows": list(config.shadows)} if config.shadows else {}),
+        **_decision_log(config),
         **config.routing.rules(),
         "keys": [key.model_dump(mode="json") for key in config_keys(config)],
         "limits": config.router.limits.model_dump(mode="json"),
@@ -218,6 +221,11 @@ def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "page": config.http.page,
         **tracing_settings(config),
     }
+
+
+def _decision_log(config: ClusterConfig) -> dict[str, Any]:
+    log = config.router.decision_log
+    return {} if log is None else {"decision_log": log.model_dump(mode="json")}
 
 
 def _expert_entry(config: ClusterConfig, name: str) -> dict[str, Any]:
