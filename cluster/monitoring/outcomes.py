@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-# Finish reasons, clients that left, and mistakes of clients: an answer that ended so did not fail.
-NOT_FAILED = (
-    "stop",
-    "length",
-    "tool_calls",
-    "cancelled",
-    "invalid_request",
-    "body_too_large",
-    "unsupported_content_encoding",
-    "context_length_exceeded",
-    "invalid_api_key",
-    "model_not_found",
-    "rate_limit_exceeded",
-    "poison_request",
-)
+from collections.abc import Iterator
+
+from router.errors import RequestError, RouterError
+from router.model_port import Finish
+
+
+def _codes(error: type[RouterError]) -> Iterator[str]:
+    yield error.code or error.type
+    for below in error.__subclasses__():
+        yield from _codes(below)
+
+
+# An answer did not fail if it has a finish reason, its client left, or the client made a mistake.
+NOT_FAILED = (Finish.STOP.value, Finish.LENGTH.value, "cancelled", *sorted(set(_codes(RequestError))))
 
 
 def failed(window: str, labels: str = "", by: str = "") -> str:

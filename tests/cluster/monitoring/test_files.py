@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from cluster.monitoring.boards import BOARDS
 from cluster.monitoring.files import PROVISIONING, kubernetes_files
 from cluster.monitoring.grafana import board_json
 from cluster.monitoring.rules import rule_groups
+from deployments.replicas import state_metrics
+from router.decisions.metrics import METRICS
 from tests.support.k8s_world import K8S
 from tests.support.prometheus import program
 
@@ -47,6 +50,16 @@ def test_kubernetes_gets_every_board_and_rule():
     assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert boards["data"].keys() == {f"{name}.json" for name in BOARDS}
     assert objects["PrometheusRule"]["spec"] == {"groups": rule_groups()}
+
+
+def test_boards_and_rules_ask_only_for_metrics_that_routers_export():
+    """Ray puts `ray_` in front, and Prometheus' formats say more at the end."""
+    times = {"etr_call_seconds", "etr_first_text_seconds", "etr_answer_seconds"}
+    exported = times | {metric.name for metric in METRICS} | state_metrics.METRICS.keys()
+    text = "".join(kubernetes_files().values())
+    asked = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in re.findall(r"\bray_(etr_\w+)", text)}
+    assert asked <= exported
+    assert exported - asked == {"etr_shadow_probability"}
 
 
 @pytest.mark.parametrize("name", BOARDS)

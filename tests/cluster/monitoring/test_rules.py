@@ -13,8 +13,7 @@ import yaml
 
 from cluster.monitoring.outcomes import NOT_FAILED
 from cluster.monitoring.rules import rule_groups
-from router.errors import RequestError, RouterError
-from router.model_port import Finish
+from router.errors import ModelFailed, ModelUnavailable, Overloaded
 from tests.support.prometheus import program
 
 
@@ -139,13 +138,9 @@ def test_every_alert_has_a_case():
     } == cases
 
 
-def test_the_outcomes_that_are_no_failures_are_those_of_clients():
-    def codes(base: type[RouterError]) -> set[str | None]:
-        return {base.code, *(code for below in base.__subclasses__() for code in codes(below))}
-
-    clients = {code for code in codes(RequestError) if code}
-    assert set(NOT_FAILED) >= {Finish.STOP, Finish.LENGTH, "cancelled"} | clients
-    assert not set(NOT_FAILED) & (codes(RouterError) - clients)
+def test_refusals_are_failures_and_mistakes_of_clients_are_not():
+    assert {"stop", "cancelled", "invalid_request_error", "rate_limit_exceeded"} <= {*NOT_FAILED}
+    assert not {Overloaded.code, ModelUnavailable.code, ModelFailed.type} & {*NOT_FAILED}
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
