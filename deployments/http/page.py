@@ -97,4 +97,5 @@ def page_files(folder: Path) -> Mapping[str, PageFile]:
 
 
 def _is_head(scope: Scope) -> bool:
-    return scope["method"] == "HEAD"
+    method: str = scope["method"]
+    return method == "HEAD"

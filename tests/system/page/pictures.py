@@ -12,12 +12,12 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.fakes.page import page_world
 from tests.system.page.browser import REPOSITORY, chromium, launched
 
-SIZE = {"width": 1100, "height": 760}
+SIZE = ViewportSize(width=1100, height=760)
 ANSWER_TIMEOUT_MS = 300_000  # of a real model on a CPU
 
 
