@@ -90,7 +90,7 @@ class ChatOptions:
         template_kwargs: Further variables of the chat template.
         documents: Texts for templates that know documents.
         chat_template: Replaces the model's own template.
-        truncate_prompt_tokens: Only so many tokens at the end of the prompt are kept.
+        truncate_prompt_tokens: Only so many tokens at the end of the prompt are kept. −1: as many as fit.
         add_generation_prompt: False: the prompt ends where the last message does.
     """
 

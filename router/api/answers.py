@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from router.api.choice import Choice, delta_fields, finish_reason, message_fields
+from router.api.choice import Choice, delta_fields, finish_reason, message_fields, without
 from router.api.generations import generations
 from router.api.logprobs import END_OF_TURN, chat_logprobs, prompt_logprobs, text_logprobs
 from router.api.requests import AnswerRequest, CompletionRequest
 from router.api.sse import Write, event, event_around, for_each, to_json
 from router.api.trace import trace
 from router.decisions.recent_answers import new_answer_id
-from router.decoding.delta import Delta, PromptDelta, TextDelta
+from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta, ToolCallDelta
 from router.decoding.generation import Done, ModelUsage
 from router.model_port import Finish
 from router.parts import TokenLogprobs
@@ -40,6 +40,7 @@ class Answer(ABC):
         self.generations = generations(request, table, self.id, key)
         self._request = request
         self._with_usage = request.stream_options.include_usage
+        self._is_continuous = request.stream_options.is_continuous
         options = request.sampling(0).options
         self._with_logprobs = bool(options and options.num_logprobs is not None)
         self._legacy_functions = request.legacy_functions
@@ -58,7 +59,7 @@ class Answer(ABC):
         async def add(index: int, item: Delta | Done) -> None:
             choices[index].add(item)
 
-        await for_each(streams, add)
+        await for_each(self._shown(streams), add)
         done = {index: choice.done for index, choice in enumerate(choices) if choice.done}
         head = {"id": self.id, "object": self.body_object, **self._stamp}
         whole = [self._whole_choice(index, choice, done[index]) for index, choice in enumerate(choices)]
@@ -71,7 +72,8 @@ class Answer(ABC):
 
         async def write_item(index: int, item: Delta | Done) -> None:
             is_first = index not in begun
-            if isinstance(item, TextDelta) and not is_first and not item.logprobs:  # nearly always
+            is_plain = not is_first and not self._is_continuous
+            if isinstance(item, TextDelta) and is_plain and not item.logprobs:  # nearly always
                 await write(to_json(item.text).join(self._event_around(index, item.model)))
                 return
             if isinstance(item, Done):
@@ -79,9 +81,17 @@ class Answer(ABC):
             begun.add(index)
             await write(event(self._chunk(index, item, first=is_first)))
 
-        await for_each(streams, write_item)
+        await for_each(self._shown(streams), write_item)
         if self._with_usage:
             await write(event({**self._chunk_head(), "choices": [], **self._usage(done)}))
+
+    def _shown(self, streams: Streams) -> Streams:
+        """What the client wants to see of them."""
+        writes_nothing = self._request.writes_nothing
+        if not writes_nothing and not self._request.hides_reasoning:  # nearly always
+            return streams
+        hidden = (TextDelta, ReasoningDelta, ToolCallDelta) if writes_nothing else (ReasoningDelta,)
+        return [without(hidden, stream, writes_nothing=writes_nothing) for stream in streams]
 
     def _event_around(self, index: int, model: str) -> tuple[bytes, bytes]:
         """The parts of an event that depend only on the choice and the writing model; encoded once."""
@@ -99,6 +109,9 @@ class Answer(ABC):
         end = self._end(item) if isinstance(item, Done) else {"finish_reason": None}
         choice = {"index": index, **self.chunk_content(index, item, first=first), **end}
         chunk = {**self._chunk_head(), "choices": [choice]}
+        if (progress := self.generations[index].progress) is not None:
+            num_completion = 0 if self._request.writes_nothing else progress.num_completion_tokens
+            chunk["usage"] = token_counts(progress.num_prompt_tokens, num_completion)
         if not self._request.trace:
             return chunk
         return {**chunk, "routing": trace(item) if isinstance(item, Done) else {"model": item.model}}

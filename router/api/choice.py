@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta, ToolCallDelta
@@ -40,6 +42,18 @@ class Choice:
         call = self.calls.setdefault(item.index, call_fields(item))
         if item.name is None:
             call["function"]["arguments"] += item.arguments
+
+
+async def without(
+    hidden: tuple[type[Delta], ...], stream: AsyncGenerator[Delta | Done, None], *, writes_nothing: bool
+) -> AsyncGenerator[Delta | Done, None]:
+    """The stream without these items. If a client wants nothing written, the end does not count a token."""
+    async with aclosing(stream) as items:
+        async for item in items:
+            if isinstance(item, Done) and writes_nothing:
+                yield replace(item, finish=Finish.LENGTH, num_completion_tokens=0, has_tool_calls=False)
+            elif not isinstance(item, hidden):
+                yield item
 
 
 def call_fields(item: ToolCallDelta) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from router.api.fields.sampling import TOKEN_ID_FIELDS
 from router.api.requests import AnswerRequest
-from router.decoding.generation import GenerationRequest
+from router.decoding.generation import GenerationRequest, Progress
 from router.decoding.policy import Routing, Target, admission_context, resolve
 from router.decoding.transcript import StopRule, author_of_call
 from router.errors import InvalidRequest
@@ -43,11 +43,12 @@ def generations(
             prompt=prompts[index // request.n],
             target=_with_results(target, routing, prompts[index // request.n], table),
             sampling=request.sampling(index % request.n),
-            max_tokens=request.token_limit(),
+            max_tokens=1 if request.writes_nothing else request.token_limit(),  # no engine writes none
             stop=stop,
             message_gap_s=_message_gap_s(request),
             routing=routing,
             admission=admission,
+            progress=Progress() if request.stream_options.is_continuous else None,
         )
         for index in range(len(prompts) * request.n)
     ]

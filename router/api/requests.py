@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from router.api.fields.messages import ChatMessage
 from router.api.fields.routing import RoutingOptions
 from router.api.fields.sampling import MAX_LOGPROBS, SamplingFields
-from router.api.fields.strict import MAX_INT32, Count, Name, StrictRequest
+from router.api.fields.strict import MAX_INT32, Name, StrictRequest
 from router.api.fields.table import Endpoint
 from router.api.fields.template import TemplateFields, TruncationFields
 from router.api.fields.tools import ToolFields
@@ -26,15 +26,19 @@ MAX_CHOICES = 128
 MAX_MESSAGES = 2048
 MAX_STOP_STRINGS = 16
 
+Limit = Annotated[int, Field(ge=0, le=MAX_INT32)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class StreamOptions(StrictRequest):
-    """Usage is sent once, in the last event, also with `continuous_usage_stats`."""
-
     include_usage: bool = False
     continuous_usage_stats: bool = False
     include_obfuscation: bool = False
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether every event has the usage so far."""
+        return self.include_usage and self.continuous_usage_stats
 
 
 class AnswerRequest(SamplingFields, TruncationFields, ABC):
@@ -50,8 +54,8 @@ class AnswerRequest(SamplingFields, TruncationFields, ABC):
     best_of: int | None = None
     stop: list[StopString] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
     include_stop_str_in_output: bool = False
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
     priority: int = Field(0, ge=-(2**63), lt=2**63)
     routing: RoutingOptions | None = None
 
@@ -72,6 +76,10 @@ class AnswerRequest(SamplingFields, TruncationFields, ABC):
         if len({getattr(self, name) for name in given}) > 1:
             raise InvalidRequest("max_tokens and max_completion_tokens differ: send only one", "max_tokens")
         limit = self.token_limit()
+        if limit == 0 and self.num_prompt_logprobs is None and not self.echoes:
+            raise InvalidRequest(
+                "max_tokens: 0 needs something to score: echo or prompt_logprobs", "max_tokens"
+            )
         if limit is not None and self.min_tokens > limit:
             raise InvalidRequest("min_tokens is above the maximum number of tokens", "min_tokens")
         return self
@@ -80,7 +88,20 @@ class AnswerRequest(SamplingFields, TruncationFields, ABC):
     def prompts(self) -> list[Prompt]: ...
 
     def token_limit(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def writes_nothing(self) -> bool:
+        """Whether only the prompt is scored."""
+        return self.token_limit() == 0
+
+    @property
+    def echoes(self) -> bool:
+        return False
+
+    @property
+    def hides_reasoning(self) -> bool:
+        return False
 
     @property
     def legacy_functions(self) -> bool:
@@ -102,6 +123,7 @@ class ChatRequest(ToolFields, TemplateFields, AnswerRequest):
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
+    include_reasoning: bool = True
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -119,6 +141,10 @@ class ChatRequest(ToolFields, TemplateFields, AnswerRequest):
     @property
     def num_logprobs(self) -> int | None:
         return self.top_logprobs if self.logprobs else None
+
+    @property
+    def hides_reasoning(self) -> bool:
+        return not self.include_reasoning
 
     def prompts(self) -> list[Prompt]:
         messages, written = self.messages, ""
@@ -155,7 +181,7 @@ class CompletionRequest(AnswerRequest):
     routed_by_default: ClassVar[bool] = False
 
     prompt: list[str | list[int]]
-    max_tokens: Count | None = 16  # OpenAI's default for this endpoint
+    max_tokens: Limit | None = 16  # OpenAI's default for this endpoint
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
 
@@ -181,6 +207,10 @@ class CompletionRequest(AnswerRequest):
         if len(self.prompt) * self.n > MAX_CHOICES:
             raise InvalidRequest(f"at most {MAX_CHOICES} choices: send fewer prompts or a lower n", "prompt")
         return self
+
+    @property
+    def echoes(self) -> bool:
+        return self.echo
 
     @property
     def num_logprobs(self) -> int | None:

@@ -87,7 +87,10 @@ class Decoder:
                             state.count(last)
                             if last.num_prompt_tokens and state.writer == META:
                                 state.trail.prefilled(last.num_prompt_tokens, self._table.narrow_windows)
-                            for delta in state.transcript.add(last):
+                            deltas = state.transcript.add(last)
+                            if generation.progress is not None:
+                                state.report(generation.progress)
+                            for delta in deltas:
                                 state.timing.text_shown()
                                 yield delta
                             if state.transcript.stopped:

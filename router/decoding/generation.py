@@ -18,12 +18,21 @@ from router.sampling import Sampling
 from router.tracing import RequestTrace
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far an answer is, in tokens."""
+
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to write. A client request with `n` choices has `n` generations for each of its prompts.
 
-    A model may hold its text back for `message_gap_s` seconds, to send fewer
-    messages. `admission` is shared by the generations of one client request; None makes this the only one.
+    A model may hold its text back for `message_gap_s` seconds, to send fewer messages. `admission` is shared
+    by the generations of one client request; None makes this the only one. The decode loop keeps `progress`
+    up to date, if there is one.
     """
 
     request_id: str
@@ -35,6 +44,7 @@ class GenerationRequest:
     routing: Routing = Routing()
     message_gap_s: float = 0.0
     admission: AdmissionContext | None = field(default=None, compare=False)
+    progress: Progress | None = field(default=None, compare=False)
 
     @property
     def has_form(self) -> bool:
@@ -134,6 +144,10 @@ class GenerationState:
         if chunk.num_tokens:
             self.failures.pop(self.writer, None)
             self.deaths.pop(self.writer, None)
+
+    def report(self, progress: Progress) -> None:
+        progress.num_prompt_tokens = self.num_prompt_tokens
+        progress.num_completion_tokens = self.transcript.num_tokens
 
     def failed(self, error: RouterError, num_answered: int) -> None:
         """Count a failure of the writer, which has answered `num_answered` calls so far."""

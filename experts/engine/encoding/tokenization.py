@@ -168,6 +168,8 @@ class ModelTokenizer:
 
     def _encode(self, request: EngineRequest, written: str, own: str = "") -> list[int]:
         num_kept = request.chat.truncate_prompt_tokens if request.chat else None
+        if num_kept == -1:  # what fits beside the whole answer, however much of it is written
+            num_kept = max(1, self.max_model_len - request.position - (request.max_tokens or 1))
         ids = self._encode_all(request, written, own, self.max_model_len - 1 if num_kept is None else None)
         return ids if num_kept is None else ids[-num_kept:]
 

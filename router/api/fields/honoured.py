@@ -29,17 +29,19 @@ HONOURED: tuple[F, ...] = (
         "stream_options",
         "OVST",
         "object",
-        "`include_usage`: the last event has the usage. Only with `stream`",
+        "`include_usage`: the last event has the usage; with `continuous_usage_stats` each event has it. "
+        "Only with `stream`",
     ),
     F("n", "OVSLT", "1 to 16", "Number of choices"),
     F("best_of", "OVS", "the value of `n`", "Accepted as older clients send it; it cannot differ from `n`"),
     F(
         "max_tokens",
         "OVSLT",
-        "≥ 1",
-        "Maximum number of tokens of the whole answer. By default the context window, and 16 for completions",
+        "≥ 0",
+        "Maximum number of tokens of the whole answer. By default the context window; 16 for completions. "
+        "0 only with `echo` or `prompt_logprobs`: the prompt is scored",
     ),
-    F("max_completion_tokens", "OVSL", "≥ 1", "The same, by its newer name"),
+    F("max_completion_tokens", "OVSL", "≥ 0", "The same, by its newer name"),
     F("min_tokens", "VS", "≥ 0", "The answer cannot end before this many tokens"),
     F("temperature", "OVSLT", "0 to 2", "0 is greedy. Default 1"),
     F("top_p", "OVSLT", "above 0, up to 1", "Default 1"),
@@ -79,8 +81,8 @@ HONOURED: tuple[F, ...] = (
     F(
         "truncate_prompt_tokens",
         "V",
-        "≥ 1",
-        "Only this many tokens at the end of the prompt are read",
+        "≥ 1, or −1",
+        "Only this many tokens at the end of the prompt are read. −1: as many as fit beside `max_tokens`",
     ),
     F(
         "priority",
@@ -149,6 +151,13 @@ HONOURED: tuple[F, ...] = (
         "S",
         "object",
         "`effort` as `reasoning_effort`; `enabled` switches thinking on or off",
+        _CHAT,
+    ),
+    F(
+        "include_reasoning",
+        "V",
+        "boolean",
+        "`false`: the answer comes without thoughts. Default `true`",
         _CHAT,
     ),
     F("enable_thinking", "R", "boolean", "As the variable of that name in `chat_template_kwargs`", _CHAT),

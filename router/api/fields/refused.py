@@ -41,6 +41,7 @@ REFUSED: tuple[F, ...] = (
     F("reasoning_effort", "OVS", (), _OF_CHAT, _TEXT),
     F("reasoning", "S", (), _OF_CHAT, _TEXT),
     F("enable_thinking", "R", (), _OF_CHAT, _TEXT),
+    F("include_reasoning", "V", (True, False), _OF_CHAT, _TEXT),
     # vLLM
     F("use_beam_search", "V", (False,), _BEAM),
     F("length_penalty", "V", (1,), _BEAM),
@@ -54,7 +55,6 @@ REFUSED: tuple[F, ...] = (
     F("logprob_token_ids", "V", ([],), "send logprobs with a number of alternatives"),
     F("prompt_embeds", "V", (), "send text or token ids"),
     F("thinking_token_budget", "V", (-1,), _BUDGET),
-    F("include_reasoning", "V", (True,), "skip `reasoning` in the answer, or switch thinking off"),
     F("repetition_detection", "V", (), "send repetition_penalty"),
     F("guided_whitespace_pattern", "V", (), "write the white space into a grammar"),
     F("logits_processors", "V", ([],), "no code of a client runs here"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from router.api.fields.strict import MAX_NAMES, Count, JsonObject, StrictRequest
+from router.api.fields.strict import MAX_INT32, MAX_NAMES, JsonObject, StrictRequest
 from router.errors import InvalidRequest
 
 # The renderer sets these itself; some are options of the renderer, not variables of the template.
@@ -38,7 +39,18 @@ class ReasoningOptions(StrictRequest):
 
 
 class TruncationFields(StrictRequest):
-    truncate_prompt_tokens: Count | None = None
+    """−1: as many tokens as the window holds beside the answer."""
+
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, le=MAX_INT32, json_schema_extra={"not": {"const": 0}}
+    )
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _keeps_some(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise PydanticCustomError("zero", "must be -1, or 1 and more")
+        return value
 
 
 class TemplateFields(StrictRequest):

@@ -11,7 +11,7 @@ import pytest
 
 from router.api.http import build_app
 from router.decoding.transcript import new_call_id
-from router.model_port import ModelChunk, ModelRequest
+from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import Alternative, ReasoningPart, TextPart, TokenLogprobs, ToolCallPart
 from tests.fakes.models import STOP, FakeGateway, FakeModel, hands_over, models, writes
 
@@ -148,3 +148,41 @@ async def test_an_echoed_prompt_comes_first_with_its_log_probabilities():
     assert "".join(each["text"] for each in streamed) == "q?aé"
     offsets = [offset for each in streamed for offset in (each["logprobs"] or {}).get("text_offset", [])]
     assert offsets == [0, 1, 2, 3]
+
+
+async def test_thoughts_that_a_client_does_not_want_are_left_out():
+    choice = await whole(gateway(*CHUNKS[:2], STOP), include_reasoning=False)
+    assert choice["message"] == {"role": "assistant", "content": "It is ", "refusal": None}
+    [first, *others] = await events(gateway(*CHUNKS[:2], STOP), include_reasoning=False)
+    assert first["delta"] == {"role": "assistant", "content": "It is "}
+    assert not any("reasoning" in each["delta"] for each in others)
+
+
+async def test_a_prompt_is_scored_without_an_answer():
+    scored = ModelChunk("a", 1, num_prompt_tokens=2, prompt_logprobs=LOGPROBS, logprobs=LOGPROBS[:1])
+    end = ModelChunk(finish=Finish.LENGTH)
+    asked = {"model": "generalist/roman", "prompt": "q?", "echo": True, "logprobs": 2, "max_tokens": 0}
+    cluster = gateway(scored, end)
+    choice = await whole(cluster, TEXT, **asked)
+    assert (choice["text"], choice["logprobs"]["tokens"]) == ("q?", ["a", "\ufffd"])
+    assert choice["finish_reason"] == "length"
+    [ask] = cluster.models["roman"].asks  # type: ignore[attr-defined]
+    assert ask.max_tokens == 1
+    streamed = await events(gateway(scored, end), TEXT, **asked)
+    assert "".join(each["text"] for each in streamed) == "q?"
+    response = await post(gateway(scored, end), TEXT, **asked)
+    assert response.json()["usage"] == {"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2}
+    chat = await whole(gateway(scored, end), model="generalist/roman", prompt_logprobs=0, max_tokens=0)
+    assert (chat["message"]["content"], len(chat["prompt_logprobs"])) == ("", 2)
+    refused = await post(gateway(scored, end), TEXT, **asked | {"echo": False})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens")
+
+
+async def test_every_event_has_the_usage_so_far_if_a_client_wants_it():
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    response = await post(gateway(*CHUNKS[:2], STOP), stream=True, stream_options=options)
+    *lines, done = response.text.strip().split("\n\n")
+    assert done == "data: [DONE]"
+    usages = [json.loads(line.removeprefix("data: "))["usage"] for line in lines]
+    assert [usage["completion_tokens"] for usage in usages] == [1, 2, 2, 2]
+    assert {usage["prompt_tokens"] for usage in usages} == {3}

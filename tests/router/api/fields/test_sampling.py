@@ -106,7 +106,7 @@ def test_an_echoed_text_needs_no_log_probabilities():
         ({"logprobs": 21}, "logprobs"),
         ({"best_of": 2}, "best_of"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
-        ({"truncate_prompt_tokens": -1}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(fields: dict[str, Any], param: str):

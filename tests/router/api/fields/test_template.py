@@ -83,7 +83,8 @@ def test_the_other_fields_reach_the_template():
         truncate_prompt_tokens=3,
         add_generation_prompt=False,
     )
-    assert chat_options(text(truncate_prompt_tokens=2)) == ChatOptions(truncate_prompt_tokens=2)
+    for num in (2, -1):
+        assert chat_options(text(truncate_prompt_tokens=num)) == ChatOptions(truncate_prompt_tokens=num)
 
 
 @pytest.mark.parametrize(
