@@ -73,7 +73,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
     app.add_exception_handler(RouterError, _router_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(RequestMiddleware, table_of=lambda: gateway.table, echo_request_id=echo_request_id)
-    app.add_middleware(TraceMiddleware, tracer=gateway.tracer)
+    app.add_middleware(TraceMiddleware, tracer_of=lambda: gateway.tracer)
     app.add_middleware(
         CorsMiddleware, table_of=lambda: gateway.table
     )  # the last one added is the first to run

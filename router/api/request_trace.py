@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import time
 
 from starlette.datastructures import Headers
@@ -19,15 +19,15 @@ NO_RESPONSE = 499  # the client left before the status was sent
 class TraceMiddleware:
     """Joins the trace that a client's headers name, or begins one; records it at the end of the response."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
+    def __init__(self, app: ASGIApp, tracer_of: Callable[[], Tracer]) -> None:
         self._app = app
-        self._tracer = tracer
+        self._tracer_of = tracer_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self._app(scope, receive, send)
             return
-        trace = join_or_begin_trace(Headers(scope=scope), self._tracer.settings)
+        trace = join_or_begin_trace(Headers(scope=scope), self._tracer_of().settings)
         # Not reset: Serve's access log is written by the same task afterwards.
         CURRENT_TRACE.set(trace)
         if trace is not None and trace.is_recorded:
@@ -52,7 +52,7 @@ class TraceMiddleware:
             if status >= 500 and trace.error is None:
                 trace.error = str(status)
             request = trace.span(_name(scope), SpanKind.SERVER, began_s, time())
-            self._tracer.record([request, *trace.spans])
+            self._tracer_of().record([request, *trace.spans])
 
 
 def describe_request(body: AnswerRequest, model: str, answer_id: str) -> None:
