@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,7 +23,8 @@ from deployments.replicas.cancelled_requests import log_cancelled_requests
 from deployments.replicas.state_metrics import StateMetrics
 from deployments.tracing.tracer import OtlpTracer
 from router.api.http import build_app
-from router.decoding.last_hour import LastHour
+from router.decisions.last_hour import LastHour
+from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
 from router.table import RouteTable
 
@@ -34,13 +36,25 @@ STARTUP_TIMEOUT_S = 10.0
 class RouterMeter(ServeMeter):
     """Also keeps the last hour, for the page."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_hour: LastHour) -> None:
         super().__init__()
-        self.last_hour = LastHour()
+        self._last_hour = last_hour
 
     def ended(self, timing: Timing) -> None:
         super().ended(timing)
-        self.last_hour.add(timing)
+        self._last_hour.add(timing)
+
+
+class RouterMetrics(ServeMetrics):
+    """Also keeps the last hour of shadow experts."""
+
+    def __init__(self, last_hour: LastHour) -> None:
+        super().__init__()
+        self._last_hour = last_hour
+
+    def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
+        super().add(metric, value, tags)
+        self._last_hour.count(metric, value, tags)
 
 
 class Router:
@@ -48,15 +62,15 @@ class Router:
 
     def __init__(self, max_body_bytes: int, connect_model: Connect | None = None) -> None:
         log_cancelled_requests()
-        self._meter = RouterMeter()
+        self._last_hour = LastHour()
         self._tracer = OtlpTracer()
-        metrics = ServeMetrics()
+        metrics = RouterMetrics(self._last_hour)
         self._decision_log = FileDecisionLog(metrics)
         self._gateway = ModelGateway(
             connect_model or connect,
             max_body_bytes,
             ServeBroadcast(),
-            self._meter,
+            RouterMeter(self._last_hour),
             self._tracer,
             metrics,
             self._decision_log,
@@ -67,7 +81,7 @@ class Router:
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Serve puts its own request id on every response.
         app = build_app(self._gateway, echo_request_id=False)
-        ClusterEndpoint(self._gateway, ServeAppReports(), self._meter.last_hour).add_to(app)
+        ClusterEndpoint(self._gateway, ServeAppReports(), self._last_hour).add_to(app)
         app.add_middleware(Page, table_of=lambda: self._gateway.table)
         return app
 

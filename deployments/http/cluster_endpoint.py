@@ -14,7 +14,7 @@ from router.api.gateway import Gateway, permitted_table
 from router.api.middleware import json_response
 from router.api.openapi import DocumentedApp
 from router.availability import ModelState
-from router.decoding.last_hour import LastHour
+from router.decisions.last_hour import LastHour
 from router.load_report import ModelLoad
 from router.table import META, RouteTable
 
@@ -30,12 +30,20 @@ class ModelView(ResponseModel):
     num_waiting: int
 
 
+class ShadowView(ResponseModel):
+    """In how many answers a shadow expert was scored, and in how many it would have taken over."""
+
+    num_answers: int
+    num_wins: int
+
+
 class LastHourResponse(ResponseModel):
     """The answers that this router replica ended in the last hour. `phases_s`: seconds of all calls."""
 
     num_answers: int
     handovers: dict[str, int]
     phases_s: dict[str, float]
+    shadows: dict[str, ShadowView]
 
 
 class ClusterResponse(ResponseModel):
@@ -55,7 +63,7 @@ class ClusterEndpoint:
     async def cluster(self, request: Request) -> Response:
         """Show the state, replicas and load of each model, and what the answers of the last hour did."""
         table = permitted_table(self._gateway, request)
-        last_hour = asdict(self._last_hour.summary(table.experts))
+        last_hour = self._last_hour.summary().to_json(table)
         return json_response({"models": await self._models(table), "last_hour": last_hour})
 
     async def _models(self, table: RouteTable) -> dict[str, Any]:

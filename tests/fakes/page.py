@@ -14,11 +14,13 @@ from deployments.replicas.app_reports import AppReport, AppReports
 from router.api.http import build_app
 from router.api.keys import digest_of
 from router.api.openapi import DocumentedApp
-from router.decoding.last_hour import LastHour
+from router.decisions.last_hour import LastHour
+from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
 from router.load_report import ModelLoad, ReplicaLoad
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import ReasoningPart, TextPart, ToolCallPart
+from router.routing_report import RoutingReport, ShadowWin
 from router.table import ApiKey
 from tests.fakes.models import FakeGateway, FakeModel, Item, Script, served, to, word
 
@@ -61,13 +63,16 @@ class FakeReports:
 
 
 class LastHourMeter:
-    """A `Meter` that keeps the last hour."""
+    """A `Meter`, and the `Metrics`, that keep the last hour."""
 
     def __init__(self) -> None:
         self.last_hour = LastHour()
 
     def ended(self, timing: Timing) -> None:
         self.last_hour.add(timing)
+
+    def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
+        self.last_hour.count(metric, value, tags)
 
 
 @dataclass
@@ -101,7 +106,10 @@ def app_with_page(gateway: FakeGateway, reports: AppReports | None = None) -> Do
 def page_world() -> Iterator[PageWorld]:
     """The world behind a real HTTP server; its gates open at the end, so that nothing waits forever."""
     models = {name: GatedModel(script) for name, script in SCRIPTS.items()}
-    gateway = FakeGateway(models, ready={"roman"}, meter=LastHourMeter(), loads=dict.fromkeys(models, LOAD))
+    meter = LastHourMeter()
+    gateway = FakeGateway(
+        models, ready={"roman"}, meter=meter, metrics=meter, loads=dict.fromkeys(models, LOAD)
+    )
     reports = FakeReports(
         {
             "meta": AppReport(1, 1, ""),
@@ -126,7 +134,12 @@ def _meta(ask: ModelRequest) -> list[Item]:
     if "roman" in ask.allowed and "general" not in _question(ask):
         return [ModelChunk(num_prompt_tokens=9), word("It is "), to("roman", PROBABILITIES["roman"])]
     words = [word("I answer "), word("this myself.")]
-    return [ModelChunk(num_prompt_tokens=9), *words, ModelChunk(finish=Finish.STOP)]
+    wins = tuple(ShadowWin(name, None, 0.4, 0) for name in ask.shadows if name in _question(ask))
+    return [
+        ModelChunk(num_prompt_tokens=9, routing=RoutingReport(shadow_wins=wins)),
+        *words,
+        ModelChunk(finish=Finish.STOP),
+    ]
 
 
 def _roman(ask: ModelRequest) -> list[Item]:

@@ -16,10 +16,12 @@ const PHASES = {
 };
 
 /** @param {any} hour `last_hour` of the router's `/stats`. */
-export function showLastHour({ num_answers: numAnswers, handovers, phases_s: phases }) {
+export function showLastHour({ num_answers: numAnswers, handovers, phases_s: phases, shadows }) {
   const what = `${count(numAnswers, "answer")} in the last hour`;
   setText(byId("hour-note"), `${what}, counted by the router replica that answers this page, since it started.`);
   byId("handovers").replaceChildren(bars(handoverRows(handovers, numAnswers), "Hand-overs by expert"));
+  byId("shadows").hidden = !Object.keys(shadows).length;
+  byId("shadow-rates").replaceChildren(bars(shadowRows(shadows), "Answers that a shadow expert would have taken"));
   byId("phases").replaceChildren(bars(phaseRows(phases), "Time by phase"));
 }
 
@@ -30,6 +32,13 @@ function handoverRows(handovers, numAnswers) {
     .map(([name, number]) => {
       return { name, share: number / most, text: `${number} (${percent(number / Math.max(1, numAnswers))} of answers)` };
     });
+}
+
+function shadowRows(shadows) {
+  return Object.entries(shadows).map(([name, { num_answers: scored, num_wins: wins }]) => {
+    const share = wins / Math.max(1, scored);
+    return { name, share, text: `${wins} of ${count(scored, "answer")} (${percent(share)})` };
+  });
 }
 
 function phaseRows(phases) {

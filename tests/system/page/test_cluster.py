@@ -51,6 +51,19 @@ def test_hand_overs_and_times_of_the_last_hour_are_shown(visit: Visit):
     expect(visit.page.locator("#phases tr").filter(has_text="writing")).to_contain_text("%")
 
 
+def test_shadow_experts_are_shown_with_what_they_would_have_taken(visit: Visit):
+    heading = visit.page.get_by_role("heading", name="Shadow experts", include_hidden=True)
+    expect(heading).to_be_hidden()
+    gateway = visit.world.gateway
+    gateway.table = gateway.table.model_copy(update={"shadows": ("greek",)})
+    for index, question in enumerate(("a general one", "a general one in greek", "What is 9?", "And 10?")):
+        visit.ask(question)
+        visit.expect_status("Complete.", index)
+    visit.page.get_by_role("tab", name="Cluster").click()
+    expect(heading).to_be_visible()
+    expect(visit.page.locator("#shadow-rates tr")).to_have_text("greek1 of 4 answers (25 %)")
+
+
 def test_a_router_that_does_not_answer_is_told_and_asked_again(visit: Visit):
     visit.open("cluster")
     expect(cells(visit, "meta").first).to_have_text("ready")
