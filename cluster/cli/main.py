@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from cluster.cli import change, chat, experts, keys, learn, print_progress, queries, render, status
+from cluster.cli import change, chat, decisions, experts, keys, learn, print_progress, queries, render, status
 from cluster.cli import options as option
 from cluster.cli.change import converge
 from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, err, info, load_with_warnings, out
@@ -24,6 +24,7 @@ app.add_typer(learn.app)
 app.add_typer(status.app)
 app.add_typer(experts.app, name="experts")
 app.add_typer(queries.app, name="queries")
+app.add_typer(decisions.app, name="decisions")
 app.add_typer(keys.app, name="keys")
 app.add_typer(render.app, name="render")
 
