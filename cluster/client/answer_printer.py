@@ -33,7 +33,7 @@ class AnswerPrinter:
         self._colours: dict[str, str] = {}
 
     def print(self, parts: Iterable[AnswerPart | AnswerTrace]) -> None:
-        """Print the parts as they arrive. The last line is ended, however the answer ends."""
+        """Print the parts as they arrive. A line that has begun is ended, however the answer ends."""
         answer = _AnswerInRows(self) if self.with_names else _PlainAnswer(self)
         trace: AnswerTrace | None = None
         try:
@@ -42,6 +42,7 @@ class AnswerPrinter:
                     trace = part
                 else:
                     answer.add(part)
+            answer.complete()
         finally:
             answer.end()
         if trace and self.with_trace:
@@ -85,13 +86,20 @@ class _PlainAnswer:
 
     def __init__(self, printer: AnswerPrinter) -> None:
         self._printer = printer
+        self._has_line = False
 
     def add(self, part: AnswerPart) -> None:
         if not part.is_thought:
+            self._has_line = True
             self._printer.write(part.text)
 
+    def complete(self) -> None:
+        """An answer without text is an empty line."""
+        self._has_line = True
+
     def end(self) -> None:
-        self._printer.write("\n")
+        if self._has_line:
+            self._printer.write("\n")
 
 
 class _AnswerInRows:
@@ -109,6 +117,9 @@ class _AnswerInRows:
             self._author = author
             self._row = self._begin(*author)
         self._row.add(part.text)
+
+    def complete(self) -> None:
+        pass
 
     def end(self) -> None:
         if self._row is not None:

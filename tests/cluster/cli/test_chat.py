@@ -80,7 +80,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(url: str, fakes: Ma
     with terminal("chat", "--url", url) as shell:
         shell.wait_for("> ")
         shell.type(f"{SLOW}\n")
-        shell.wait_for("            meta  I begin")
+        shell.wait_for("            meta  I begin and")
         shell.process.send_signal(signal.SIGINT)
         shell.wait_for("(stopped)")
         assert meta.all_closed.wait(30)
@@ -105,5 +105,5 @@ def test_without_a_terminal_each_line_is_a_question_and_the_output_is_text(url: 
 
 def test_without_a_terminal_an_error_ends_the_command(url: str):
     done = CliRunner().invoke(etr, ["chat", "--url", url, "--model", "nobody"], input="what?\nand?\n")
-    assert (done.exit_code, done.stdout) == (1, "\n")
+    assert (done.exit_code, done.stdout) == (1, "")
     assert "answers 404: model 'nobody' does not exist" in done.stderr

@@ -58,6 +58,11 @@ def test_without_names_the_text_is_printed_as_it_was_sent():
     assert printed(*parts, with_names=False, is_terminal=False) == "  a\x1b[2J \r\n b\n"
 
 
+def test_an_answer_without_text_is_an_empty_line_if_there_are_no_names():
+    assert printed(with_names=False, is_terminal=False) == "\n"
+    assert printed() == ""
+
+
 @pytest.mark.parametrize(("with_names", "tab"), [(True, "    "), (False, "\t")])
 def test_no_model_controls_the_terminal(with_names: bool, tab: str):
     text = printed(AnswerPart("a\x1b[2J\x9b\x07b\tc", "meta"), with_names=with_names)
