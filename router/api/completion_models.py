@@ -59,8 +59,23 @@ class TraceTiming(ResponseModel):
     calls: list[TraceCall]
 
 
+class ExpertProbability(ResponseModel):
+    name: str
+    probability: float
+
+
+class TraceDecision(ResponseModel):
+    """A decision of the meta, as far as it reports one: the expert that took over, the few likeliest experts
+    and the likeliest word, in one softmax."""
+
+    expert: str | None
+    experts: list[ExpertProbability]
+    best_word_probability: float
+
+
 class RoutingTrace(ResponseModel):
     spans: list[TraceSpan]
+    decisions: list[TraceDecision]
     timing: TraceTiming
 
 

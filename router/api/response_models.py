@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic.json_schema import SkipJsonSchema
 
-from router.api.completion_models import ResponseModel, TokenUsage
+from router.api.completion_models import ExpertProbability, ResponseModel, TokenUsage
 from router.availability import ModelState
 from router.decisions.recorder import Verdict
 from router.load_report import ModelLoad
@@ -24,11 +24,6 @@ class ErrorObject(ResponseModel):
 
 class ErrorResponse(ResponseModel):
     error: ErrorObject
-
-
-class ExpertProbability(ResponseModel):
-    name: str
-    probability: float
 
 
 class RoutingDistribution(ResponseModel):

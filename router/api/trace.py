@@ -1,11 +1,14 @@
-"""The trace of one choice: which model wrote which part, and where the time went."""
+"""The trace of one choice: which model wrote which part, what the meta chose from, where the time went."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from router.decoding.decisions import Decision
 from router.decoding.generation import Done
 from router.decoding.timing import Timing
+from router.routing_report import Candidates
 
 
 def trace(done: Done) -> dict[str, Any]:
@@ -19,7 +22,18 @@ def trace(done: Done) -> dict[str, Any]:
             }
             for span in done.spans
         ],
+        "decisions": [
+            _decision(decision, decision.candidates) for decision in done.decisions if decision.candidates
+        ],
         "timing": _timing(done.timing),
+    }
+
+
+def _decision(decision: Decision, candidates: Candidates) -> dict[str, Any]:
+    return {
+        "expert": decision.winner,
+        "experts": [{"name": name, "probability": math.exp(logprob)} for name, logprob in candidates.experts],
+        "best_word_probability": math.exp(candidates.word),
     }
 
 

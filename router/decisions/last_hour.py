@@ -95,5 +95,5 @@ def _summary_of(timing: Timing) -> HourSummary:
     taken_over = [after for before, after in pairwise(models) if after not in (before, META)]
     phases: Counter[str] = Counter()
     for call in timing.calls:
-        phases.update(dict(call.phases()))  # type: ignore[arg-type]  # typeshed counts with int only
+        phases.update(dict(call.phases()))
     return HourSummary(1, Counter(taken_over), phases)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from router.admission.context import AdmissionContext
-from router.decoding.decisions import DecisionTrail
+from router.decoding.decisions import Decision, DecisionTrail
 from router.decoding.policy import Routing, Target
 from router.decoding.timing import Timing
 from router.decoding.transcript import Span, StopRule, Transcript
@@ -76,6 +76,7 @@ class Done:
     spans: list[Span]
     usage_by_model: dict[str, ModelUsage]
     timing: Timing
+    decisions: list[Decision]
 
 
 @dataclass(slots=True)
@@ -172,4 +173,5 @@ class GenerationState:
             spans=self.transcript.spans(),
             usage_by_model=self.usage,
             timing=self.timing,
+            decisions=self.trail.decisions,
         )

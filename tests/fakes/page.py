@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.http.cluster_endpoint import ClusterEndpoint
 from deployments.http.page import Page
@@ -20,7 +21,7 @@ from router.decoding.timing import Timing
 from router.load_report import ModelLoad, ReplicaLoad
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import ReasoningPart, TextPart, ToolCallPart
-from router.routing_report import RoutingReport, ShadowWin
+from router.routing_report import Candidates, RoutingReport, ShadowWin
 from router.table import ApiKey
 from tests.fakes.models import FakeGateway, FakeModel, Item, Script, served, to, word
 
@@ -132,7 +133,7 @@ def _meta(ask: ModelRequest) -> list[Item]:
         winner = "roman" if "roman" in allowed else None
         return [ModelChunk(finish=Finish.EXPERT, expert=winner, distribution=allowed, num_prompt_tokens=9)]
     if "roman" in ask.allowed and "general" not in _question(ask):
-        return [ModelChunk(num_prompt_tokens=9), word("It is "), to("roman", PROBABILITIES["roman"])]
+        return [ModelChunk(num_prompt_tokens=9), word("It is "), _to_roman(ask)]
     words = [word("I answer "), word("this myself.")]
     wins = tuple(ShadowWin(name, None, 0.4, 0) for name in ask.shadows if name in _question(ask))
     return [
@@ -140,6 +141,15 @@ def _meta(ask: ModelRequest) -> list[Item]:
         *words,
         ModelChunk(finish=Finish.STOP),
     ]
+
+
+def _to_roman(ask: ModelRequest) -> ModelChunk:
+    """With what the meta chose from, unless the question says "untold": an engine may not report it."""
+    chunk = to("roman", PROBABILITIES["roman"])
+    if "untold" in _question(ask):
+        return chunk
+    experts = tuple((name, math.log(share)) for name, share in PROBABILITIES.items())
+    return replace(chunk, routing=RoutingReport(Candidates(math.log(0.04), experts)))
 
 
 def _roman(ask: ModelRequest) -> list[Item]:

@@ -119,12 +119,19 @@ function spanTable({ trace }) {
 function decisions({ request, trace }) {
   if (!trace || request.routing.force || (request.model && request.model !== models.generalist)) return [];
   const folds = [];
+  const traced = [...trace.decisions];
   let before = "";
   for (const { model, text, probability } of trace.spans) {
-    if (probability !== null) folds.push(decision(request, before, `Why ${model} took over`));
+    if (probability !== null) folds.push(decision(request, before, `Why ${model} took over`, taken(traced, model)));
     before += text;
   }
-  return folds.length ? folds : [decision(request, "", `Why ${META} answered itself`)];
+  return folds.length ? folds : [decision(request, "", `Why ${META} answered itself`, taken(traced, null))];
+}
+
+/** Removes the first decision for this expert, if there is one, and returns it. */
+function taken(traced, expert) {
+  const index = traced.findIndex((own) => own.expert === expert);
+  return index < 0 ? undefined : traced.splice(0, index + 1).at(-1);
 }
 
 function codeFold(request) {

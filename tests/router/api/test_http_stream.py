@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,7 +19,8 @@ from router.api.http import build_app
 from router.api.sse import event, for_each
 from router.errors import ModelFailed, RouterError
 from router.model_port import Finish, ModelChunk, ModelRequest
-from tests.fakes.models import FakeGateway, FakeModel, Pause, hands_over, models, served, writes
+from router.routing_report import Candidates, RoutingReport
+from tests.fakes.models import FakeGateway, FakeModel, Pause, hands_over, models, served, to, writes
 
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
 HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
@@ -88,6 +91,18 @@ async def test_the_trace_names_the_model_of_every_chunk(gateway: FakeGateway):
     spans = last["routing"]["spans"]
     assert [(span["model"], span["text"]) for span in spans] == [("meta", "It is "), ("roman", "IX")]
     assert "".join(span["text"] for span in spans) == contents(chunks)
+
+
+async def test_the_trace_has_what_the_meta_chose_from(gateway: FakeGateway):
+    candidates = Candidates(math.log(0.1), (("roman", math.log(0.8)), ("morse", math.log(0.05))))
+    handed_over = replace(to("roman", 0.8), routing=RoutingReport(candidates))
+    gateway.models = {"meta": FakeModel(lambda ask: [handed_over]), "roman": FakeModel(writes("IX"))}
+    *_, last = await stream(gateway, routing={"trace": True})
+    [decision] = last["routing"]["decisions"]
+    assert decision["expert"] == "roman"
+    assert decision["best_word_probability"] == pytest.approx(0.1)
+    found = {own["name"]: own["probability"] for own in decision["experts"]}
+    assert found == pytest.approx({"roman": 0.8, "morse": 0.05})
 
 
 async def test_every_choice_is_complete_and_has_a_role_and_a_finish_reason(gateway: FakeGateway):

@@ -69,6 +69,17 @@ def test_the_decision_at_a_hand_over_is_shown_as_bars(visit: Visit):
     visit.expect_status(COMPLETE)
     visit.page.get_by_text("Why roman took over").click()
     rows = visit.page.locator(".decision tr")
+    expect(rows).to_contain_text(
+        ["roman92 %", "morse3.0 %", "no expert: the likeliest word of the meta4.0 %"]
+    )
+    assert not visit.world.meta.asks[-1].probe
+
+
+def test_the_meta_is_asked_for_a_decision_that_the_trace_does_not_have(visit: Visit):
+    visit.ask(f"{NINE} untold")
+    visit.expect_status(COMPLETE)
+    visit.page.get_by_text("Why roman took over").click()
+    rows = visit.page.locator(".decision tr")
     expect(rows).to_contain_text(["roman92 %", "morse3.0 %", "no expert: a word of the meta5.0 %"])
     probe = visit.world.meta.asks[-1]
     assert probe.probe
