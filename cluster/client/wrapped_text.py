@@ -14,11 +14,13 @@ _MARKS = "、。，．！？：；）」』】〉》"
 # Long words come in pieces, so that no more than one is read again with each text that arrives.
 _PIECE = re.compile(rf"\n|[^\S\n]+|[{_WIDE}][{_MARKS}]*|[^\s{_WIDE}]{{1,256}}")
 _FENCE = re.compile(r"\s*(```[^`]*|~~~.*)")
+_BULLET = re.compile(r"[-*+]|\d{1,3}[.)]")
 _TAB = 4
 
 
 class WrappedText:
     """Writes words as soon as they are complete. Lines of code are cut at the edge and keep their blanks.
+    The further lines of a list item are indented as its text.
 
     Blank lines and blanks at the start and at the end are left out.
 
@@ -39,6 +41,7 @@ class WrappedText:
         self._num_newlines = 0  # before the next word, as is the gap
         self._gap = 0
         self._column = 0
+        self._hang = 0  # before the further lines on the terminal of a line of the text
 
     def add(self, text: str) -> None:
         pieces = _PIECE.findall(self._held + text)
@@ -69,16 +72,22 @@ class WrappedText:
         self._num_newlines += 1
 
     def _put_word(self, word: str) -> None:
-        if self._is_empty:
-            self._gap = 0
-        elif self._num_newlines:
-            self._break(self._num_newlines)
+        if self._is_empty or self._num_newlines:
+            self._begin_line(word)
         elif self._column and not self._in_code and self._gap + cell_len(word) > self._room():
             self._break()
-            self._gap = 0
+            self._gap = self._hang
         self._emit(" " * self._gap + word)
         self._is_empty = False
         self._num_newlines = self._gap = 0
+
+    def _begin_line(self, word: str) -> None:
+        if self._is_empty:
+            self._gap = 0
+        else:
+            self._break(self._num_newlines)
+        bullet = len(word) + 1 if _BULLET.fullmatch(word) else 0
+        self._hang = min(self._gap + bullet, self._room() // 2)
 
     def _emit(self, text: str) -> None:
         while cell_len(text) > self._room():

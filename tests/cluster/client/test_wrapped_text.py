@@ -32,6 +32,8 @@ def wrapped(*pieces: str, width: int | None = 20) -> list[str]:
         ("one two three four five six", ["one two three four", "five six"]),
         ("twenty characters ok and more", ["twenty characters ok", "and more"]),
         (" \n\n one\n\n  - two \n", ["one", "", "  - two"]),
+        ("so:\n  - one two three four five\nsix", ["so:", "  - one two three", "    four five", "six"]),
+        ("12. one two three four five", ["12. one two three", "    four five"]),
         ("see http://example.com/a/long/path now", ["see", "http://example.com/a", "/long/path now"]),
         ("汉字很长没有空格所以在哪里都行。", ["汉字很长没有空格所以", "在哪里都行。"]),
         ("abc 汉字很长没有空格。所以", ["abc 汉字很长没有空", "格。所以"]),
