@@ -51,6 +51,21 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         )
 
 
+def related(error: BaseException) -> Iterator[BaseException]:
+    """Every exception whose message may stand in a traceback of this one."""
+    seen: set[int] = set()
+    found: list[BaseException | None] = [error]
+    while found:
+        link = found.pop()
+        if link is None or id(link) in seen:
+            continue
+        yield link
+        seen.add(id(link))
+        found += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            found += link.exceptions
+
+
 def original(error: BaseException) -> BaseException:
     """What another process raised; Ray's wrapper holds the whole traceback as text, with its messages."""
     return error.cause if isinstance(error, RayTaskError) else error

@@ -20,6 +20,7 @@ import math
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ from ray.exceptions import TaskCancelledError
 from ray.serve.exceptions import RequestCancelledError
 from starlette.requests import ClientDisconnect
 
-from deployments.error_text import causes, describe, format_traceback, original, place, short_path
+from deployments.error_text import causes, describe, format_traceback, original, place, related, short_path
 from experts.errors import InvalidCall
 from router.errors import RequestError
 from router.tracing import CURRENT_TRACE
@@ -143,12 +144,18 @@ def _message(record: logging.LogRecord, error: BaseException | None) -> str:
         message = record.getMessage()
         if package in OWN:
             return message
-        handled = [link for found in (error, sys.exception()) if found for link in causes(found)]
-        quotes = [text for link in handled for text in (str(link), repr(link))]
+        handled = [link for found in (error, sys.exception()) if found for link in related(found)]
+        quotes = [text for link in handled for text in _spellings(link)]
     except Exception:  # raised by an argument; logging itself would print the arguments
         return _left_out(record)
     is_quoting = any(quote and quote in message for quote in quotes)
     return _left_out(record) if is_quoting else _first_line(message)
+
+
+def _spellings(error: BaseException) -> list[str]:
+    """How others may quote an exception, line by line: as text, or at the end of a traceback."""
+    texts = [str(error), repr(error), *traceback.format_exception_only(error)]
+    return [line.strip() for text in texts for line in text.splitlines()]
 
 
 def _left_out(record: logging.LogRecord) -> str:
