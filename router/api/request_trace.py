@@ -28,7 +28,7 @@ class TraceMiddleware:
             await self._app(scope, receive, send)
             return
         trace = join_or_begin_trace(Headers(scope=scope), self._tracer_of().settings)
-        # Not reset: Serve's access log is written by the same task afterwards.
+        # Not reset: each request has a task of its own.
         CURRENT_TRACE.set(trace)
         if trace is not None and trace.is_recorded:
             await self._recorded(trace, scope, receive, send)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from cluster.config.cluster_config import load_config
-from cluster.local.head import start_head, stop_head
+from cluster.local.head import Head, start_head, stop_head
 from cluster.local.ports import free_ports
 from cluster.polling import until
 from cluster.serve.apply import apply
 from cluster.serve.connect import connect_to
+from tests.fakes.otlp_receiver import receiving_spans
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 CANARY = "CANARY7f3a91"
 KEY, WRONG_KEY = f"right-{CANARY}-0123456789", f"wrong-{CANARY}-0123456789"
 LEFT = tuple(f"left-{i}" for i in range(8))
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 # Serve buffers a thousand lines by default, and this test would find none.
-ENV = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1"}
+ENV = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1", "NO_PROXY": "*"}
 # Refuses some prompts and fails for others. Both errors quote the prompt.
 FAILING_TEMPLATE = (
     "{% set last = messages[-1]['content'] %}"
@@ -32,11 +37,25 @@ FAILING_TEMPLATE = (
 )
 
 
+@dataclass(frozen=True)
+class Guarded:
+    """A cluster with a key: its URL, its logs folder, its cluster.yaml, and a way to change it."""
+
+    url: str
+    logs: Path
+    file: Path
+    head: Head
+
+    def change(self, **blocks: Any) -> None:
+        text = yaml.safe_load(self.file.read_text(encoding="utf-8")) | blocks
+        self.file.write_text(yaml.safe_dump(text), encoding="utf-8")
+        with connect_to(self.head) as client:
+            apply(load_config(self.file), client)
+
+
 @pytest.fixture
-def guarded(
-    taught_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[str, Path]]:
-    """The taught meta alone, with a failing template and an API key. Yields its URL and its logs folder."""
+def guarded(taught_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
+    """The taught meta alone, with a failing template and an API key."""
     shutil.copytree(taught_world / "models" / "meta", tmp_path / "meta")
     template = tmp_path / "meta" / "chat_template.jinja"
     template.write_text(FAILING_TEMPLATE + template.read_text(encoding="utf-8"), encoding="utf-8")
@@ -56,13 +75,13 @@ def guarded(
     try:
         with connect_to(head) as client:
             url = apply(load_config(path), client)
-        yield url, Path(head.temp_dir, "session_latest", "logs")
+        yield Guarded(url, Path(head.temp_dir, "session_latest", "logs"), path, head)
     finally:
         stop_head(tmp_path / "state")
 
 
-async def test_logs_contain_no_prompts_answers_or_keys(guarded: tuple[str, Path]):
-    url, folder = guarded
+async def test_logs_contain_no_prompts_answers_or_keys(guarded: Guarded):
+    url, folder = guarded.url, guarded.logs
     headers = {"authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
 
@@ -116,3 +135,28 @@ async def test_logs_contain_no_prompts_answers_or_keys(guarded: tuple[str, Path]
     assert logged.count("raise EngineFailed(") == 1  # one traceback
     assert CANARY not in logged
     assert len(answer) < 8 or answer not in logged
+
+    # On the same cluster, whose start takes longest.
+    with receiving_spans() as receiver:
+        guarded.change(log_format="json", tracing={"endpoint": receiver.url, "sampling_ratio": 0.0})
+        sent = {"x-request-id": "id-traced", "traceparent": f"00-{TRACE}-{PARENT}-01"}
+        async with httpx.AsyncClient(base_url=url, headers=headers | sent, timeout=60) as http:
+            body = {"messages": [{"role": "user", "content": f"hello {CANARY}"}], "max_tokens": 4}
+            assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+        spans = receiver.wait_for("POST /v1/chat/completions", "chat meta", "generate meta")
+        request, call, replica = (
+            spans[name] for name in ("POST /v1/chat/completions", "chat meta", "generate meta")
+        )
+        assert (request.trace_id, request.parent_id) == (TRACE, PARENT)
+        assert (call.parent_id, replica.parent_id) == (request.span_id, call.span_id)
+        assert {span.resource["etr.app"] for span in spans.values()} == {"router", "meta"}
+        assert replica.attributes["gen_ai.usage.output_tokens"] == 4
+        assert CANARY not in repr(receiver.spans)
+
+    def traced() -> list[dict[str, Any]]:
+        files = folder.glob("serve/replica_router_Router_*.log")
+        lines = [line for path in files for line in path.read_text().splitlines() if "id-traced" in line]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    assert until(lambda: bool(traced()), 60)
+    assert {line["request_id"] for line in traced()} == {"id-traced"}
