@@ -31,8 +31,8 @@ export class ModelTable {
       if (!(name in models)) row.remove();
     }
     for (const [name, model] of Object.entries(models)) fill(this.#row(name), cells(model, rates[name] ?? null));
-    const messages = Object.entries(models).filter(([, { replicas }]) => replicas?.message);
-    this.#showMessages(messages.map(([name, { replicas }]) => `${name}: ${replicas.message}`));
+    const lines = Object.entries(models).map(([name, model]) => [name, message(name, model)]);
+    this.#showMessages(lines.filter(([, text]) => text).map(([name, text]) => `${name}: ${text}`));
   }
 
   #row(name) {
@@ -49,6 +49,12 @@ export class ModelTable {
     if (this.#messages.textContent === lines.join("")) return;
     this.#messages.replaceChildren(...lines.map((line) => h("p", {}, line)));
   }
+}
+
+/** Serve's last message, or why a replica cannot load the adapter. */
+function message(name, { replicas, load }) {
+  const errors = (load?.replicas ?? []).map((replica) => replica.adapters[name]?.error);
+  return replicas?.message || errors.find(Boolean);
 }
 
 function cells({ state, replicas, load, num_waiting: numWaiting }, rate) {

@@ -1,6 +1,6 @@
 /** @file Rows of a name, a bar and a value. */
 
-import { nameLabel } from "./authors.js";
+import { colourClass, nameLabel } from "./authors.js";
 import { h } from "./dom.js";
 
 /**
@@ -11,7 +11,7 @@ import { h } from "./dom.js";
  */
 export function bars(rows, label) {
   const body = rows.map(({ name, share, text, isModel = true }) =>
-    h("tr", {}, h("th", { scope: "row" }, isModel ? nameLabel(name) : name), barCell(share), h("td", {}, text)),
+    h("tr", { class: isModel && colourClass(name) }, h("th", { scope: "row" }, isModel ? nameLabel(name) : name), barCell(share), h("td", {}, text)),
   );
   return h("table", { class: "bars", "aria-label": label }, h("tbody", {}, ...body));
 }

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from playwright.sync_api import Locator, expect
 
-from router.load_report import ModelLoad, ReplicaLoad
+from router.load_report import AdapterLoad, ModelLoad, ReplicaLoad
 from tests.fakes.page import LOAD
 from tests.system.page.conftest import Visit
 
@@ -21,6 +21,14 @@ def test_every_model_has_its_state_replicas_and_load(visit: Visit):
     expect(cells(visit, "roman")).to_have_text(["ready", "1/2", "1", "0", "0", "–", "25 %"])
     expect(cells(visit, "morse").first).to_have_text("asleep")
     expect(visit.page.locator("#model-messages")).to_have_text("roman: waits: no node has 1 GPU free")
+
+
+def test_why_an_adapter_cannot_be_loaded_is_shown(visit: Visit):
+    [replica] = LOAD.replicas
+    broken = replace(replica, adapters={"morse": AdapterLoad("v2", None, "no such folder", 0, 0)})
+    visit.world.gateway.loads = {"morse": ModelLoad(0, 0, 0, (broken,))}
+    visit.open("cluster")
+    expect(visit.page.locator("#model-messages")).to_contain_text("morse: no such folder")
 
 
 def test_a_model_that_goes_away_and_comes_back_is_followed(visit: Visit):
