@@ -42,16 +42,16 @@ def test_every_sample_is_up_to_date(tmp_path: Path):
     for name in EXAMPLES:
         (tmp_path / name).mkdir()
         config, written = copy_example(name, tmp_path / name), tmp_path / f"{name}.yaml"
-        result = CliRunner().invoke(render_command, [str(config), "-o", str(written)])
+        result = CliRunner().invoke(render_command, ["k8s", str(config), "-o", str(written)])
         assert result.exit_code == 0, result.output
         assert written.read_bytes() == (K8S / "samples" / f"{name}.yaml").read_bytes(), name
 
 
 def test_the_command_prints_if_no_file_is_named(tmp_path: Path):
     config = copy_example("seven_models", tmp_path)
-    result = CliRunner().invoke(render_command, [str(config)])
+    result = CliRunner().invoke(render_command, ["k8s", str(config)])
     assert result.stdout == render(load_config(config, models_required=False))
-    refused = CliRunner().invoke(render_command, [str(config), "-o", str(tmp_path)])
+    refused = CliRunner().invoke(render_command, ["k8s", str(config), "-o", str(tmp_path)])
     assert refused.exit_code == 1
     assert "cannot be written" in refused.stderr
 
