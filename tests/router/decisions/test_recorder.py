@@ -316,7 +316,10 @@ def test_feedback_on_an_answer_of_another_router_is_accepted():
     assert recorded.metrics.series(m.FEEDBACK) == {("unknown", "unknown"): 1}
 
 
-@pytest.mark.parametrize("answer_id", ["", "x", "chatcmpl-1", "route-" + "0" * 32, new_answer_id("cmpl")])
+@pytest.mark.parametrize(
+    "answer_id",
+    ["", "x", "chatcmpl-1", "route-" + "0" * 32, pytest.param(new_answer_id("cmpl"), id="forgotten")],
+)
 def test_feedback_on_an_id_that_cannot_be_an_answers_is_refused(answer_id):
     with pytest.raises(UnknownAnswer):
         Recorded().recorder.feedback(answer_id, None, "")
