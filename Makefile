@@ -28,7 +28,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 system-packages:  ## try to install the programs that some tests need: Prometheus and Chromium, as root on Debian
 	@for package in prometheus chromium; do \
 	  command -v $$package >/dev/null && continue; \
-	  [ "$$(id -u)" = 0 ] && { apt-get update && apt-get install -y --no-install-recommends $$package; } >/dev/null 2>&1 \
+	  [ "$$(id -u)" = 0 ] && { timeout 60 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends $$package; } >/dev/null 2>&1 \
 	    || { echo "!!! $$package cannot be installed here; what needs it is NOT tested !!!"; continue; }; \
 	  [ $$package != prometheus ] || systemctl disable --now prometheus 2>/dev/null || true; \
 	done
@@ -36,7 +36,7 @@ system-packages:  ## try to install the programs that some tests need: Prometheu
 AXE := .cache/npm
 axe-core:  ## try to fetch axe-core, which looks for barriers on the page
 	@[ -d $(AXE)/node_modules/axe-core ] \
-	  || npm install --no-save --ignore-scripts --prefix $(AXE) axe-core@4.14.1 >/dev/null 2>&1 \
+	  || timeout 60 npm install --no-save --ignore-scripts --prefix $(AXE) axe-core@4.14.1 >/dev/null 2>&1 \
 	  || echo "!!! axe-core cannot be fetched here; barriers on the page are NOT looked for !!!"
 
 demo: install  ## serve SmolLM2 with six experts, and ask it questions
