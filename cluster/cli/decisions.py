@@ -98,7 +98,7 @@ _NUMBERS = ("count", "share", "probability", "to word", "to expert", "redecided"
 
 def _target_row(name: str, target: TargetSummary, num_decisions: int) -> list[str]:
     return [
-        f"{META} (abstained)" if name == META else name,
+        name,
         str(target.num_decisions),
         _share(target.num_decisions, num_decisions),
         _number(mean(target.probabilities)),

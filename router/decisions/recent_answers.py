@@ -21,7 +21,7 @@ class RecentAnswer:
 class RecentAnswers:
     """Remembers the last `max_answers` by their ids, and which ids are this router's at all."""
 
-    def __init__(self, max_answers: int = MAX_ANSWERS) -> None:
+    def __init__(self, max_answers: int) -> None:
         self._max_answers = max_answers
         self._answers: OrderedDict[str, RecentAnswer] = OrderedDict()
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from router.decisions import metrics as m
 from router.decisions.log_lines import Line, decision_lines, feedback_line, key_label, margins, outcome
-from router.decisions.recent_answers import ROUTER_DIGITS, RecentAnswer, RecentAnswers
+from router.decisions.recent_answers import MAX_ANSWERS, ROUTER_DIGITS, RecentAnswer, RecentAnswers
 from router.decoding.decisions import Decision
 from router.decoding.generation import GenerationRequest, GenerationState
 from router.errors import UnknownAnswer
@@ -45,13 +45,22 @@ class NoLog:
 
 
 class DecisionRecorder:
-    """An `AnswerRecorder`; one for all requests of a router. `table` returns the table without API keys."""
+    """An `AnswerRecorder`; one for all requests of a router.
 
-    def __init__(self, metrics: m.Metrics, log: DecisionLog, table: Callable[[], RouteTable]) -> None:
+    `table` returns the table without API keys. `max_answers`: how many answers it remembers for feedback.
+    """
+
+    def __init__(
+        self,
+        metrics: m.Metrics,
+        log: DecisionLog,
+        table: Callable[[], RouteTable],
+        max_answers: int = MAX_ANSWERS,
+    ) -> None:
         self._metrics = m.BoundedMetrics(metrics)
         self._log = log
         self._table = table
-        self._answers = RecentAnswers()
+        self._answers = RecentAnswers(max_answers)
 
     def ended(self, generation: GenerationRequest, state: GenerationState, table: RouteTable) -> None:
         whole = self._table()

@@ -19,6 +19,7 @@ from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
 from router.availability import ModelState
 from router.decisions.metrics import Metrics, NoMetrics
+from router.decisions.recent_answers import MAX_ANSWERS
 from router.decisions.recorder import DecisionLog, DecisionRecorder, NoLog
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Target
@@ -150,6 +151,7 @@ class FakeGateway:
     meter: Meter = field(default_factory=NoMeter)
     metrics: Metrics = field(default_factory=NoMetrics)
     decision_log: DecisionLog = field(default_factory=NoLog)
+    max_answers: int = MAX_ANSWERS
     tracer: Tracer = field(default_factory=NoTracer)
     table: RouteTable = RouteTable(
         table_version=7,
@@ -200,7 +202,7 @@ class FakeGateway:
 
     @cached_property
     def recorder(self) -> DecisionRecorder:
-        return DecisionRecorder(self.metrics, self.decision_log, lambda: self.table)
+        return DecisionRecorder(self.metrics, self.decision_log, lambda: self.table, self.max_answers)
 
     async def load(self) -> dict[str, ModelLoad | None]:
         return {name: self.loads.get(name) for name in (META, *self.table.experts)}

@@ -83,7 +83,7 @@ def test_a_request_leaves_no_objects_and_no_tasks(
     meta = hangs if ask is left else hands_over("roman")
     scripts = {"meta": meta, "roman": writes("I", "X"), "morse": fails}
     models = {name: FakeModel(script, asks=ForgetfulList()) for name, script in scripts.items()}
-    gateway = FakeGateway(models)
+    gateway = FakeGateway(models, max_answers=NUM_WARM // 10)
     with served(build_app(gateway)) as url, httpx.Client(base_url=url) as http:
         num_tasks = _num_tasks()
         num_objects = [_num_objects_after(models, gateway, partial(_repeat, ask, http, NUM_WARM))]

@@ -90,7 +90,7 @@ def test_the_summary_has_a_row_for_each_expert_and_shadow(log):
     assert "1 lines could not be read" in output
     assert cells(output, "chem") == ["chem", "3", "0.600", "0.800", "2.000", "-", "1", "1", "1", "0"]
     assert cells(output, "law") == ["law", "1", "0.200", "0.800", "2.000", "-", "0", "0", "0", "1"]
-    assert cells(output, "meta") == ["meta (abstained)", "1", "0.200", "-", "-", "-", "0", "0", "1", "1"]
+    assert cells(output, "meta") == ["meta", "1", "0.200", "-", "-", "-", "0", "0", "1", "1"]
     assert cells(output, "music") == ["music", "6", "1", "0.167", "0.600", "meta 1"]
 
 
