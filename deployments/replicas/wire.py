@@ -26,8 +26,6 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         text=request.prompt.text,
         ids=request.prompt.ids,
         written=request.prompt.written + request.written,
-        # What a model wrote ends where one of its tokens does; a client's text ends anywhere.
-        heals_written=bool(request.prompt.written) and not request.written,
         resumed=None if resumed is None else asked.Resumed(resumed.text, resumed.ids, resumed.tokenizer),
         position=request.position,
         max_tokens=request.max_tokens,

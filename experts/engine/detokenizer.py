@@ -15,15 +15,13 @@ class IncrementalDetokenizer:
 
     All texts together are what the answer adds to the decoded prompt. `prompt` is its token ids: its end
     decides whether a first "▁word" begins with a space, and it may hold the beginning of a character.
-    `hidden` is the text that the answer begins with and that is not given out.
 
     A byte that cannot belong to a character becomes U+FFFD, by itself. Decoded at once, a byte-fallback
     tokenizer would give U+FFFD for whole characters beside it too, which the client may have already.
     """
 
-    def __init__(self, decoder: TokenDecoder, prompt: Sequence[int], hidden: str = "") -> None:
+    def __init__(self, decoder: TokenDecoder, prompt: Sequence[int]) -> None:
         self._decoder = decoder
-        self._hidden = hidden
         self._before = self._bridge(prompt)
         self._cut = self._cut_character(prompt)
         self._held = unfinished(b"".join(map(decoder.bytes_of, self._cut)))
@@ -54,7 +52,7 @@ class IncrementalDetokenizer:
         self._num_seen = len(tokens)
         if last:
             text += self._take(ids)
-        return self._without_hidden(text) if self._hidden else text, tuple(ids)
+        return text, tuple(ids)
 
     def _take(self, ids: list[int]) -> str:
         """The text of the pending tokens, which move to `ids`."""
@@ -66,12 +64,6 @@ class IncrementalDetokenizer:
         self._pending = []
         # Shorter than `shown` only if the answer completes a character that the prompt began.
         return text[len(commonprefix([shown, text])) :]
-
-    def _without_hidden(self, text: str) -> str:
-        num_found = len(commonprefix([self._hidden, text]))
-        # A text that goes on in another way is not the hidden one.
-        self._hidden = self._hidden[num_found:] if num_found == len(text) else ""
-        return text[num_found:]
 
     def _bridge(self, ids: Sequence[int]) -> list[int]:
         """A token to decode what follows `ids` after; none if `ids` have no text."""

@@ -116,7 +116,6 @@ class EngineRequest:
         text: A raw prompt.
         ids: A raw prompt as token ids.
         written: Text that already stands in the open assistant turn, or after the raw prompt.
-        heals_written: `written` may end in the middle of a word (see `token_healing`).
         resumed: What follows `written`, if this model's replica was lost in the middle of the answer.
         position: Number of tokens in `written` and `resumed`. Seeded sampling of token number p depends only
             on (`seed`, p), so a resumed generation continues as if it had not been interrupted.
@@ -144,7 +143,6 @@ class EngineRequest:
     text: str | None = None
     ids: tuple[int, ...] | None = None
     written: str = ""
-    heals_written: bool = False
     resumed: Resumed | None = None
     position: int = 0
     max_tokens: int | None = None

@@ -20,7 +20,6 @@ class EncodedRequest:
         decoder: Turns the new tokens into text.
         parts: Finds thoughts and tool calls in that text. None: all of it is the answer's.
         call_beginnings: Of a call that may take the place of an answer under a grammar.
-        dropped: Text that the prompt lacks at its end. The answer begins with it, and does not show it.
         thoughts: None: the model does not think, or nothing depends on it: neither a hand-over nor a grammar.
     """
 
@@ -30,4 +29,3 @@ class EncodedRequest:
     parts: PartStream | None = None
     thoughts: ThoughtMarks | None = None
     call_beginnings: tuple[str, ...] = ()
-    dropped: str = ""

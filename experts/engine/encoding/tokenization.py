@@ -15,7 +15,6 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.encoding.template_variables import template_variables
 from experts.engine.encoding.thoughts import ThoughtMarks
-from experts.engine.encoding.token_healing import unhealed_end
 from experts.engine.parsing.call_grammar import with_forced_calls
 from experts.engine.parsing.part_stream import PartStream
 from experts.engine.parsing.registry import REASONING_PARSERS, ParserChoice
@@ -97,10 +96,10 @@ class ModelTokenizer:
     def encode(self, request: EngineRequest) -> EncodedRequest:
         """Raises InvalidPrompt, ContextLengthExceeded."""
         request = with_forced_calls(request)
-        prompt, dropped = self._prompt(request)
+        prompt = self._prompt(request)
         allowed = _large_enough(request, len(prompt))
         request = request if allowed == request.allowed else replace(request, allowed=allowed)
-        encoded = EncodedRequest(request, prompt, self.decoder, dropped=dropped)
+        encoded = EncodedRequest(request, prompt, self.decoder)
         if request.messages is None or request.probe:
             return encoded
         beginnings = self.parsers.call_beginnings(request)
@@ -127,18 +126,11 @@ class ModelTokenizer:
             prompt = self._encode(request, request.written)
         return self.marked_decoder.decode(prompt[-NUM_TAIL_TOKENS:])
 
-    def _prompt(self, request: EngineRequest) -> tuple[list[int], str]:
-        """Also the text that the answer has to begin with."""
+    def _prompt(self, request: EngineRequest) -> list[int]:
         resumed = request.resumed
         if resumed is not None and resumed.tokenizer != self.fingerprint:
-            return self._encode(request, request.written, resumed.text), ""
-        prompt, own = self._encode(request, request.written), list(resumed.ids) if resumed else []
-        if not request.heals_written or not _may_heal(request):
-            return prompt + own, ""
-        num_dropped, dropped = unhealed_end(prompt, request.written, self.decoder)
-        rewritten = b"".join(map(self.decoder.inner_bytes, own[: len(dropped.encode())]))
-        left = dropped.encode()[len(rewritten) :].decode(errors="ignore")
-        return prompt[: len(prompt) - num_dropped] + own, left
+            return self._encode(request, request.written, resumed.text)
+        return [*self._encode(request, request.written), *(resumed.ids if resumed else ())]
 
     def end_ids(self, request: EngineRequest) -> frozenset[int]:
         """The token ids that end the answer to `request`."""
@@ -201,13 +193,6 @@ def _large_enough(request: EngineRequest, num_prompt_tokens: int) -> tuple[str, 
     if not windows:
         return request.allowed
     return tuple(n for n in request.allowed if windows.get(n, num_prompt_tokens + 1) > num_prompt_tokens)
-
-
-def _may_heal(request: EngineRequest) -> bool:
-    """Log-probabilities are of the tokens after exactly this text; a grammar begins after it."""
-    options = request.sampling
-    is_scored = options and (options.num_logprobs, options.num_prompt_logprobs) != (None, None)
-    return not is_scored and not request.has_grammar
 
 
 def _max_model_len(name: str, config: PretrainedConfig, configured: int | None) -> int:

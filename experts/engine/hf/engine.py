@@ -30,7 +30,7 @@ from experts.engine.hf.self_test import self_test
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.logprobs import IdLogprobs
 from experts.engine.sampling.routing import RequestState
-from experts.engine.sampling.rules import has_rules, rules_of
+from experts.engine.sampling.rules import rules_of
 from experts.engine.sampling.token_chooser import make_chooser
 from experts.errors import EngineDead
 from experts.head import ExpertTable, ExtendedHead
@@ -173,8 +173,8 @@ class TransformersEngine:
         seed = request.seed if request.seed is not None else secrets.randbits(48)
         thoughts = encoded.thoughts.tracker() if encoded.thoughts else None
         state = RequestState(request, seed, len(prompt) + max_tokens, thoughts=thoughts)
-        if has_rules(encoded):
-            rules = await asyncio.to_thread(rules_of, encoded, self._tokenizer)
+        if request.sampling is not None:
+            rules = await asyncio.to_thread(rules_of, encoded, request.sampling, self._tokenizer)
             state.chooser = await make_chooser(rules, prompt, self._grammars, self._tokenizer.marked_decoder)
         return RunningRequest(state, encoded, max_tokens, self._tokenizer, received_s)
 

@@ -79,9 +79,8 @@ class RequestState:
         """
         has_begun = self.num_steps > 0 and (self.request.only_at_start or self.request.has_grammar)
         is_thinking = self.thoughts is not None and self.thoughts.is_inside
-        is_healing = self.num_steps > 0 and self.chooser is not None and bool(self.chooser.dropped)
         is_too_late = has_begun or is_thinking or self.expert is not None
-        return self.request.is_routed and not self.cut_character and not is_healing and not is_too_late
+        return self.request.is_routed and not self.cut_character and not is_too_late
 
     @property
     def has_new_observation(self) -> bool:

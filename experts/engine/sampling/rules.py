@@ -28,7 +28,6 @@ class TokenRules:
         knows_resumed_ids: Whether the ids of `resumed` are of this model's tokenizer.
         thoughts: With which the answer may begin, before its grammar.
         call_beginnings: With which a call begins that the answer may be, without its grammar.
-        dropped: The text with which it has to begin, without a grammar.
     """
 
     options: SamplingOptions
@@ -41,12 +40,6 @@ class TokenRules:
     knows_resumed_ids: bool = False
     thoughts: ThoughtMarks | None = None
     call_beginnings: tuple[str, ...] = ()
-    dropped: str = ""
-
-    @property
-    def needs_words(self) -> bool:
-        """Whether the texts that tokens begin with matter."""
-        return bool(self.dropped or self.call_beginnings)
 
     def to_plain(self) -> dict[str, Any]:
         """As data of plain types, which cross process boundaries."""
@@ -71,15 +64,15 @@ class TokenRules:
             fields["knows_resumed_ids"],
             ThoughtMarks(**thoughts) if thoughts else None,
             tuple(fields["call_beginnings"]),
-            fields["dropped"],
         )
 
 
-def rules_of(encoded: EncodedRequest, tokenizer: ModelTokenizer) -> TokenRules:
-    """What the request asks of sampling. Raises InvalidCall: an option has a value that this model cannot
-    take."""
+def rules_of(encoded: EncodedRequest, options: SamplingOptions, tokenizer: ModelTokenizer) -> TokenRules:
+    """What the request asks of sampling with its `options`.
+
+    Raises InvalidCall: an option has a value that this model cannot take.
+    """
     request, resumed = encoded.request, encoded.request.resumed
-    options = request.sampling or SamplingOptions()
     _require_valid(options, len(tokenizer.hf_tokenizer))
     counts_text = has_penalties(options) or options.bad_words
     return TokenRules(
@@ -93,26 +86,18 @@ def rules_of(encoded: EncodedRequest, tokenizer: ModelTokenizer) -> TokenRules:
         resumed is not None and resumed.tokenizer == tokenizer.fingerprint,
         encoded.thoughts if options.grammar else None,
         encoded.call_beginnings,
-        encoded.dropped,
     )
-
-
-def has_rules(encoded: EncodedRequest) -> bool:
-    """Whether the request asks anything further of sampling; nearly always it does not."""
-    return encoded.request.sampling is not None or bool(encoded.dropped)
 
 
 def has_penalties(options: SamplingOptions) -> bool:
     return bool(options.presence_penalty or options.frequency_penalty or options.repetition_penalty != 1)
 
 
-def chooses_tokens(rules: TokenRules) -> bool:
-    """Whether the rules need more at each step than sampling with min-p."""
-    options = rules.options
+def chooses_tokens(options: SamplingOptions) -> bool:
+    """Whether the options need more at each step than sampling with min-p."""
     restricts = options.min_tokens or options.bad_words or options.allowed_token_ids is not None
     return bool(
-        rules.dropped
-        or has_penalties(options)
+        has_penalties(options)
         or options.logit_bias
         or restricts
         or options.grammar

@@ -39,35 +39,20 @@ def answer_grammar(
 
 
 class TokenChooser:
-    """One request's rules, and what they depend on: the tokens of its answer so far.
-
-    `words` are needed if the rules drop text.
-    """
+    """One request's rules, and what they depend on: the tokens of its answer so far."""
 
     def __init__(
         self,
         rules: TokenRules,
         prompt: Sequence[int],
         grammar: AnswerGrammar | None = None,
-        words: Words | None = None,
     ) -> None:
         self._rules = rules
-        self._words = words
         self._prompt = prompt
         self._grammar = grammar
         self._ids = list(rules.own_ids)  # of the answer
         self._num_before = len(rules.own_ids)
         self._penalties: Penalties | None = None
-
-    @property
-    def dropped(self) -> bytes:
-        """What is left to write of the text that the prompt lacks."""
-        dropped = self._rules.dropped.encode()
-        for token_id in self._ids[self._num_before :]:
-            if not dropped:
-                break
-            dropped = dropped[len(self._words.bytes_of(token_id)) :] if self._words else b""
-        return dropped
 
     def process(self, logits: Tensor) -> Tensor:
         """Raw logits [V] of any float type → float32 [V] to sample from; never all −inf."""
@@ -109,8 +94,6 @@ class TokenChooser:
     def _forbidden(self, row: Tensor) -> Iterable[Tensor]:
         """Masks bool [V], the most important one first."""
         options = self._rules.options
-        if self._words is not None and (dropped := self.dropped):
-            yield ~_mask(self._words.beginning(dropped), row)
         if self._grammar is not None and (mask := self._grammar.forbidden(len(row))) is not None:
             yield mask.to(row.device)
         if options.allowed_token_ids is not None:
@@ -136,15 +119,15 @@ async def make_chooser(
     rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
 ) -> TokenChooser | None:
     """None if plain sampling follows the rules. Raises InvalidCall, EngineFailed (see `AnswerGrammar`)."""
-    if not chooses_tokens(rules):
+    if not chooses_tokens(rules.options):
         return None
-    words: Words | None = None
-    if rules.needs_words:
-        future: Future[Words] = asyncio.wrap_future(grammars.submit_words())
-        words = await future
     grammar = rules.options.grammar
     if grammar is None:
-        return TokenChooser(rules, prompt, words=words)
+        return TokenChooser(rules, prompt)
+    words: Words | None = None
+    if rules.call_beginnings:
+        future: Future[Words] = asyncio.wrap_future(grammars.submit_words())
+        words = await future
     compiled = await grammars.compile(grammar)
     return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder, words))
 

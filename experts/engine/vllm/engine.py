@@ -22,7 +22,7 @@ from experts.engine.chunk import EngineChunk
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.request import EngineRequest
-from experts.engine.sampling.rules import TokenRules, has_rules, rules_of
+from experts.engine.sampling.rules import TokenRules, rules_of
 from experts.engine.vllm.adapters import VllmAdapters, lora_request
 from experts.engine.vllm.decision_store import DecisionStore
 from experts.engine.vllm.grammars import WorkerGrammars
@@ -125,9 +125,10 @@ class VllmEngine:
                 raise EngineFailed(f"{self._name}: {type(error.__cause__).__name__} in vLLM") from error
 
     async def _rules(self, encoded: EncodedRequest) -> TokenRules | None:
-        if not has_rules(encoded):
+        options = encoded.request.sampling
+        if options is None:
             return None
-        rules = await asyncio.to_thread(rules_of, encoded, self._tokenizer)
+        rules = await asyncio.to_thread(rules_of, encoded, options, self._tokenizer)
         await self._grammars.prepare(rules)
         return rules
 

@@ -27,13 +27,12 @@ class WorkerGrammars:
         self._call = call
 
     async def prepare(self, rules: TokenRules) -> None:
-        """Returns when all workers have compiled the grammar of `rules` and can continue its answer, or have
-        sorted the vocabulary, if the rules need that.
+        """Returns when all workers have compiled the grammar of `rules` and can continue its answer.
 
         Raises InvalidCall, EngineFailed (see `GrammarCompiler` and `AnswerGrammar`).
         """
         grammar = rules.options.grammar
-        if grammar is None and not rules.dropped:
+        if grammar is None:
             return
         start_s = time.monotonic()
         while True:
@@ -42,18 +41,17 @@ class WorkerGrammars:
                 raise InvalidCall(*error) if len(error) > 1 else EngineFailed(*error)
             if all(outcome is not None for outcome in outcomes):
                 return
-            if grammar is not None and time.monotonic() - start_s > TIME_LIMIT_S:
+            if time.monotonic() - start_s > TIME_LIMIT_S:
                 raise too_slow(grammar)
             await asyncio.sleep(POLL_S)
 
 
 def outcome_in_worker(grammars: GrammarCompiler, rules: TokenRules, decoder: TokenDecoder) -> Outcome:
     """Begin to compile, if that has not begun; how far it is."""
-    words = grammars.submit_words() if rules.needs_words else None
+    words = grammars.submit_words() if rules.call_beginnings else None
     if words is not None and not words.done():
         return None
-    if rules.options.grammar is None:
-        return []
+    assert rules.options.grammar is not None
     future = grammars.submit(rules.options.grammar)
     if not future.done():
         return None

@@ -50,7 +50,7 @@ class RunningRequest:
 
     def __post_init__(self) -> None:
         self._end_ids = self.tokenizer.end_ids(self.request)
-        self._detokenizer = IncrementalDetokenizer(self.encoded.decoder, self.prompt, self.encoded.dropped)
+        self._detokenizer = IncrementalDetokenizer(self.encoded.decoder, self.prompt)
 
     @property
     def request(self) -> EngineRequest:
@@ -67,7 +67,7 @@ class RunningRequest:
 
     def sampling_params(self) -> SamplingParams:
         request = self.request
-        is_greedy = is_chosen_by_worker(request, self.rules) or request.temperature < MIN_TEMPERATURE
+        is_greedy = is_chosen_by_worker(request) or request.temperature < MIN_TEMPERATURE
         return SamplingParams(
             temperature=0.0 if is_greedy else request.temperature,
             top_p=1.0 if is_greedy else request.top_p,
@@ -87,7 +87,7 @@ class RunningRequest:
             return {}
         scores = {"logprobs": options.num_logprobs, "prompt_logprobs": options.num_prompt_logprobs}
         scores |= {"ignore_eos": self.tokenizer.end_id not in self._end_ids}
-        if is_chosen_by_worker(self.request, self.rules):  # which leaves vLLM one id to choose from
+        if is_chosen_by_worker(self.request):  # which leaves vLLM one id to choose from
             return scores
         return scores | {
             "min_p": options.min_p,

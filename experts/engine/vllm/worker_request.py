@@ -19,7 +19,7 @@ from experts.text.decoder import TokenDecoder
 EXTRA_ARGS_KEY = "etr"  # in `SamplingParams.extra_args`
 
 
-def is_chosen_by_worker(request: EngineRequest, rules: TokenRules | None) -> bool:
+def is_chosen_by_worker(request: EngineRequest) -> bool:
     """Whether vLLM's own sampling cannot do what the request asks.
 
     Its generators do not depend on the position, so a resumed answer would continue differently. Its
@@ -27,8 +27,6 @@ def is_chosen_by_worker(request: EngineRequest, rules: TokenRules | None) -> boo
     where a grammar was when an answer was interrupted.
     """
     if request.seed is not None and request.temperature >= MIN_TEMPERATURE:
-        return True
-    if rules is not None and rules.dropped:
         return True
     options = request.sampling
     if options is None:
@@ -47,7 +45,7 @@ def extra_args(
 
     `key` names the request in the decision store.
     """
-    is_chosen = is_chosen_by_worker(request, rules)
+    is_chosen = is_chosen_by_worker(request)
     if not request.is_routed and not is_chosen:
         return None
     fields: dict[str, Any] = {"request_id": key}
@@ -89,10 +87,9 @@ def to_state(
 def _chooser(
     rules: TokenRules, prompt: Sequence[int], grammars: GrammarCompiler, decoder: TokenDecoder
 ) -> TokenChooser | None:
-    # Both are there already, before the request came.
-    words = grammars.submit_words().result() if rules.needs_words else None
     grammar = rules.options.grammar
-    if grammar is not None:
+    if grammar is not None:  # both are there already, before the request came
+        words = grammars.submit_words().result() if rules.call_beginnings else None
         compiled = grammars.submit(grammar).result()
         return TokenChooser(rules, prompt, answer_grammar(rules, compiled, decoder, words))
-    return TokenChooser(rules, prompt, words=words) if chooses_tokens(rules) else None
+    return TokenChooser(rules, prompt) if chooses_tokens(rules.options) else None

@@ -120,7 +120,7 @@ HONOURED: tuple[F, ...] = (
         "continue_final_message",
         "VS",
         "boolean",
-        "The answer continues the last message, which has to be the assistant's and may end inside a word",
+        "The answer continues the last message, which has to be the assistant's",
         _CHAT,
     ),
     F("add_generation_prompt", "V", "boolean", "`false`: the template opens no turn. Default `true`", _CHAT),

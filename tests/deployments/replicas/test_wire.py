@@ -71,7 +71,7 @@ def unset(value: Any, empty: Any) -> list[str]:
 def test_both_sides_have_the_same_fields():
     router_side = names(ModelRequest, "prompt", "sampling")
     router_side |= names(prompt.Prompt, "options") | names(sampling.Sampling, "options")
-    assert names(EngineRequest) == router_side | {"sampling", "chat", "heals_written"}
+    assert names(EngineRequest) == router_side | {"sampling", "chat"}
     renamed = names(EngineChunk, "token_ids", "num_unnamed_tokens") | {"ids", "num_tokens"}
     assert renamed == names(ModelChunk)
     for router_kind, engine_kind in (
@@ -98,21 +98,12 @@ def test_both_sides_know_the_same_values():
 
 def test_no_field_of_a_request_is_forgotten_on_its_way_to_the_engine():
     sent = to_engine_request(REQUEST)
-    assert unset(sent, EngineRequest("")) == ["heals_written"]
+    assert unset(sent, EngineRequest("")) == []
     for name in names(ModelRequest, "prompt", "sampling", "resumed", "written"):
         assert getattr(sent, name) == getattr(REQUEST, name)
     for name in names(sampling.Sampling, "options"):
         assert getattr(sent, name) == getattr(REQUEST.sampling, name)
     assert sent.written == "begun w"
-
-
-def test_only_the_text_of_a_client_may_end_inside_a_word():
-    begun = prompt.Prompt((prompt.Message("user", "q"),), written="it is Par")
-    resumed = Resumed("is", (1,), "tokenizer")
-    assert to_engine_request(ModelRequest("r", begun)).heals_written
-    assert to_engine_request(ModelRequest("r", begun, resumed=resumed)).heals_written
-    assert not to_engine_request(ModelRequest("r", begun, written="is")).heals_written
-    assert not to_engine_request(ModelRequest("r", prompt.Prompt(begun.messages), written="is")).heals_written
 
 
 def test_no_option_of_a_request_is_forgotten():

@@ -20,7 +20,6 @@ from experts.engine.chunk import FinishReason
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
 from experts.engine.request import Grammar, GrammarKind, Resumed, SamplingOptions
 from experts.errors import EngineFailed, InvalidCall
-from experts.text.decoder import TokenDecoder
 from tests.experts.engine.test_engine_conformance import install
 from tests.support.engine_world import (
     ENGINE_KINDS,
@@ -447,52 +446,3 @@ async def test_options_that_a_model_cannot_follow_are_refused_by_name(engine, op
     assert caught.value.param == param
     assert "\n" not in str(caught.value)
     assert text_of(await run(engine))
-
-
-CUTS = [("it is", " "), ("it", " is"), ("it is", " wor"), ("it is", "\n"), ("it is", " 🙂"), ("", "Par")]
-
-
-@pytest.mark.parametrize(("kept", "end"), CUTS, ids=range(len(CUTS)))
-async def test_the_last_word_of_a_clients_text_is_written_again(engine, reference, kept, end):
-    written = {"written": kept + end, "heals_written": True}
-    chunks = await run(engine, **written)
-    ids, text = ids_of(chunks), text_of(chunks)
-    assert ids == healed_ids(reference, kept, end, len(ids))
-    assert TOKENIZER.decode(ids) == end + text
-    seeded = {**written, "temperature": 1.0, "seed": 7}
-    whole = await run(engine, **seeded)
-    assert TOKENIZER.decode(ids_of(whole)) == end + text_of(whole)
-    shown = ""
-    for num, chunk in enumerate(whole[:-1], 1):
-        shown += chunk.text
-        begun = tuple(ids_of(whole[:num]))
-        resumed = Resumed(shown, begun, whole[0].tokenizer or "")
-        rest = await run(
-            engine, resumed=resumed, position=len(begun), **seeded | {"max_tokens": 12 - len(begun)}
-        )
-        assert (ids_of(rest), shown + text_of(rest)) == (ids_of(whole)[len(begun) :], text_of(whole))
-
-
-async def test_a_scored_text_and_one_under_a_grammar_are_not_written_again(engine):
-    for options in (SamplingOptions(num_logprobs=0), SamplingOptions(grammar=json_grammar(PERSON))):
-        plain, healed = [
-            ids_of(await run(engine, written="it is", heals_written=heals, sampling=options))
-            for heals in (False, True)
-        ]
-        assert healed == plain
-
-
-def healed_ids(reference: ReferenceModel, kept: str, end: str, num: int) -> list[int]:
-    """Greedy, and the text begins with `end`."""
-    decoder = TokenDecoder(TOKENIZER.backend_tokenizer)
-    ids, left = [*prompt_ids(reference, "hello"), *TOKENIZER(kept)["input_ids"]], end.encode()
-    for _ in range(num):
-        row = logprob_rows(reference, ids)[-1]
-        fitting = [i for i in range(len(TOKENIZER)) if _fits(decoder.bytes_of(i), left)]
-        ids.append(max(fitting, key=row.__getitem__))
-        left = left[len(decoder.bytes_of(ids[-1])) :]
-    return ids[-num:]
-
-
-def _fits(word: bytes, left: bytes) -> bool:
-    return not left or (word != b"" and (word.startswith(left) or left.startswith(word)))

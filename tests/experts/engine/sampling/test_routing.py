@@ -1,14 +1,11 @@
-"""Whether an expert may win the next token: never inside a character, nor a word that is written again."""
+"""Whether an expert may win the next token: never inside a character."""
 
 from __future__ import annotations
 
 import pytest
 
-from experts.engine.grammar.words import Words
-from experts.engine.request import EngineRequest, SamplingOptions
+from experts.engine.request import EngineRequest
 from experts.engine.sampling.routing import RequestState
-from experts.engine.sampling.rules import TokenRules
-from experts.engine.sampling.token_chooser import TokenChooser
 
 REQUEST = EngineRequest("r", allowed=("law",))
 
@@ -37,16 +34,3 @@ def test_stray_bytes_hold_no_expert_back():
     for _ in range(5):
         state.add_token(b"\x80")
         assert state.may_hand_over
-
-
-def test_an_expert_wins_before_or_after_a_word_that_is_written_again_but_not_inside():
-    rules = TokenRules(SamplingOptions(), (0,), (0,), 16, dropped=" Par")
-    chooser = TokenChooser(rules, [], words=Words([b"", b" P", b"aris"]))
-    state = RequestState(REQUEST, seed=0, chooser=chooser)
-    assert state.may_hand_over
-    for token_id, expected in ((1, False), (2, True)):
-        chooser.add(token_id)
-        state.num_steps += 1
-        assert state.may_hand_over is expected
-    chooser.keep_only(1)
-    assert not state.may_hand_over

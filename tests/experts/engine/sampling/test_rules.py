@@ -29,7 +29,6 @@ def test_rules_are_the_same_after_their_way_to_another_process():
         True,
         thoughts,
         ("<call>",),
-        " Par",
     )
     sent = TokenRules.of_plain(json.loads(json.dumps(rules.to_plain())))
     assert json.dumps(sent.to_plain()) == json.dumps(rules.to_plain())
