@@ -198,7 +198,8 @@ async def test_with_tools_and_a_form_an_answer_is_a_call_or_has_the_form(engine,
     chunks = await run(engine, sampling=biased("<tool_call>"), max_tokens=6, **settings)
     assert text_of(chunks).startswith("<tool_call>")
     chunks = await run(engine, sampling=biased("</tool_call>", "<think>"), max_tokens=40, **settings)
-    assert text_of(chunks).startswith("{")
+    # A call may also be begun letter by letter.
+    assert text_of(chunks).startswith(("{", "<tool_call>"))
 
 
 async def test_a_call_in_place_of_a_form_is_continued(engine):

@@ -142,6 +142,7 @@ class FakeVllm:
 
     errored = False
     model_config = SimpleNamespace(max_model_len=64)
+    observability_config = SimpleNamespace(otlp_traces_endpoint=None)
     worker_error: Exception | None = None
 
     def __init__(self) -> None:

@@ -195,7 +195,8 @@ def test_a_parser_that_only_vllm_has_is_used_by_its_name():
     assert not reader.in_reasoning
     forced = choice.parser(request(tool_choice="now"), "")
     assert forced
-    assert parse(forced, "{}") == Joined(calls=[("now", "{}")])
+    answer = parse(forced, pieces_of(tokenizer, "hm</think>{}"))
+    assert answer == Joined(reasoning="hm", calls=[("now", "{}")])
 
 
 def test_own_parsers_are_preferred_to_those_of_vllm():
