@@ -27,6 +27,9 @@ def take(browser: Browser, url: str, questions: list[str], report: Path | None, 
     page = browser.new_page(viewport=SIZE)
     page.set_default_timeout(ANSWER_TIMEOUT_MS)
     page.goto(f"{url}/#ask")
+    page.get_by_text("Settings of the request").click()
+    page.get_by_label("Temperature").fill("0")  # the same answers in each picture
+    page.get_by_text("Settings of the request").click()
     for index, question in enumerate(questions):
         _ask(page, question, index)
     pictures = [_picture(page, out / "page-ask.png")]
