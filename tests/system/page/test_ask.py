@@ -239,6 +239,7 @@ def test_a_conversation_needs_no_mouse(visit: Visit):
     expect(page.get_by_role("heading", name="Models")).to_be_visible()
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_role("tab", name="Ask")).to_be_focused()
+    expect(page.get_by_label("Question")).to_be_visible()
     for _ in range(2):  # past the fold for the key
         page.keyboard.press("Tab")
     expect(page.get_by_label("Question")).to_be_focused()
