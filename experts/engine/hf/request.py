@@ -35,8 +35,7 @@ class RunningRequest:
 
     def __post_init__(self) -> None:
         self.end_ids = self.tokenizer.end_ids(self.state.request)
-        encoded = self.encoded
-        self._detokenizer = IncrementalDetokenizer(encoded.decoder, encoded.prompt)
+        self._detokenizer = IncrementalDetokenizer(self.encoded.decoder, self.encoded.prompt)
 
     def to_chunk(self, output: GenerationOutput) -> EngineChunk:
         """What `output`, which has all tokens so far and has not failed, adds."""

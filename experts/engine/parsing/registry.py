@@ -117,7 +117,7 @@ class ParserChoice:
         return MarkedParser(think, calls, tools, is_open=is_open, is_parallel=is_parallel, has_form=has_form)
 
     def call_beginnings(self, request: EngineRequest) -> tuple[str, ...]:
-        """How an answer begins if and only if it is a call. None if it needs to match no grammar otherwise.
+        """How an answer begins if and only if it is a call. Empty if it has to match no grammar otherwise.
 
         Raises InvalidPrompt: calls of this model cannot be read.
         """
@@ -141,7 +141,7 @@ class ParserChoice:
         return beginnings
 
     def beginnings(self, tools: ToolSchemas) -> tuple[str, ...]:
-        """None if the format has no certain ones."""
+        """How a call of one of the tools begins. Empty if the format has no certain beginning."""
         calls = CALL_FORMATS.get(self.tool_parser or "")
         if calls is None or self._is_harmony:
             return ()

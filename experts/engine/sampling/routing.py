@@ -73,9 +73,8 @@ class RequestState:
     def may_hand_over(self) -> bool:
         """Whether an expert may win the next token.
 
-        Not inside a character or a word that is written again, which one model must finish; not inside what
-        a grammar describes, nor among the model's thoughts; and not after a hand-over, which a step that
-        began too early must not overwrite.
+        Not inside a character, which one model must finish; not inside what a grammar describes, nor among
+        the model's thoughts; and not after a hand-over, which a step that began too early must not overwrite.
         """
         has_begun = self.num_steps > 0 and (self.request.only_at_start or self.request.has_grammar)
         is_thinking = self.thoughts is not None and self.thoughts.is_inside

@@ -42,10 +42,7 @@ class TokenChooser:
     """One request's rules, and what they depend on: the tokens of its answer so far."""
 
     def __init__(
-        self,
-        rules: TokenRules,
-        prompt: Sequence[int],
-        grammar: AnswerGrammar | None = None,
+        self, rules: TokenRules, prompt: Sequence[int], grammar: AnswerGrammar | None = None
     ) -> None:
         self._rules = rules
         self._prompt = prompt
