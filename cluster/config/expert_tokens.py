@@ -74,7 +74,7 @@ def load_tokens(config: ClusterConfig) -> dict[str, ExpertToken]:
 def _of_another_expert(config: ClusterConfig, tokens: Mapping[str, ExpertToken]) -> Iterator[str]:
     for name, token in tokens.items():
         if token.name != name:
-            path = config.experts[name].token
+            path = config.entries[name].token
             yield f"experts.{name}.token: {path} is the token of expert '{token.name}'; correct the path"
 
 

@@ -63,7 +63,7 @@ def learn_all(
             device=default_device(),
             progress=progress,
         )
-    save_tokens({Path(config.experts[token.name].token): token for token in report.tokens})
+    save_tokens({Path(config.entries[token.name].token): token for token in report.tokens})
     kinds = general_kinds(training.queries, training.states)
     return Learned(report, labelled, training, [kinds[index] for index in report.judged])
 

@@ -9,7 +9,12 @@ from cluster.config.adapter_source import LocalAdapterConfig
 from cluster.config.api_keys import config_keys
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.engine import VllmEngineConfig
-from cluster.config.expert import AdapterExpertConfig, RemoteExpertConfig, ReplicatedExpertConfig
+from cluster.config.expert import (
+    AdapterExpertConfig,
+    AnyServingExpertConfig,
+    RemoteExpertConfig,
+    ReplicatedExpertConfig,
+)
 from cluster.config.expert_tokens import inline_shadows, inline_tokens
 from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.replicated_model import AutoscalingConfig, HealthConfig, ReplicatedConfig, ResourcesConfig
@@ -205,7 +210,7 @@ def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "meta": _entry(META_APP, config.meta),
         "experts": {
             name: {
-                **_expert_entry(config, name),
+                **_expert_entry(config, name, block),
                 "cold_start": block.cold_start,
                 "on_unavailable": block.on_unavailable,
             }
@@ -228,8 +233,7 @@ def _decision_log(config: ClusterConfig) -> dict[str, Any]:
     return {} if log is None else {"decision_log": log.model_dump(mode="json")}
 
 
-def _expert_entry(config: ClusterConfig, name: str) -> dict[str, Any]:
-    block = config.experts[name]
+def _expert_entry(config: ClusterConfig, name: str, block: AnyServingExpertConfig) -> dict[str, Any]:
     if isinstance(block, AdapterExpertConfig):
         pool = block.adapter.pool
         return {**_entry(pool_app(pool), config.pools[pool]), "adapter": name}
