@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -136,7 +137,9 @@ class ModelServer:
 
     async def record_replica_metadata(self) -> dict[str, bool | str | None]:
         """Serve calls this once, when the replica is ready, and passes the result to every request router."""
-        return {KEEPS_PREFIXES: self._engine.keeps_prefixes, VOCABULARY: self._engine.vocabulary}
+        # In a thread: it is a digest of the whole vocabulary.
+        vocabulary = await asyncio.to_thread(getattr, self._engine, "vocabulary")
+        return {KEEPS_PREFIXES: self._engine.keeps_prefixes, VOCABULARY: vocabulary}
 
     async def check_health(self) -> None:
         await self._engine.check()

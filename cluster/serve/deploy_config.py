@@ -6,15 +6,9 @@ from typing import Any
 
 from cluster.addresses import is_loopback
 from cluster.config.adapter_source import LocalAdapterConfig
-from cluster.config.api_keys import config_keys
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.engine import VllmEngineConfig
-from cluster.config.expert import (
-    AdapterExpertConfig,
-    AnyServingExpertConfig,
-    RemoteExpertConfig,
-    ReplicatedExpertConfig,
-)
+from cluster.config.expert import AdapterExpertConfig, RemoteExpertConfig, ReplicatedExpertConfig
 from cluster.config.expert_tokens import inline_shadows, inline_tokens
 from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.replicated_model import AutoscalingConfig, HealthConfig, ReplicatedConfig, ResourcesConfig
@@ -22,6 +16,7 @@ from cluster.errors import ConfigError
 from cluster.serve.app_names import META_APP, ROUTER_APP, expert_app, pool_app
 from cluster.serve.deploy_schema import check_deploy_config
 from cluster.serve.replica_resources import resource_options
+from cluster.serve.route_table import route_table
 from cluster.serve.telemetry import logging_options, require_otel, tracing_settings
 from deployments.apps import ROUTER_DEPLOYMENT
 from deployments.model_app import MODEL_DEPLOYMENT
@@ -171,7 +166,7 @@ def _router_app(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         **logging_options(config),
         # The longest that an answer may take, so that a router which stops can finish all of its answers.
         "graceful_shutdown_timeout_s": config.routing.deadlines.longest_s,
-        "user_config": _route_table(config, table_version),
+        "user_config": route_table(config, table_version),
     }
     if router.max_replicas_per_node is not None:
         deployment["max_replicas_per_node"] = router.max_replicas_per_node
@@ -200,52 +195,4 @@ def _common(
         **resource_options(resources),
         "health_check_period_s": health.period_s,
         "health_check_timeout_s": health.timeout_s,
-    }
-
-
-def _route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
-    return {
-        "table_version": table_version,
-        "name": config.name,
-        "meta": _entry(META_APP, config.meta),
-        "experts": {
-            name: {
-                **_expert_entry(config, name, block),
-                "cold_start": block.cold_start,
-                "on_unavailable": block.on_unavailable,
-            }
-            for name, block in sorted(config.experts.items())
-        },
-        **({"shadows": list(config.shadows)} if config.shadows else {}),
-        **_decision_log(config),
-        **config.routing.rules(),
-        "keys": [key.model_dump(mode="json") for key in config_keys(config)],
-        "limits": config.router.limits.model_dump(mode="json"),
-        "cors_origins": config.http.cors_origins,
-        "allow_chat_template": config.http.allow_chat_template,
-        "page": config.http.page,
-        **tracing_settings(config),
-    }
-
-
-def _decision_log(config: ClusterConfig) -> dict[str, Any]:
-    log = config.router.decision_log
-    return {} if log is None else {"decision_log": log.model_dump(mode="json")}
-
-
-def _expert_entry(config: ClusterConfig, name: str, block: AnyServingExpertConfig) -> dict[str, Any]:
-    if isinstance(block, AdapterExpertConfig):
-        pool = block.adapter.pool
-        return {**_entry(pool_app(pool), config.pools[pool]), "adapter": name}
-    return _entry(expert_app(name), block)
-
-
-def _entry(app: str, block: ReplicatedConfig) -> dict[str, Any]:
-    window = {} if block.window is None else {"window": block.window}
-    return {
-        "app": app,
-        **window,
-        "scales_to_zero": block.autoscaling.min_replicas == 0,
-        **block.deadlines.model_dump(mode="json"),
-        "max_streams": block.max_streams,
     }

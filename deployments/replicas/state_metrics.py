@@ -72,10 +72,7 @@ def _queues(gateway: Gateway) -> Iterator[tuple[Series, float]]:
     """The fill is the larger of two shares: of the time that a call may wait, and of the calls that may."""
     table, admission = gateway.table, gateway.admission
     share_of_places = admission.num_waiting / table.limits.max_waiting
+    waits_s = admission.longest_waits_s()
     for app, load in admission.load().items():
-        num_waiting, num_running = load["num_waiting"] or 0, load["num_running"] or 0
-        num_slots = max(1, gateway.max_slots(app))
-        num_ends = max(0, num_waiting + num_running + 1 - num_slots)
-        wait_s = num_ends * (load["mean_hold_s"] or 0.0) / num_slots
-        yield ("etr_waiting_calls", (app,)), float(num_waiting)
-        yield ("etr_queue_fill", (app,)), max(wait_s / table.deadlines.queue_s, share_of_places)
+        yield ("etr_waiting_calls", (app,)), float(load["num_waiting"] or 0)
+        yield ("etr_queue_fill", (app,)), max(waits_s[app] / table.deadlines.queue_s, share_of_places)

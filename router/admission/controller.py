@@ -53,6 +53,10 @@ class Admission:
             for name, queue in self._queues.items()
         }
 
+    def longest_waits_s(self) -> dict[str, float]:
+        """How long a call of each recently called application would wait now, behind all calls that wait."""
+        return {name: queue.longest_wait_s(self._most_slots(queue)) for name, queue in self._queues.items()}
+
     @asynccontextmanager
     async def slot(
         self, model: str, app: str, context: AdmissionContext, *, has_output: bool, left_s: float
@@ -176,10 +180,11 @@ class Admission:
         self._waiting.remove(ticket)
 
     def _estimate_s(self, ticket: Ticket) -> float:
-        # With the slots that there can be: as a burst begins, replicas have accepted few of its calls yet.
-        queue = ticket.queue
-        num_slots = max(self._num_slots(queue), self._max_slots_of(queue.name))
-        return queue.wait_s(ticket.context, num_slots)
+        return ticket.queue.wait_s(ticket.context, self._most_slots(ticket.queue))
+
+    def _most_slots(self, queue: FairQueue) -> int:
+        """That there can be: as a burst begins, replicas have accepted few of its calls yet."""
+        return max(self._num_slots(queue), self._max_slots_of(queue.name))
 
     def _num_slots(self, queue: FairQueue) -> int:
         # At least one: calls that wait for a removed model must get through, to fail with the right error.

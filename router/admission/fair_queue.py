@@ -160,7 +160,14 @@ class FairQueue:
         That is the time until every call before it has got a slot; if more calls run than there are slots,
         the surplus has to end first. It is 0 if a slot is free or nothing is known yet.
         """
-        num_ends = self.waiting.num_before(context) + self.num_running - num_slots + 1
+        return self._wait_s(self.waiting.num_before(context), num_slots)
+
+    def longest_wait_s(self, num_slots: int) -> float:
+        """The same for a call whose turn comes after those of all calls that wait."""
+        return self._wait_s(len(self.waiting), num_slots)
+
+    def _wait_s(self, num_before: int, num_slots: int) -> float:
+        num_ends = num_before + self.num_running - num_slots + 1
         return max(0, num_ends) * (self.mean_hold_s or 0.0) / num_slots
 
     def is_in_use(self) -> bool:

@@ -1,0 +1,61 @@
+"""cluster.yaml → the route table of the routers, as Serve delivers it to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.config.api_keys import config_keys
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig
+from cluster.config.replicated_model import ReplicatedConfig
+from cluster.serve.app_names import META_APP, expert_app, pool_app
+from cluster.serve.telemetry import tracing_settings
+
+
+def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
+    """The fields of `router.table.RouteTable`. Raises ConfigError: an API key cannot be used."""
+    return {
+        "table_version": table_version,
+        "name": config.name,
+        "meta": _entry(META_APP, config.meta),
+        "experts": {
+            name: {
+                **_expert_entry(config, name, block),
+                "cold_start": block.cold_start,
+                "on_unavailable": block.on_unavailable,
+            }
+            for name, block in sorted(config.experts.items())
+        },
+        **({"shadows": list(config.shadows)} if config.shadows else {}),
+        **_decision_log(config),
+        **config.routing.rules(),
+        "keys": [key.model_dump(mode="json") for key in config_keys(config)],
+        "limits": config.router.limits.model_dump(mode="json"),
+        "cors_origins": config.http.cors_origins,
+        "allow_chat_template": config.http.allow_chat_template,
+        "page": config.http.page,
+        **tracing_settings(config),
+    }
+
+
+def _decision_log(config: ClusterConfig) -> dict[str, Any]:
+    log = config.router.decision_log
+    return {} if log is None else {"decision_log": log.model_dump(mode="json")}
+
+
+def _expert_entry(config: ClusterConfig, name: str, block: AnyServingExpertConfig) -> dict[str, Any]:
+    if isinstance(block, AdapterExpertConfig):
+        pool = block.adapter.pool
+        return {**_entry(pool_app(pool), config.pools[pool]), "adapter": name}
+    return _entry(expert_app(name), block)
+
+
+def _entry(app: str, block: ReplicatedConfig) -> dict[str, Any]:
+    window = {} if block.window is None else {"window": block.window}
+    return {
+        "app": app,
+        **window,
+        "scales_to_zero": block.autoscaling.min_replicas == 0,
+        **block.deadlines.model_dump(mode="json"),
+        "max_streams": block.max_streams,
+    }
