@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from router.api.http import build_app
 from tests.fakes.models import FakeGateway, FakeModel, Pause, hands_over, models, served, word, writes
 
 SLOW = "slow"
+AGAIN_S = 2.0
 
 
 @pytest.fixture
@@ -50,12 +52,24 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         """Read on until the terminal shows the text."""
         while text not in self.text:
-            with suppress(OSError):  # the program has ended
-                if data := os.read(self.fd, 4096):
-                    self.text += data.decode()
-                    continue
-            pytest.fail(f"{text!r} is not in {self.text!r}")
+            self._read(text)
         self.text = self.text.partition(text)[2]
+
+    def interrupt_until(self, text: str) -> None:
+        """Press Ctrl-C until the terminal shows the text. Between the prompt and its wait for a key, the line
+        editor of Python notes a Ctrl-C only with the next one."""
+        while text not in self.text:
+            self.process.send_signal(signal.SIGINT)
+            while text not in self.text and select.select([self.fd], [], [], AGAIN_S)[0]:
+                self._read(text)
+        self.wait_for(text)
+
+    def _read(self, text: str) -> None:
+        with suppress(OSError):  # the program has ended
+            if data := os.read(self.fd, 4096):
+                self.text += data.decode()
+                return
+        pytest.fail(f"{text!r} is not in {self.text!r}")
 
 
 @contextmanager
@@ -85,8 +99,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(url: str, fakes: Ma
         shell.wait_for("(stopped)")
         assert meta.all_closed.wait(30)
         shell.wait_for("> ")
-        shell.process.send_signal(signal.SIGINT)  # at the prompt: the line is given up
-        shell.wait_for("> ")
+        shell.interrupt_until("> ")  # at the prompt: the line is given up
         shell.type("/force nobody\nwhat?\n")
         shell.wait_for("error: ")
         shell.type("/force\nwhat?\n")
