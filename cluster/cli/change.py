@@ -77,7 +77,7 @@ def apply(
     loaded = load_with_warnings(config)
     with connect(loaded.name, address) as client:
         url = converge(loaded, client)
-    print_progress.ready(out, url, loaded.name)
+    print_progress.ready(out, url, loaded.name, has_page=loaded.http.page)
 
 
 @command

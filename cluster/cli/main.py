@@ -37,7 +37,7 @@ def up(config: ConfigPath = DEFAULT_CONFIG, address: option.Address = None) -> N
     loaded = load_with_warnings(config)
     with ServeClient(address, auth_token()) if address else connect_to(_ensure_head(loaded)) as client:
         url = converge(loaded, client)
-    print_progress.ready(out, url, loaded.name)
+    print_progress.ready(out, url, loaded.name, has_page=loaded.http.page)
 
 
 @command

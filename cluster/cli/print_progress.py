@@ -27,8 +27,8 @@ def progress(console: Console, spinner: Status) -> OnEvent:
     return on_event
 
 
-def ready(console: Console, url: str, model: str) -> None:
-    """The URL of the cluster, and commands to call it with."""
+def ready(console: Console, url: str, model: str, *, has_page: bool) -> None:
+    """The URL of the cluster, commands to call it with, and its page."""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     console.print(f"\n[bold green]{model}[/] answers at [bold]{url}/v1[/]\n")
     lines = (
@@ -36,6 +36,7 @@ def ready(console: Console, url: str, model: str) -> None:
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
         f"  OpenAI(base_url='{url}/v1', api_key='none')",
         "  etr chat, etr status, etr down",
+        *([f"  in a browser: {url}/"] if has_page else []),
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
