@@ -29,7 +29,7 @@ REFRESH_PERIOD_S = 1.0
 
 
 class ModelGateway:
-    """Keeps the routes to models open under changing tables; `router.api.http.Gateway` on a real cluster."""
+    """Keeps the routes to models open under changing tables; the `Gateway` of a real cluster."""
 
     def __init__(
         self,

@@ -22,10 +22,10 @@ from deployments.replicas.app_reports import ServeAppReports
 from deployments.replicas.cancelled_requests import log_cancelled_requests
 from deployments.replicas.state_metrics import StateMetrics
 from deployments.tracing.tracer import OtlpTracer
-from router.api.http import build_app
 from router.decisions.last_hour import LastHour
 from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
+from router.dialects.app import build_app
 from router.table import RouteTable
 
 # A router that joins a running cluster needs a moment to probe its models. One that starts together with the

@@ -20,8 +20,8 @@ from schemathesis import GenerationMode
 
 from benchmarks.chaos.body_mutations import mutate
 from router.api.gateway import Gateway
-from router.api.http import build_app
 from router.api.sse import to_json
+from router.dialects.app import build_app
 
 T = TypeVar("T")
 Body = dict[str, Any]

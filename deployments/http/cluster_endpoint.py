@@ -12,9 +12,9 @@ from deployments.replicas.app_reports import AppReport, AppReports
 from router.api.completion_models import ResponseModel
 from router.api.gateway import Gateway, permitted_table
 from router.api.middleware import json_response
-from router.api.openapi import DocumentedApp
 from router.availability import ModelState
 from router.decisions.last_hour import LastHour
+from router.dialects.openapi import DocumentedApp
 from router.load_report import ModelLoad
 from router.table import META, RouteTable
 

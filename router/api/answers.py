@@ -1,44 +1,35 @@
-"""The answer to one request: the generations that it needs, and the JSON that the client gets."""
+"""The answers of OpenAI's two endpoints: the JSON that the client gets, as a whole or in events."""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from router.api.choice import Choice, delta_fields, finish_reason, message_fields, without
-from router.api.generations import generations
+from router.api.choice import Choice, delta_fields, finish_reason, message_fields
+from router.api.dialect import Answer, Streams
 from router.api.logprobs import END_OF_TURN, chat_logprobs, prompt_logprobs, text_logprobs
 from router.api.requests import AnswerRequest, CompletionRequest
 from router.api.sse import Write, event, event_around, for_each, to_json
 from router.api.trace import trace
-from router.decisions.recent_answers import new_answer_id
-from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta, ToolCallDelta
+from router.decoding.delta import Delta, PromptDelta, TextDelta
 from router.decoding.generation import Done, ModelUsage
 from router.model_port import Finish
 from router.parts import TokenLogprobs
 from router.table import RouteTable
 
 _PLACEHOLDER = "\n"  # stands for the text of an event; no other field can have this value
-Streams = Sequence[AsyncGenerator[Delta | Done, None]]  # one stream per choice
 
 
-class Answer(ABC):
-    """Renders what the generations produce. All parts repeat the same id, model, time and fingerprint.
+class CompletionAnswer(Answer):
+    """All parts also repeat the same time and fingerprint."""
 
-    Raises:
-        RequestError: as `generations`.
-    """
-
-    id_prefix: ClassVar[str]
     body_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
     def __init__(self, request: AnswerRequest, table: RouteTable, key: str = "") -> None:
-        self.id = new_answer_id(self.id_prefix)
-        self.generations = generations(request, table, self.id, key)
-        self._request = request
+        super().__init__(request, table, key)
         self._with_usage = request.stream_options.include_usage
         self._is_continuous = request.stream_options.is_continuous
         options = request.sampling(0).options
@@ -47,13 +38,12 @@ class Answer(ABC):
         self._with_prompt_logprobs = request.prompt_logprobs is not None
         self._stamp = {
             "created": int(time.time()),
-            "model": request.model or table.name,
+            "model": self.model,
             "system_fingerprint": f"table-{table.table_version}",
         }
         self._encoded: dict[tuple[int, str], tuple[bytes, bytes]] = {}
 
     async def body(self, streams: Streams) -> dict[str, Any]:
-        """The whole answer, once all streams have ended."""
         choices = [Choice() for _ in self.generations]
 
         async def add(index: int, item: Delta | Done) -> None:
@@ -84,14 +74,6 @@ class Answer(ABC):
         await for_each(self._shown(streams), write_item)
         if self._with_usage:
             await write(event({**self._chunk_head(), "choices": [], **self._usage(done)}))
-
-    def _shown(self, streams: Streams) -> Streams:
-        """What the client wants to see of them."""
-        writes_nothing = self._request.writes_nothing
-        if not writes_nothing and not self._request.hides_reasoning:  # nearly always
-            return streams
-        hidden = (TextDelta, ReasoningDelta, ToolCallDelta) if writes_nothing else (ReasoningDelta,)
-        return [without(hidden, stream, writes_nothing=writes_nothing) for stream in streams]
 
     def _event_around(self, index: int, model: str) -> tuple[bytes, bytes]:
         """The parts of an event that depend only on the choice and the writing model; encoded once."""
@@ -145,7 +127,7 @@ class Answer(ABC):
         """The fields of a streamed choice that hold what was written since the last one."""
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(CompletionAnswer):
     id_prefix = "chatcmpl"
     body_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
@@ -169,7 +151,7 @@ class ChatAnswer(Answer):
         }
 
 
-class TextAnswer(Answer):
+class TextAnswer(CompletionAnswer):
     id_prefix = "cmpl"
     body_object = chunk_object = "text_completion"
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from router.api.fields.feedback import FeedbackRequest
-from router.api.fields.refused import REFUSED
-from router.api.fields.table import Endpoint
-from router.api.requests import AnyRequest
+from router.api.fields.table import EndpointRequest
 from router.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 MAX_PARAM_LENGTH = 256  # error messages repeat the path of a field, and the client chooses the names in it
 MAX_QUOTED_CODING = 64
 
-_REFUSED = {
-    endpoint: {field.name: field for field in REFUSED if endpoint in field.endpoints} for endpoint in Endpoint
-}
+AnyBody = TypeVar("AnyBody", bound=EndpointRequest)
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
 # The value of `wbits` for which zlib reads the header of each coding.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
@@ -45,27 +43,28 @@ async def read_body(parts: AsyncIterator[bytes], content_encoding: str, max_byte
     return _decompressed(body, coding, max_bytes) if coding in _WINDOW_BITS else bytes(body)
 
 
-def parse(kind: type[AnyRequest], body: bytes) -> AnyRequest:
+def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
     """Parse a request body.
 
     Raises:
         InvalidRequest: the body is not a JSON object, a field is invalid, or a parameter is not supported.
     """
     fields = _object(body)
-    refused = _REFUSED[kind.endpoint]
-    for name in fields.keys() & refused.keys():
+    for name in fields.keys() & kind.refused.keys():
         if fields[name] is not None:
-            refused[name].check(fields[name])
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise _to_invalid_request(error) from error
+            kind.refused[name].check(fields[name])
+    return validated(kind, fields)
 
 
 def parse_feedback(body: bytes) -> FeedbackRequest:
     """Raises InvalidRequest as `parse` does, and if a field is unknown."""
+    return validated(FeedbackRequest, _object(body))
+
+
+def validated(kind: type[AnyModel], fields: dict[str, Any]) -> AnyModel:
+    """The model with these fields. Raises InvalidRequest if one is invalid."""
     try:
-        return FeedbackRequest.model_validate(_object(body))
+        return kind.model_validate(fields)
     except ValidationError as error:
         raise _to_invalid_request(error) from error
 

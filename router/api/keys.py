@@ -17,8 +17,14 @@ def bearer_digest(authorization: str | None) -> str | None:
     return digest_of(presented.strip())
 
 
+def key_digest(headers: Mapping[str, str]) -> str | None:
+    """The `bearer_digest` of a request; without it, the digest of the key in `x-api-key`."""
+    presented = headers.get("x-api-key", "").strip()
+    return bearer_digest(headers.get("authorization")) or (digest_of(presented) if presented else None)
+
+
 def find_key(keys: Mapping[str, ApiKey], digest: str | None) -> ApiKey | None:
-    """The key with this `bearer_digest`; None if the cluster has no keys, and so needs none.
+    """The key with this `key_digest`; None if the cluster has no keys, and so needs none.
 
     A dict lookup is safe here: its timing can only tell about digests, and a digest does not reveal a key.
 
@@ -31,7 +37,9 @@ def find_key(keys: Mapping[str, ApiKey], digest: str | None) -> ApiKey | None:
     if not keys:
         return None
     if digest is None:
-        raise Unauthorized("missing API key: send the header 'Authorization: Bearer KEY'")
+        raise Unauthorized(
+            "missing API key: send the header 'Authorization: Bearer KEY', or 'x-api-key: KEY'"
+        )
     if digest not in keys:
         raise Unauthorized("unknown or revoked API key: ask the operator of this cluster for a valid one")
     return keys[digest]

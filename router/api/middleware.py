@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.api.dialect import Dialect
 from router.api.key_limits import KeyLimits
-from router.api.keys import bearer_digest, find_key
-from router.api.sse import envelope, to_json
+from router.api.keys import find_key, key_digest
+from router.api.sse import to_json
 from router.errors import InvalidRequest, RouterError, Unauthorized
 from router.table import RouteTable
 
@@ -31,7 +32,7 @@ HEALTH_PATHS = {"/healthz": "health", "/health": "vllm_health", "/ping": "ping"}
 FORBIDDEN_HEADERS = ("x-request-disconnect-disabled", "x-request-timeout-seconds")
 
 # The headers of a response that a script in a web page may read.
-EXPOSED_HEADERS = ("x-request-id", "retry-after", "openai-processing-ms")
+EXPOSED_HEADERS = ("x-request-id", "request-id", "retry-after", "openai-processing-ms")
 
 # Safe to copy into headers and logs.
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
@@ -40,19 +41,27 @@ logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """Gives every request an id and a slot in the limits, and every error OpenAI's envelope.
+    """Gives every request an id and a slot in the limits, and every error the envelope of its dialect.
 
     An unexpected error becomes a 500 that reveals no internals. If the cluster has API keys, every path
     except `HEALTH_PATHS` needs one, even an unknown path. A request is checked before its body is read, and
     counts as open until its answer has ended.
 
-    It sets `state.request_id`; for other paths than `HEALTH_PATHS` also `state.key`, the name of the API key
-    (or empty), `state.key_digest`, for `find_key`, and `state.open_request`, which counts the choices.
+    It sets `state.request_id` and `state.dialect`; for other paths than `HEALTH_PATHS` also `state.key`, the
+    name of the API key (or empty), `state.key_digest`, for `find_key`, and `state.open_request`, which counts
+    the choices.
     """
 
-    def __init__(self, app: ASGIApp, table_of: Callable[[], RouteTable], echo_request_id: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        table_of: Callable[[], RouteTable],
+        dialect_of: Callable[[str], Dialect],
+        echo_request_id: bool,
+    ) -> None:
         self._app = app
         self._table_of = table_of
+        self._dialect_of = dialect_of
         self._limits = KeyLimits()
         self._echo_request_id = echo_request_id
 
@@ -63,8 +72,8 @@ class RequestMiddleware:
         is_head = scope["method"] == "HEAD"
         if is_head:  # answered as a GET, without its body
             scope = {**scope, "method": "GET"}
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id, dialect = _request_id(scope), self._dialect_of(scope["path"])
+        scope.setdefault("state", {}).update(request_id=request_id, dialect=dialect)
         has_status = False
 
         async def send_with_headers(message: Message) -> None:
@@ -75,6 +84,8 @@ class RequestMiddleware:
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began_s) * 1000))
                 if self._echo_request_id:
                     headers["x-request-id"] = request_id
+                if dialect.request_id_header:
+                    headers[dialect.request_id_header] = request_id
             elif is_head:
                 message = {**message, "body": b""}
             await send(message)
@@ -91,7 +102,7 @@ class RequestMiddleware:
             if has_status:
                 # Without the cause, whose message may quote the request: the server logs what it is given.
                 raise error from None
-            await error_response(error)(scope, receive, send_with_headers)
+            await error_response(error, dialect, request_id)(scope, receive, send_with_headers)
 
     @contextmanager
     def _admitted(self, scope: Scope) -> Iterator[None]:
@@ -100,7 +111,7 @@ class RequestMiddleware:
             yield
             return
         table, headers = self._table_of(), Headers(scope=scope)
-        digest = bearer_digest(headers.get("authorization"))
+        digest = key_digest(headers)
         key = find_key(table.keys_by_digest, digest)
         for name in FORBIDDEN_HEADERS:
             if name in headers:
@@ -141,9 +152,9 @@ class CorsMiddleware:
         return self._by_origins[origins]
 
 
-def error_response(error: RouterError) -> Response:
-    """The error in OpenAI's envelope, with the headers of its status."""
-    return json_response(envelope(error), error.status, error_headers(error))
+def error_response(error: RouterError, dialect: Dialect, request_id: str) -> Response:
+    """The error in the envelope of the dialect, with the headers of its status."""
+    return json_response(dialect.envelope(error, request_id), error.status, error_headers(error))
 
 
 def error_headers(error: RouterError) -> dict[str, str]:

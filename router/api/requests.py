@@ -7,16 +7,17 @@ since clients send many. The models' docstrings are part of the OpenAPI document
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from router.api.fields.messages import ChatMessage
+from router.api.fields.refused import REFUSED
 from router.api.fields.routing import RoutingOptions
 from router.api.fields.sampling import MAX_LOGPROBS, SamplingFields
 from router.api.fields.strict import MAX_INT32, Name, StrictRequest
-from router.api.fields.table import Endpoint
+from router.api.fields.table import Endpoint, EndpointRequest, refused_by
 from router.api.fields.template import TemplateFields, TruncationFields
 from router.api.fields.tools import ToolFields
 from router.errors import InvalidRequest
@@ -41,7 +42,7 @@ class StreamOptions(StrictRequest):
         return self.include_usage and self.continuous_usage_stats
 
 
-class AnswerRequest(SamplingFields, TruncationFields, ABC):
+class AnswerRequest(SamplingFields, TruncationFields, EndpointRequest, ABC):
     """The fields that chat and text completions share."""
 
     endpoint: ClassVar[Endpoint]
@@ -118,6 +119,7 @@ class AnswerRequest(SamplingFields, TruncationFields, ABC):
 
 class ChatRequest(ToolFields, TemplateFields, AnswerRequest):
     endpoint: ClassVar[Endpoint] = Endpoint.CHAT
+    refused = refused_by(endpoint, REFUSED)
     routed_by_default: ClassVar[bool] = True
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
@@ -178,6 +180,7 @@ class CompletionRequest(AnswerRequest):
     """A raw prompt has no turns, so it is routed only if the request has a `routing` object."""
 
     endpoint: ClassVar[Endpoint] = Endpoint.TEXT
+    refused = refused_by(endpoint, REFUSED)
     routed_by_default: ClassVar[bool] = False
 
     prompt: list[str | list[int]]
@@ -237,9 +240,6 @@ class CompletionRequest(AnswerRequest):
             raise InvalidRequest(
                 "prompt: token ids differ between models; send text to have it routed", "prompt"
             )
-
-
-AnyRequest = TypeVar("AnyRequest", bound=AnswerRequest)
 
 
 def _is_prompt(value: Any) -> bool:

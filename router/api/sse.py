@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -46,6 +47,19 @@ def event_around(text: str, content: Any) -> tuple[bytes, bytes]:
 def envelope(error: RouterError) -> dict[str, Any]:
     """OpenAI's error object, for response bodies and events."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What a stream has besides the events of its answer.
+
+    `error` makes the last event of a stream that fails, from the error and the request's id. `heartbeat` is
+    sent in a silent stream, `end` after everything else.
+    """
+
+    error: Callable[[RouterError, str], bytes] = lambda error, request_id: event(envelope(error))
+    heartbeat: bytes = HEARTBEAT
+    end: bytes = DONE
 
 
 async def for_each(
@@ -91,7 +105,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Sends events as `write_events` writes them, then [DONE]; after `heartbeat_s` of silence, a comment.
+    """Sends events as `write_events` writes them, then the end; after `heartbeat_s` of silence, a heartbeat.
 
     The status is sent with the first bytes, so an error before them becomes an error status. A later error is
     sent as the last event.
@@ -100,7 +114,11 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, write_events: Callable[[Write], Awaitable[None]], request_id: str, heartbeat_s: float
+        self,
+        write_events: Callable[[Write], Awaitable[None]],
+        request_id: str,
+        heartbeat_s: float,
+        framing: Framing = Framing(),
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -108,13 +126,14 @@ class EventStream(Response):
         self._write_events = write_events
         self._request_id = request_id
         self._heartbeat_s = heartbeat_s
+        self._framing = framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
-        body = _Body(send, self.raw_headers)
-        heartbeat = asyncio.create_task(body.send_heartbeats(self._heartbeat_s))
+        framing, body = self._framing, _Body(send, self.raw_headers)
+        heartbeat = asyncio.create_task(body.send_heartbeats(self._heartbeat_s, framing.heartbeat))
         try:
             await self._write_events(body.write)
         except ClientDisconnect:
@@ -122,10 +141,10 @@ class EventStream(Response):
         except Exception as error:  # the last place where the client can still get it
             if not body.has_begun:
                 raise
-            await body.write(event(envelope(self._logged(error))))
+            await body.write(framing.error(self._logged(error), self._request_id))
         finally:
             await _cancel(heartbeat)
-        await body.write(DONE, more=False)
+        await body.write(framing.end, more=False)
 
     def _logged(self, error: Exception) -> RouterError:
         """Log an error that ends the stream; returns the error that the client gets."""
@@ -159,13 +178,13 @@ class _Body:
                 raise ClientDisconnect from error
             self._sent_at_s = self._clock()
 
-    async def send_heartbeats(self, heartbeat_s: float) -> None:
+    async def send_heartbeats(self, heartbeat_s: float, heartbeat: bytes) -> None:
         # One timer per silence, not per event: an event costs no more than reading the clock.
         while True:
             sent_at_s = self._sent_at_s
             await asyncio.sleep(sent_at_s + heartbeat_s - self._clock())
             if self._sent_at_s == sent_at_s:
-                await self.write(HEARTBEAT)
+                await self.write(heartbeat)
 
 
 async def _enqueue(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from router.api.http import build_app
+from router.dialects.app import build_app
 from tests.clients.scripts import gateway, tokenizer
 from tests.fakes.models import served
 

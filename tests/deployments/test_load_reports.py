@@ -10,7 +10,7 @@ import pytest
 
 from deployments.connections import Connections
 from deployments.load_reports import APP_TIMEOUT_S, LOAD_CACHE_TTL_S, LoadReports
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.load_report import ModelLoad
 from router.model_port import Model, ModelChunk
 from router.table import ModelEntry

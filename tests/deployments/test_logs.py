@@ -53,7 +53,7 @@ LOGGERS = ("ContinuousBatchingLogger", "asyncio", "ray.serve", "jinja2", OWN_LOG
 HOOKS = ((threading, "excepthook"), (sys, "unraisablehook"), (sys, "stdout"), (builtins, "print"))
 
 serve_logger = logging.getLogger("ray.serve")
-logger = logging.getLogger("router.api.http")
+logger = logging.getLogger("router.api.sse")
 
 
 @dataclass
@@ -147,7 +147,7 @@ def fail(error: BaseException) -> None:
         serve_logger.exception("Request failed.")
 
 
-@pytest.mark.parametrize("name", ["router.api.http", "deployments.model_route", "experts.engine.hf.engine"])
+@pytest.mark.parametrize("name", ["router.api.sse", "deployments.model_route", "experts.engine.hf.engine"])
 def test_own_messages_appear_once_in_serves_file_and_on_stderr_with_the_request_id(logs, name):
     logging.getLogger(name).info("all is %s", "well")
     assert logs.lines == [line for line in logs.lines if REQUEST_ID in line and line.endswith("all is well")]
@@ -564,5 +564,5 @@ def test_other_lines_stay_as_they_are(logs):
 @pytest.mark.parametrize("argument", [object(), 3, None])
 def test_a_line_that_cannot_be_formatted_does_not_show_its_arguments(logs, argument):
     logger.info("%d and %d", argument, CANARY)
-    assert f"(a message of router.api.http at {HERE}:" in logs.text
+    assert f"(a message of router.api.sse at {HERE}:" in logs.text
     assert CANARY not in logs.everything

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from deployments.http.cluster_endpoint import ClusterEndpoint
 from deployments.http.page import Page
 from deployments.replicas.app_reports import AppReport, AppReports
-from router.api.http import build_app
 from router.api.keys import digest_of
-from router.api.openapi import DocumentedApp
 from router.decisions.last_hour import LastHour
 from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
+from router.dialects.app import build_app
+from router.dialects.openapi import DocumentedApp
 from router.load_report import ModelLoad, ReplicaLoad
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import ReasoningPart, TextPart, ToolCallPart

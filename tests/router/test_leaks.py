@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from cluster.polling import until
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.errors import ModelUnavailable
 from router.model_port import ModelRequest
 from tests.fakes.models import FakeGateway, FakeModel, Item, Pause, hands_over, served, word, writes

@@ -6,10 +6,12 @@ without a word; what none of these servers documents is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
+from router.api.fields.strict import StrictRequest
 from router.errors import InvalidRequest
 
 
@@ -59,3 +61,14 @@ class NoEffectField:
     name: str
     servers: str
     reason: str
+
+
+class EndpointRequest(StrictRequest):
+    """The body of a request to an endpoint. `refused` are the fields that it refuses by name."""
+
+    refused: ClassVar[Mapping[str, RefusedField]] = {}
+
+
+def refused_by(endpoint: Endpoint, fields: Iterable[RefusedField]) -> Mapping[str, RefusedField]:
+    """Those of the fields that the endpoint refuses, by name."""
+    return {field.name: field for field in fields if endpoint in field.endpoints}

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli.main import app as etr
-from router.api.http import build_app
+from router.dialects.app import build_app
 from tests.fakes.models import FakeGateway, FakeModel, Pause, hands_over, models, served, word, writes
 
 SLOW = "slow"

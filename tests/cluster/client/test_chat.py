@@ -12,7 +12,7 @@ import pytest
 
 from cluster.client.chat import AnswerPart, AnswerTrace, SpanTrace, ask
 from cluster.errors import AskError
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.model_port import ModelChunk
 from router.parts import ReasoningPart, TextPart
 from tests.fakes.models import STOP, FakeGateway, hands_over, models, served, writes

@@ -12,7 +12,7 @@ from cluster.client.answer_printer import AnswerPrinter
 from cluster.client.chat_session import ChatSession
 from cluster.client.conversation import Conversation
 from cluster.errors import AskError
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.prompt import Message
 from tests.fakes.models import GONE, FakeGateway, FakeModel, hands_over, models, served, word, writes
 

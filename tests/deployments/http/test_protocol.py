@@ -13,7 +13,7 @@ import uvicorn.config
 
 from deployments.http.header_filter import middlewares
 from deployments.http.protocol import HttpProtocol
-from router.api.http import build_app
+from router.dialects.app import build_app
 from tests.fakes.models import FakeGateway, hands_over, models, served, writes
 
 CHAT = "/v1/chat/completions"

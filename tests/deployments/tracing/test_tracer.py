@@ -17,7 +17,7 @@ from deployments.tracing.tracer import OtlpTracer
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
 from experts.errors import EngineFailed
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.table import Tracing
 from tests.fakes.grpc_replica import ScriptedEngine
 from tests.fakes.models import FakeGateway, hands_over, models, writes

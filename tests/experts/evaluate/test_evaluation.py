@@ -30,7 +30,7 @@ from experts.evaluate.threshold_sweep import TriggerPoint
 from experts.learn import Query, States, compute_states, fit_tokens
 from experts.learn.routing_judge import Judgement, RouteScores, judge
 from experts.token import ExpertToken
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.table import ModelEntry, RouteTable
 from tests.fakes.models import GONE, FakeGateway, FakeModel, Item, served, writes

@@ -16,9 +16,9 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from router.api.http import build_app
 from router.api.sse import DONE, HEARTBEAT, EventStream, Write
 from router.availability import ModelState
+from router.dialects.app import build_app
 from router.errors import ModelFailed
 from router.model_port import ModelChunk
 from router.table import ModelEntry

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from router.api.generations import UNSTREAMED_MESSAGE_GAP_S
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.model_port import ModelRequest
 from router.prompt import Message, Prompt
 from router.sampling import Sampling

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from router.api.body import parse
 from router.api.fields.messages import MAX_PARTS
 from router.api.fields.strict import MAX_NAMES
-from router.api.http import build_app
 from router.api.requests import MAX_MESSAGES, ChatRequest
+from router.dialects.app import build_app
 from router.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

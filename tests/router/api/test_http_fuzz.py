@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from benchmarks.chaos.body_mutations import HUGE, MUTATIONS
 from benchmarks.chaos.fuzz_requests import CHAT, PATHS, ROUTE, TEXT
 from router.api.fields.refused import REFUSED
-from router.api.http import build_app
 from router.api.requests import ChatRequest, CompletionRequest
 from router.api.sse import to_json
+from router.dialects.app import build_app
 from router.model_port import ModelRequest
 from tests.fakes.models import FakeGateway, FakeModel, Item, distributes, hands_over, models, served, writes
 

@@ -15,11 +15,11 @@ from cluster.serve.app_status import AppEvent
 from cluster.serve.readiness import ReadinessCheck
 from cluster.status.router_view import fetch_router_view
 from router.admission.context import AdmissionContext
-from router.api.http import build_app
 from router.api.keys import digest_of
 from router.api.middleware import HEALTH_PATHS
 from router.decoding.decode import Decoder
 from router.decoding.generation import GenerationRequest
+from router.dialects.app import build_app
 from router.errors import ModelUnavailable
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.table import ApiKey, Limits, RouteTable
@@ -230,7 +230,7 @@ async def test_every_generation_has_the_name_of_the_key(
             keys.append(generation.admission.key)
             return super().decode(generation)
 
-    monkeypatch.setattr("router.api.http.Decoder", Watched)
+    monkeypatch.setattr("router.api.endpoints.Decoder", Watched)
     await client.post(CHAT, json={"messages": HELLO, "n": 2}, headers=bearer(SOME))
     change(gateway, keys=())
     await client.post(CHAT, json={"messages": HELLO})

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import httpx
 
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.model_port import ModelRequest
 from router.table import Deadlines, Limits, RouteTable
 from tests.fakes.models import STOP, FakeGateway, FakeModel, Item, Pause, models, word

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from router.api.http import build_app
 from router.decoding.transcript import new_call_id
+from router.dialects.app import build_app
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import Alternative, ReasoningPart, TextPart, TokenLogprobs, ToolCallPart
 from tests.fakes.models import STOP, FakeGateway, FakeModel, hands_over, models, writes

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Scope
 
-from router.api.http import build_app
 from router.api.sse import event, for_each
+from router.dialects.app import build_app
 from router.errors import ModelFailed, RouterError
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.routing_report import Candidates, RoutingReport

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from router.api.http import build_app
 from router.api.middleware import HEALTH_PATHS
+from router.dialects.app import build_app
 from router.errors import ModelUnavailable
 from router.table import RouteTable
 from tests.fakes.models import FakeGateway, FakeModel, hands_over, models, writes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api.keys import bearer_digest, digest_of, find_key, permitted
+from router.api.keys import bearer_digest, digest_of, find_key, key_digest, permitted
 from router.errors import Unauthorized
 from router.table import ApiKey
 from tests.fakes.models import expert_table
@@ -42,6 +42,23 @@ def test_an_unknown_key_is_refused_and_not_repeated(given_key: str):
     with pytest.raises(Unauthorized, match="unknown or revoked API key") as refusal:
         find(f"Bearer {given_key}")
     assert given_key not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": PLAIN},
+        {"x-api-key": f" {PLAIN} ", "authorization": "Basic abc"},
+        {"x-api-key": "another", "authorization": f"Bearer {PLAIN}"},
+    ],
+)
+def test_a_key_may_stand_in_x_api_key_if_there_is_no_bearer_key(headers: dict[str, str]):
+    assert key_digest(headers) == ALICE.sha256
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": ""}, {"x-api-key": "  "}])
+def test_an_empty_x_api_key_is_none(headers: dict[str, str]):
+    assert key_digest(headers) is None
 
 
 @given(header=st.none() | st.text())

@@ -6,7 +6,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.errors import ContextLengthExceeded, ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
 from router.model_port import ModelChunk, ModelRequest
 from tests.fakes.models import FakeGateway, Script, hands_over, models, served, writes

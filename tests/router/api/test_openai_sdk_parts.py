@@ -11,7 +11,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import BaseModel
 
-from router.api.http import build_app
+from router.dialects.app import build_app
 from tests.clients.scripts import gateway
 from tests.fakes.models import served
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
-from router.api.http import build_app
+from router.dialects.app import build_app
 from router.errors import ModelFailed
 from router.table import Tracing
 from router.tracing import SpanKind, TraceContext, TraceSpan

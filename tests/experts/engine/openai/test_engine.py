@@ -22,7 +22,7 @@ from experts.errors import (
     RemoteUnavailable,
     TurnNotContinued,
 )
-from router.api.http import build_app
+from router.dialects.app import build_app
 from tests.fakes.models import FakeGateway, FakeModel, models, served, within_budget, writes
 from tests.fakes.openai_server import CHATML, OpenAIServer, serving
 from tests.support.remote_engine import (

@@ -16,8 +16,9 @@ from pydantic.alias_generators import to_camel
 
 from router import errors
 from router.api.completion_models import ResponseModel
-from router.api.json_schema import Described, Schema, schemas
-from router.api.response_models import ErrorResponse, HealthResponse
+from router.api.dialect import OPENAI, Dialect
+from router.api.response_models import HealthResponse
+from router.dialects.json_schema import Described, Schema, schemas
 from router.errors import RouterError
 
 VERSION = "1.0.0"  # of the HTTP API, not of the package
@@ -47,7 +48,7 @@ class DocumentedApp(FastAPI):
             redoc_url=None,
             redirect_slashes=False,
         )
-        self._models: list[Described] = [ErrorResponse]
+        self._models: list[Described] = []
 
     def add(
         self,
@@ -59,6 +60,7 @@ class DocumentedApp(FastAPI):
         chunk: type[ResponseModel] | None = None,
         name: str = "",
         statuses: tuple[int, ...] = GET_ERRORS,
+        dialect: Dialect = OPENAI,
         **extra: Any,
     ) -> None:
         """Add a route: a POST if it has a `request` body, else a GET. The endpoint's docstring describes it.
@@ -70,7 +72,8 @@ class DocumentedApp(FastAPI):
             statuses: The errors of a GET. A POST can have every error that the router raises.
             extra: Further fields of the OpenAPI operation.
         """
-        self._models += [model for model in (request, answer, chunk) if model is not None]
+        models = (request, answer, chunk, dialect.error_model)
+        self._models += [model for model in models if model is not None]
         parameters = [_REQUEST_ID, _MODEL_ID] if "{model_id" in path else [_REQUEST_ID]
         if request is not None:
             extra["requestBody"] = {"required": True, "content": _json(request)}
@@ -80,7 +83,9 @@ class DocumentedApp(FastAPI):
             methods=["GET" if request is None else "POST"],
             operation_id=to_camel(name or endpoint.__name__),
             response_model=None,
-            responses=_responses(answer, chunk, statuses if request is None else tuple(_codes_by_status())),
+            responses=_responses(
+                answer, chunk, statuses if request is None else tuple(_codes_by_status()), dialect
+            ),
             openapi_extra={"parameters": parameters, **extra},
         )
 
@@ -89,15 +94,19 @@ class DocumentedApp(FastAPI):
         if self.openapi_schema is None:
             self.openapi_schema = {
                 **super().openapi(),
-                "security": [{}, {"bearer": []}],  # {}: a cluster without API keys
+                "security": [{}, {"bearer": []}, {"key": []}],  # {}: a cluster without API keys
                 "components": {
                     "schemas": schemas(self._models),
-                    "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+                    "securitySchemes": _SECURITY_SCHEMES,
                 },
             }
         return self.openapi_schema
 
 
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 _REQUEST_ID = {
     "name": "x-request-id",
     "in": "header",
@@ -115,23 +124,26 @@ _MODEL_ID = {
 
 
 def _responses(
-    answer: type[ResponseModel], chunk: type[ResponseModel] | None, statuses: tuple[int, ...]
+    answer: type[ResponseModel],
+    chunk: type[ResponseModel] | None,
+    statuses: tuple[int, ...],
+    dialect: Dialect,
 ) -> dict[int | str, Schema]:
-    content = _json(answer) if chunk is None else {**_json(answer), **_events(chunk)}
+    content = _json(answer) if chunk is None else {**_json(answer), **_events(chunk, dialect)}
     responses: dict[int | str, Schema] = {200: _response(200, "OK", content)}
     for status in statuses:
         description = "; code ".join(filter(None, (HTTPStatus(status).phrase, _codes_by_status()[status])))
         # Even a router that is not ready reports the state of its models.
-        body = answer if (answer, status) == (HealthResponse, 503) else ErrorResponse
+        body = answer if (answer, status) == (HealthResponse, 503) else dialect.error_model
         responses[status] = _response(status, description, _json(body))
     return responses
 
 
-def _events(chunk: type[ResponseModel]) -> Schema:
+def _events(chunk: type[ResponseModel], dialect: Dialect) -> Schema:
     """A stream, described by one event: OpenAPI 3.1 has no schema for streams."""
-    content = {"anyOf": [_ref(chunk), _ref(ErrorResponse)]}
+    content = {"anyOf": [_ref(chunk), _ref(dialect.error_model)]}
     parsed = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}
-    data = {"anyOf": [{"const": "[DONE]"}, parsed]}
+    data = {"anyOf": [{"const": "[DONE]"}, parsed]} if dialect.has_done else parsed
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     return {"text/event-stream": {"schema": event}}
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from router.api.body import parse
-from router.api.http import build_app
 from router.api.middleware import HEALTH_PATHS
 from router.api.requests import AnswerRequest, ChatRequest, CompletionRequest
 from router.api.sse import to_json
+from router.dialects.app import build_app
 from router.errors import InvalidRequest, RouterError
 from router.load_report import ModelLoad, ReplicaLoad
 from tests.fakes.models import FakeGateway, distributes, hands_over, models, writes

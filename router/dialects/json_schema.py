@@ -10,8 +10,8 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from router.api.fields.messages import ChatMessage, TextPart
-from router.api.fields.refused import REFUSED
 from router.api.fields.strict import MAX_INT32, StrictRequest
+from router.api.fields.table import EndpointRequest
 from router.api.requests import MAX_CHOICES, AnswerRequest, CompletionRequest
 
 Schema = dict[str, Any]
@@ -50,6 +50,7 @@ class _Generator(GenerateJsonSchema):
         fields = described["properties"]
         if issubclass(schema["cls"], AnswerRequest):
             fields["stop"] = {"anyOf": [fields["stop"]["items"], fields["stop"]]}
+        if issubclass(schema["cls"], EndpointRequest):
             fields |= _refused_fields(schema["cls"])
         if issubclass(schema["cls"], CompletionRequest):
             fields["prompt"] = _ANY_PROMPT
@@ -60,9 +61,8 @@ class _Generator(GenerateJsonSchema):
         return {"anyOf": [described, _REFUSAL]} if issubclass(schema["cls"], TextPart) else described
 
 
-def _refused_fields(kind: type[AnswerRequest]) -> dict[str, Schema]:
-    here = [field for field in REFUSED if kind.endpoint in field.endpoints]
-    return {field.name: {"enum": [None, *field.accepted]} for field in here}
+def _refused_fields(kind: type[EndpointRequest]) -> dict[str, Schema]:
+    return {name: {"enum": [None, *field.accepted]} for name, field in kind.refused.items()}
 
 
 # Every other message has content, and no calls.

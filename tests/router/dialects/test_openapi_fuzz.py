@@ -17,10 +17,10 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from benchmarks.chaos.fuzz_requests import CHAT, MAX_TOKENS, ROUTE, TEXT, fuzz_requests
 from benchmarks.chaos.fuzz_sender import send_fuzz_requests
 from router.api.body import parse
-from router.api.http import build_app
 from router.api.keys import digest_of
 from router.api.middleware import HEALTH_PATHS
 from router.api.requests import AnswerRequest, ChatRequest, CompletionRequest
+from router.dialects.app import build_app
 from router.errors import InvalidRequest
 from router.model_port import ModelRequest
 from router.table import ApiKey

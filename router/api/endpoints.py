@@ -1,0 +1,168 @@
+"""The endpoints that ask models: answers, and what would be decided; and what clients say of decisions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+
+from router.api.answers import ChatAnswer, TextAnswer, token_counts
+from router.api.body import parse, parse_feedback, read_body
+from router.api.dialect import Answer
+from router.api.fields.table import EndpointRequest
+from router.api.gateway import Gateway, permitted_table
+from router.api.generations import generations, require_one_vocabulary
+from router.api.middleware import json_response
+from router.api.request_trace import describe_request
+from router.api.requests import AnswerRequest, ChatRequest, CompletionRequest
+from router.api.sse import EventStream, while_connected
+from router.decoding.decode import Decoder
+from router.decoding.delta import Delta
+from router.decoding.generation import Done, GenerationRequest
+from router.errors import InvalidRequest
+from router.model_port import ModelChunk
+from router.table import META, RouteTable
+
+AnyRequest = TypeVar("AnyRequest", bound=AnswerRequest)
+AnyBody = TypeVar("AnyBody", bound=EndpointRequest)
+
+
+class Endpoints:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def create_chat_completion(self, request: Request) -> Response:
+        """Answer a conversation."""
+        return await self.answer(request, await self.read(request, ChatRequest), ChatAnswer)
+
+    async def create_completion(self, request: Request) -> Response:
+        """Continue a text."""
+        return await self.answer(request, await self.read(request, CompletionRequest), TextAnswer)
+
+    async def read(self, request: Request, kind: type[AnyBody]) -> AnyBody:
+        """The request in the body. Raises RequestError as `read_body` and `parse`."""
+        return parse(kind, await self._body(request))
+
+    async def answer(
+        self,
+        request: Request,
+        body: AnyRequest,
+        answer_kind: Callable[[AnyRequest, RouteTable, str], Answer],
+    ) -> Response:
+        """Answer the request in `body`, as `answer_kind` renders it.
+
+        Args:
+            answer_kind: Makes the answer from the body, the route table and the name of the API key.
+        """
+        table = self._table(request, body)
+        answer = answer_kind(body, table, request.state.key)
+        field = "n" if body.n > 1 else "prompt"
+        require_one_vocabulary(body, answer.generations, table, self._gateway.vocabulary)
+        request.state.open_request.count_choices(len(answer.generations), field)
+        describe_request(body, answer.model, answer.id)
+        decoder = self._decoder(table)
+        streams = [decoder.decode(generation) for generation in answer.generations]
+        if body.stream:
+            write_events = partial(answer.write_events, streams)
+            return EventStream(write_events, request.state.request_id, table.heartbeat_s, answer.framing)
+        return json_response(await while_connected(request.receive, answer.body(streams)))
+
+    async def route(self, request: Request) -> Response:
+        """Show which expert would answer, without generating."""
+        body = await self.read(request, ChatRequest)
+        table = self._table(request, body)
+        generation = self._generation(request, body, table, "route")
+        if not generation.target.routed:
+            param = "routing.force" if generation.routing.force else "model"
+            raise InvalidRequest(
+                f"{param} names '{generation.target.writer}', so there is nothing to route: leave it out",
+                param,
+            )
+        chunk = await while_connected(request.receive, self._decoder(table).distribution(generation))
+        return json_response(
+            {"object": "routing.distribution", "model": body.model or table.name, **_decision(chunk)}
+        )
+
+    async def count_tokens(self, request: Request, body: ChatRequest) -> int:
+        """How many tokens the prompt has for the model that would be called first. That model is asked."""
+        table = self._table(request, body)
+        generation = self._generation(request, body, table, "count")
+        decoder = self._decoder(table)
+        if generation.target.routed and generation.target.writer == META:
+            chunk = await while_connected(request.receive, decoder.distribution(generation))
+            return chunk.num_prompt_tokens or 0
+        stream = decoder.decode(replace(generation, max_tokens=1))
+        return await while_connected(request.receive, _num_prompt_tokens(stream))
+
+    def _generation(
+        self, request: Request, body: ChatRequest, table: RouteTable, purpose: str
+    ) -> GenerationRequest:
+        """The first choice of a request that asks for no answer."""
+        request_id = f"{purpose}-{uuid.uuid4().hex}"
+        generation = generations(body, table, request_id, request.state.key)[0]
+        describe_request(body, body.model or table.name, request_id)
+        require_one_vocabulary(body, [generation], table, self._gateway.vocabulary)
+        return generation
+
+    def _decoder(self, table: RouteTable) -> Decoder:
+        gateway = self._gateway
+        return Decoder(
+            table,
+            gateway.models,
+            gateway,
+            admission=gateway.admission,
+            quarantine=gateway.quarantine,
+            meter=gateway.meter,
+            recorder=gateway.recorder,
+        )
+
+    async def feedback(self, request: Request) -> Response:
+        """Say which expert should have answered, so that decisions can be judged and learned from."""
+        body = parse_feedback(await self._body(request))
+        table = permitted_table(self._gateway, request)
+        name = body.right_expert
+        if name is not None and name not in table.experts and name not in table.shadows:
+            known = ", ".join((*table.experts, *table.shadows)) or "none"
+            raise InvalidRequest(f"right_expert: no expert named '{name}'; experts: {known}", "right_expert")
+        verdict, is_logged = self._gateway.recorder.feedback(body.id, name, request.state.key)
+        return json_response({"object": "feedback", "id": body.id, "verdict": verdict, "logged": is_logged})
+
+    async def openapi(self, request: Request) -> Response:
+        """Get this document."""
+        return json_response(request.app.openapi())
+
+    def _table(self, request: Request, body: AnswerRequest) -> RouteTable:
+        """The route table that the request may use."""
+        table = permitted_table(self._gateway, request)
+        if isinstance(body, ChatRequest) and body.chat_template and not table.allow_chat_template:
+            raise InvalidRequest(
+                "chat_template is not allowed here: leave it out, or ask the operator of this cluster to set "
+                "http.allow_chat_template",
+                "chat_template",
+                "unsupported_parameter",
+            )
+        return table
+
+    async def _body(self, request: Request) -> bytes:
+        coding = request.headers.get("content-encoding", "")
+        return await read_body(request.stream(), coding, self._gateway.max_body_bytes)
+
+
+def _decision(chunk: ModelChunk) -> dict[str, Any]:
+    experts = sorted((chunk.distribution or {}).items(), key=lambda pair: -pair[1])
+    return {
+        "decision": chunk.expert,
+        "experts": [{"name": name, "probability": probability} for name, probability in experts],
+        "word_probability": max(0.0, 1.0 - sum(probability for _, probability in experts)),
+        "usage": token_counts(chunk.num_prompt_tokens or 0, 0),
+    }
+
+
+async def _num_prompt_tokens(stream: AsyncGenerator[Delta | Done, None]) -> int:
+    async with aclosing(stream) as items:
+        return sum([item.num_prompt_tokens async for item in items if isinstance(item, Done)])

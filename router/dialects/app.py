@@ -1,0 +1,118 @@
+"""The ASGI app: the routes of every dialect, and the envelope of the dialect for every error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+
+from router.api.completion_models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    TextCompletion,
+    TextCompletionChunk,
+)
+from router.api.dialect import OPENAI, Dialect
+from router.api.endpoints import Endpoints
+from router.api.fields.feedback import FeedbackRequest
+from router.api.gateway import Gateway
+from router.api.middleware import (
+    HEALTH_PATHS,
+    CorsMiddleware,
+    RequestMiddleware,
+    error_response,
+    json_response,
+)
+from router.api.request_trace import TraceMiddleware
+from router.api.requests import ChatRequest, CompletionRequest
+from router.api.response_models import (
+    FeedbackReceipt,
+    HealthResponse,
+    ModelCard,
+    ModelList,
+    OpenApiDocument,
+    RoutingDistribution,
+    StatsResponse,
+    VersionResponse,
+)
+from router.api.status import MAX_QUOTED, StatusEndpoints
+from router.dialects.openapi import GET_ERRORS, DocumentedApp
+from router.errors import RequestError, RouterError
+
+# By the beginning of their paths; every other path is OpenAI's.
+DIALECTS: Mapping[str, Dialect] = {}
+
+logger = logging.getLogger(__name__)
+
+
+def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedApp:
+    """The ASGI app.
+
+    Args:
+        echo_request_id: Whether responses get an `x-request-id` header. Ray Serve adds one itself.
+    """
+    app, endpoints = DocumentedApp(), Endpoints(gateway)
+    _add_completions(app, endpoints)
+    _add_status(app, StatusEndpoints(gateway))
+    app.add_exception_handler(RouterError, _router_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(
+        RequestMiddleware,
+        table_of=lambda: gateway.table,
+        dialect_of=dialect_of,
+        echo_request_id=echo_request_id,
+    )
+    app.add_middleware(TraceMiddleware, tracer_of=lambda: gateway.tracer)
+    app.add_middleware(
+        CorsMiddleware, table_of=lambda: gateway.table
+    )  # the last one added is the first to run
+    return app
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect of a path, whether or not there is such a path."""
+    found = (dialect for root, dialect in DIALECTS.items() if path == root or path.startswith(f"{root}/"))
+    return next(found, OPENAI)
+
+
+def _add_completions(app: DocumentedApp, endpoints: Endpoints) -> None:
+    chat, text = endpoints.create_chat_completion, endpoints.create_completion
+    app.add("/v1/chat/completions", chat, ChatCompletion, ChatRequest, chunk=ChatCompletionChunk)
+    app.add("/v1/completions", text, TextCompletion, CompletionRequest, chunk=TextCompletionChunk)
+    app.add("/v1/route", endpoints.route, RoutingDistribution, ChatRequest)
+    app.add("/v1/feedback", endpoints.feedback, FeedbackReceipt, FeedbackRequest)
+    app.add("/openapi.json", endpoints.openapi, OpenApiDocument)
+
+
+def _add_status(app: DocumentedApp, status: StatusEndpoints) -> None:
+    app.add("/v1/models", status.list_models, ModelList)
+    app.add("/v1/models/{model_id:path}", status.retrieve_model, ModelCard, statuses=(*GET_ERRORS, 404))
+    app.add("/stats", status.stats, StatsResponse)
+    app.add("/version", status.version, VersionResponse)
+    for path, name in HEALTH_PATHS.items():
+        app.add(path, status.health, HealthResponse, name=name, statuses=(429, 500, 503), security=[])
+
+
+async def _router_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RouterError)
+    if error.status >= 500:
+        logger.warning("request %s failed: %s", request.state.request_id, error)
+    return error_response(error, request.state.dialect, request.state.request_id)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An error of the framework: an unknown path or a wrong method."""
+    assert isinstance(error, HTTPException)
+    detail = f"{error.detail}: {request.method} {request.url.path[:MAX_QUOTED]}"
+    body = request.state.dialect.envelope(_HttpError(detail, error.status_code), request.state.request_id)
+    return json_response(body, error.status_code, dict(error.headers or {}))
+
+
+class _HttpError(RequestError):
+    """An error with the status that the framework chose."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
