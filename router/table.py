@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from router.chain_rules import CHAIN_STOP, ChainRules
+from router.frozen import Frozen
 
 META = "meta"  # the name of the meta; no expert may have it
-
-
-class Frozen(BaseModel):
-    """Immutable, since coroutines share it without copying. A misspelt key is an error."""
-
-    # Serve logs validation errors; without their input, digests of API keys do not get into the logs.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy without cached properties: pydantic would keep those that `update` makes wrong."""
-        copied = super().model_copy(update=update, deep=deep)
-        for name in copied.__dict__.keys() - type(self).model_fields.keys():
-            del copied.__dict__[name]
-        return copied
 
 
 class Deadlines(Frozen):
@@ -65,11 +53,12 @@ class RoutingRules(Frozen):
         "anywhere",
         description="Where the meta may hand over: at any position of the answer, or only at its start.",
     )
-    after_expert: Literal["finish", "return"] = Field(
+    after_expert: Literal["finish", "return", "chain"] = Field(
         "finish",
         description="What happens when an expert stops. `finish`: the answer ends. `return`: the meta "
-        "continues it.",
+        "continues it. `chain`: the meta may have another expert write the answer anew.",
     )
+    chain: ChainRules = Field(ChainRules(), description="The rules of `after_expert: chain`.")
     max_handoffs: int = Field(4, ge=0, description="Maximum number of hand-overs to experts in one answer.")
     call_bias: float = Field(
         0.0, description="Added to the logit of every expert token. Higher: the meta hands over more often."
@@ -186,7 +175,8 @@ class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
     Web pages of `cors_origins` may use the API. With `allow_chat_template`, a request may bring a template.
-    With `page`, browsers get a page that shows the cluster.
+    With `page`, browsers get a page that shows the cluster. With `has_chain_stop`, the meta has a row named
+    `CHAIN_STOP`.
     """
 
     table_version: int
@@ -200,13 +190,15 @@ class RouteTable(RoutingRules):
     page: bool = True
     tracing: Tracing | None = None
     shadows: tuple[str, ...] = ()
+    has_chain_stop: bool = False
     decision_log: DecisionLogRules | None = None
 
     @field_validator("experts")
     @classmethod
-    def _no_expert_is_named_meta(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
-        if META in experts:
-            raise ValueError(f"experts: '{META}' is the name of the meta; give this expert another name")
+    def _no_expert_has_a_reserved_name(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        for name in (META, CHAIN_STOP):
+            if name in experts:
+                raise ValueError(f"experts: '{name}' is reserved; give this expert another name")
         return experts
 
     def entry(self, name: str) -> ModelEntry:

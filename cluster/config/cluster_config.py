@@ -35,6 +35,7 @@ from cluster.config.routing import RoutingConfig
 from cluster.errors import ConfigError
 from cluster.yaml_files.reader import read_yaml
 from experts.names import EXPERT_NAME
+from router.chain_rules import CHAIN_STOP
 from router.table import META, Tracing
 
 ROUTER = "router"
@@ -165,7 +166,7 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
     @classmethod
     def _names_are_valid(cls, entries: dict[str, AnyExpertConfig]) -> dict[str, AnyExpertConfig]:
         for name in entries:
-            if name == META:
+            if name in (META, CHAIN_STOP):
                 raise ValueError(f"the name '{name}' is reserved; rename that expert")
             if not EXPERT_NAME.fullmatch(name):
                 raise ValueError(

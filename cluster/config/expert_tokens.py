@@ -13,11 +13,16 @@ from experts.adapter import adapted_fingerprint
 from experts.errors import ModelLoadError, TokenError, TokenMismatch
 from experts.fetch import fetched
 from experts.token import ExpertToken, checkpoint_fingerprint
+from router.chain_rules import CHAIN_STOP
 
 
 def inline_tokens(config: ClusterConfig) -> dict[str, str]:
-    """Every expert's token as text, by expert name. Raises ConfigError as `load_tokens` does."""
-    return {name: token.to_inline() for name, token in load_tokens(config).items()}
+    """Every expert's token as text, by expert name, and that of `routing.chain.stop_token`.
+
+    Raises ConfigError as `load_tokens` does.
+    """
+    tokens = {**load_tokens(config), **_stop_token(config)}
+    return {name: token.to_inline() for name, token in tokens.items()}
 
 
 def inline_shadows(config: ClusterConfig) -> dict[str, dict[str, str | None]]:
@@ -71,6 +76,22 @@ def load_tokens(config: ClusterConfig) -> dict[str, ExpertToken]:
     return {name: tokens[name] for name in sorted(tokens)}
 
 
+def _stop_token(config: ClusterConfig) -> dict[str, ExpertToken]:
+    """By its reserved name; empty if there is none."""
+    path, field = config.routing.chain.stop_token, f"{config.source}: routing.chain.stop_token"
+    if path is None:
+        return {}
+    try:
+        token = ExpertToken.load(path)
+    except TokenError as error:
+        raise ConfigError([f"{field}: {error}"]) from error
+    if token.name != CHAIN_STOP:
+        raise ConfigError([f"{field}: {path} is the token of expert '{token.name}'; correct the path"])
+    if found := list(_of_another_meta(config.meta, {CHAIN_STOP: token}, field)):
+        raise ConfigError(found)
+    return {CHAIN_STOP: token}
+
+
 def _of_another_expert(config: ClusterConfig, tokens: Mapping[str, ExpertToken]) -> Iterator[str]:
     for name, token in tokens.items():
         if token.name != name:
@@ -87,7 +108,9 @@ def _duplicate_vectors(tokens: Mapping[str, ExpertToken]) -> Iterator[str]:
             yield f"experts.{name}.token: has the same vector as expert '{other}'; run `etr learn` with both"
 
 
-def _of_another_meta(meta: MetaConfig, tokens: Mapping[str, ExpertToken]) -> Iterator[str]:
+def _of_another_meta(
+    meta: MetaConfig, tokens: Mapping[str, ExpertToken], field: str = "experts.{name}.token"
+) -> Iterator[str]:
     head = _head_of(meta)
     if head is None:
         # Without the checkpoint, the tokens can still be compared: all must be made for one output head.
@@ -98,7 +121,7 @@ def _of_another_meta(meta: MetaConfig, tokens: Mapping[str, ExpertToken]) -> Ite
             assert head is not None
             token.require_meta(*head)
         except TokenMismatch as error:
-            yield f"experts.{name}.token: {error}"
+            yield f"{field.format(name=name)}: {error}"
 
 
 def _head_of(meta: MetaConfig) -> tuple[str, str, int] | None:

@@ -7,6 +7,8 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from cluster.config.base import StrictConfig
+from cluster.config.expert import TokenFile
+from router.chain_rules import ChainRules
 from router.table import Deadlines, RoutingRules
 
 
@@ -35,11 +37,44 @@ class DeadlinesConfig(Deadlines, StrictConfig, title="routing.deadlines"):
         return self
 
 
+class ChainConfig(ChainRules, StrictConfig, title="routing.chain"):
+    """When the meta has another expert write an answer anew. Only with `after_expert: chain`."""
+
+    stop_token: TokenFile | None = Field(
+        None,
+        description="File or URI of the token that says that an answer is good enough; `etr learn-stop` "
+        "writes it. By default a chain ends when no expert's token wins.",
+    )
+
+
 class RoutingConfig(RoutingRules, StrictConfig, title="routing"):
     """When the meta hands over, and what happens when a model fails."""
 
+    chain: ChainConfig = Field(ChainConfig(), description="The rules of `after_expert: chain`.")
     deadlines: DeadlinesConfig = Field(DeadlinesConfig(), description="Deadlines of an answer.")
+
+    @property
+    def chains(self) -> bool:
+        return self.after_expert == "chain"
+
+    @model_validator(mode="after")
+    def _a_chain_can_have_two_experts(self) -> Self:
+        if not self.chains and "chain" in self.model_fields_set:
+            raise ValueError(f"chain has no effect with after_expert: {self.after_expert}; remove it")
+        if self.chains and self.max_handoffs < 2:
+            raise ValueError(
+                f"after_expert: chain has no effect with max_handoffs {self.max_handoffs}; raise that"
+            )
+        if "max_hops" in self.chain.model_fields_set and self.chain.max_hops > self.max_handoffs:
+            raise ValueError(
+                f"chain.max_hops {self.chain.max_hops} has no effect above max_handoffs {self.max_handoffs}; "
+                "lower it"
+            )
+        return self
 
     def rules(self) -> dict[str, Any]:
         """The fields of `RoutingRules`, for the route table."""
-        return self.model_dump(mode="json", exclude={"deadlines": {"drain_s"}})
+        rules = self.model_dump(mode="json", exclude={"deadlines": {"drain_s"}, "chain": {"stop_token"}})
+        if not self.chains:
+            del rules["chain"]
+        return {**rules, "has_chain_stop": True} if self.chain.stop_token else rules

@@ -22,6 +22,8 @@ def unused_settings(config: ClusterConfig) -> Iterator[str]:
     for name, expert in config.experts.items():
         yield from _unused_cold_start(config, name, expert)
     yield from _unused_autoscaling(f"{ROUTER}.autoscaling", config.router.autoscaling)
+    if config.routing.chains and len(config.experts) < 2:
+        yield "routing.after_expert: chain has no effect with fewer than two experts; add one"
     limit, high = config.router.max_replicas_per_node, config.router.autoscaling.max_replicas
     if limit is not None and limit >= high:
         yield (

@@ -74,7 +74,10 @@ class TraceDecision(ResponseModel):
 
 
 class RoutingTrace(ResponseModel):
+    """`drafts` are the earlier answers of a chain."""
+
     spans: list[TraceSpan]
+    drafts: list[list[TraceSpan]] = []
     decisions: list[TraceDecision]
     timing: TraceTiming
 

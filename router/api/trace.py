@@ -8,25 +8,31 @@ from typing import Any
 from router.decoding.decisions import Decision
 from router.decoding.generation import Done
 from router.decoding.timing import Timing
+from router.decoding.transcript import Span
 from router.routing_report import Candidates
 
 
 def trace(done: Done) -> dict[str, Any]:
     return {
-        "spans": [
-            {
-                "model": span.model,
-                "text": span.text,
-                "num_tokens": span.num_tokens,
-                "probability": span.probability,
-            }
-            for span in done.spans
-        ],
+        "spans": _spans(done.spans),
+        **({"drafts": [_spans(draft) for draft in done.drafts]} if done.drafts else {}),
         "decisions": [
             _decision(decision, decision.candidates) for decision in done.decisions if decision.candidates
         ],
         "timing": _timing(done.timing),
     }
+
+
+def _spans(spans: list[Span]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": span.model,
+            "text": span.text,
+            "num_tokens": span.num_tokens,
+            "probability": span.probability,
+        }
+        for span in spans
+    ]
 
 
 def _decision(decision: Decision, candidates: Candidates) -> dict[str, Any]:

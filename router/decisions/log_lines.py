@@ -43,7 +43,7 @@ def decision_lines(
         ],
         "scored_shadows": list(state.trail.shadows),
         "outcome": outcome(state),
-        "num_tokens": state.transcript.num_tokens,
+        "num_tokens": state.num_tokens,
         "timing": _timing(state),
     }
     for decision in state.trail.decisions:

@@ -66,7 +66,7 @@ def _describe(
         attributes["gen_ai.request.max_tokens"] = generation.max_tokens
     for name, num_tokens in (
         ("input", state.num_prompt_tokens),
-        ("output", state.transcript.num_tokens),
+        ("output", state.num_tokens),
     ):
         key = f"gen_ai.usage.{name}_tokens"
         attributes[key] = _sum(attributes, key, num_tokens)

@@ -4,6 +4,8 @@
      ^                        |
      +------------------------+                                   (after_expert: return, max_handoffs)
 
+With `after_expert: chain`, `router/decoding/chain.py` writes several such answers.
+
 If a model fails, it is called again and resumes from the text received so far. If that is not possible, the
 meta decides the same position again with that expert masked. It also does so if it has chosen an expert that
 is asleep and not waited for (cold_start: meta). The client's text is always the concatenation of the spans.
@@ -11,32 +13,30 @@ is asleep and not waited for (cold_start: meta). The client's text is always the
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from itertools import chain
 
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine, poison_error
-from router.availability import ModelAvailability, ModelState
+from router.availability import ModelAvailability
 from router.clock import now_s
 from router.decoding.answer_spans import add_answer
+from router.decoding.chain import Chain, may_chain
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
-from router.decoding.policy import Recovery, admission_context, after_failure
+from router.decoding.policy import admission_context, is_left_to_meta
 from router.decoding.recorder import AnswerRecorder, NoRecorder
+from router.decoding.recovery import FailureRecovery
 from router.decoding.request_builder import RequestBuilder
 from router.decoding.timing import Meter, NoMeter
 from router.decoding.transcript import Transcript
-from router.errors import ContextLengthExceeded, ModelFailed, ModelStalled, RouterError
+from router.errors import ModelFailed, RouterError
 from router.model_port import Finish, ModelChunk, Models
 from router.table import META, RouteTable
 from router.tracing import CURRENT_TRACE
-
-# A prompt is quarantined once this many replicas have died while working on it, with no token in between.
-POISON_DEATHS = 2
 
 
 class Decoder:
@@ -61,12 +61,13 @@ class Decoder:
         self._table = table
         self._availability = availability
         self._quarantine = quarantine or Quarantine()
+        self._recovery = FailureRecovery(table, availability, self._quarantine, retry_pause_s)
         admission = admission or Admission(availability.num_slots, availability.max_slots)
         self._requests = RequestBuilder(table, availability)
         self._caller = ModelCaller(table, models, availability, admission, self._quarantine)
         self._meter = meter or NoMeter()
         self._recorder = recorder or NoRecorder()
-        self._retry_pause_s = retry_pause_s
+        self._chain = Chain(table, availability, self._write, self._probe)
 
     async def decode(self, generation: GenerationRequest) -> AsyncGenerator[Delta | Done, None]:
         """Write one answer: any number of `Delta`, then one `Done`.
@@ -76,35 +77,12 @@ class Decoder:
             ServiceError: no model could continue; the text yielded so far stays valid.
         """
         state = self._begin(generation, Transcript(generation.stop))
+        write = self._chain.write if may_chain(self._table, generation) else self._write
         try:
-            finish = state.limit(generation)
-            while finish is None:
-                last = ModelChunk()
-                try:
-                    # 1. Call the active model and pass on its text, up to a stop string.
-                    async with aclosing(self._call(generation, state)) as chunks:
-                        async for last in chunks:
-                            state.count(last)
-                            if last.num_prompt_tokens and state.writer == META:
-                                state.trail.prefilled(last.num_prompt_tokens, self._table.narrow_windows)
-                            deltas = state.transcript.add(last)
-                            if generation.progress is not None:
-                                state.report(generation.progress)
-                            for delta in deltas:
-                                state.timing.text_shown()
-                                yield delta
-                            if state.transcript.stopped:
-                                break
-                except RouterError as error:
-                    # 2a. It failed: choose a model to go on with. After the last token, that is not needed.
-                    finish = state.limit(generation) or await self._recover(generation, state, error)
-                else:
-                    # 2b. It finished: end the answer or choose the next model.
-                    finish = self._next_step(generation, state, last) or state.limit(generation)
-            # 3. Show the text that was held back, and end.
-            for delta in state.transcript.close():
-                yield delta
-            yield state.done(finish)
+            async with aclosing(write(generation, state)) as items:
+                async for item in items:
+                    state.timing.text_shown()
+                    yield item
         finally:
             state.timing.ended()
             self._meter.ended(state.timing)
@@ -121,18 +99,57 @@ class Decoder:
         """
         state = self._begin(generation, Transcript())
         try:
-            while True:
-                try:
-                    async with aclosing(self._call(generation, state, probe=True)) as chunks:
-                        async for chunk in chunks:
-                            if chunk.distribution is not None:
-                                state.finish = chunk.finish
-                                return chunk
-                    raise ModelFailed("the meta ended a probe without a distribution")
-                except RouterError as error:
-                    await self._recover(generation, state, error)
+            chunk = await self._probe(generation, state)
+            state.finish = chunk.finish
+            return chunk
         finally:
             add_answer(generation, state, self._table)
+
+    async def _write(
+        self, generation: GenerationRequest, state: GenerationState
+    ) -> AsyncGenerator[Delta | Done, None]:
+        finish = state.limit(generation)
+        while finish is None:
+            last = ModelChunk()
+            try:
+                # 1. Call the active model and pass on its text, up to a stop string.
+                async with aclosing(self._call(generation, state)) as chunks:
+                    async for last in chunks:
+                        state.count(last)
+                        if last.num_prompt_tokens and state.writer == META:
+                            state.trail.prefilled(last.num_prompt_tokens, self._table.narrow_windows)
+                        deltas = state.transcript.add(last)
+                        if generation.progress is not None:
+                            state.report(generation.progress)
+                        for delta in deltas:
+                            yield delta
+                        if state.transcript.stopped:
+                            break
+            except RouterError as error:
+                # 2a. It failed: choose a model to go on with. After the last token, that is not needed.
+                finish = state.limit(generation) or await self._recovery.recover(generation, state, error)
+            else:
+                # 2b. It finished: end the answer or choose the next model.
+                finish = self._next_step(generation, state, last) or state.limit(generation)
+        # 3. Show the text that was held back, and end.
+        for delta in state.transcript.close():
+            yield delta
+        yield state.done(finish)
+
+    async def _probe(
+        self, generation: GenerationRequest, state: GenerationState, others: tuple[str, ...] = ()
+    ) -> ModelChunk:
+        """The meta's distribution over the experts that are allowed now, and `others`."""
+        while True:
+            try:
+                async with aclosing(self._call(generation, state, probe=True, others=others)) as chunks:
+                    async for chunk in chunks:
+                        state.count(chunk)
+                        if chunk.distribution is not None:
+                            return chunk
+                raise ModelFailed("the meta ended a probe without a distribution")
+            except RouterError as error:
+                await self._recovery.recover(generation, state, error)
 
     def _begin(self, generation: GenerationRequest, transcript: Transcript) -> GenerationState:
         table, target = self._table, generation.target
@@ -147,9 +164,15 @@ class Decoder:
         return GenerationState(target.writer, transcript, deadline_s, admission, masked=masked, trace=trace)
 
     def _call(
-        self, generation: GenerationRequest, state: GenerationState, *, probe: bool = False
+        self,
+        generation: GenerationRequest,
+        state: GenerationState,
+        *,
+        probe: bool = False,
+        others: tuple[str, ...] = (),
     ) -> AsyncGenerator[ModelChunk, None]:
-        return self._caller.stream(generation, state, lambda: self._requests.build(generation, state, probe))
+        make_request = partial(self._requests.build, generation, state, probe=probe, others=others)
+        return self._caller.stream(generation, state, make_request)
 
     def _next_step(
         self, generation: GenerationRequest, state: GenerationState, last: ModelChunk
@@ -160,7 +183,7 @@ class Decoder:
         if last.finish is Finish.EXPERT:
             assert last.expert is not None, "ModelCaller checks that the expert is allowed"
             state.trail.handed_over(last.expert, last.probability)
-            if self._is_left_to_meta(last.expert):
+            if is_left_to_meta(self._table, self._availability, last.expert):
                 self._availability.wake(last.expert)
                 state.masked.add(last.expert)
                 state.trail.redecided("asleep")
@@ -170,67 +193,9 @@ class Decoder:
             return None
         if state.transcript.has_tool_calls or last.stop_token is not None:  # it is the client's turn
             return last.finish
-        if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert == "finish":
+        if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert != "return":
             return last.finish
         if not generation.target.routed:
             return Finish.STOP
         state.hand_over_to(META)
         return None
-
-    def _is_left_to_meta(self, expert: str) -> bool:
-        is_asleep = self._availability.state(expert) in (ModelState.ASLEEP, ModelState.WAKING)
-        return is_asleep and self._table.entry(expert).cold_start == "meta"
-
-    async def _recover(
-        self, generation: GenerationRequest, state: GenerationState, error: RouterError
-    ) -> Finish | None:
-        """Choose the model that goes on after a failure; raises the error if there is none.
-
-        A full context window is not an error once there is text: the answer is as long as it can be.
-        """
-        failed, is_expert = state.writer, state.writer != META
-        routed = generation.target.routed
-        error = await self._counted(generation, state, error)
-        may_retry = self._may_retry(state, is_replaceable=is_expert and routed)
-        recovery = after_failure(error, is_expert=is_expert, routed=routed, may_retry=may_retry)
-        if recovery is Recovery.FAIL:
-            if isinstance(error, ContextLengthExceeded) and state.transcript.text:
-                return Finish.LENGTH
-            raise error
-        if generation.has_form and state.transcript.has_lost_form(recovery is Recovery.REDECIDE):
-            raise error
-        if recovery is Recovery.REDECIDE:
-            state.masked.add(failed)
-            state.trail.redecided(error.code or error.type)
-            state.num_handoffs -= 1  # the failed hand-over leaves its hop to the next best expert
-            state.hand_over_to(META)
-            return None
-        # Back off, with jitter: many answers may have lost the same replica at the same time.
-        pause_s = self._retry_pause_s * 2 ** (state.failures[failed] - 1)
-        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-        return None
-
-    async def _counted(
-        self, generation: GenerationRequest, state: GenerationState, error: RouterError
-    ) -> RouterError:
-        """Count a failure of the writer; returns the error, or PoisonRequest if the prompt is the cause."""
-        if isinstance(error, ModelStalled):
-            self._availability.stalled(state.writer, generation.request_id)
-        num_answered = self._availability.num_answered(state.writer)
-        state.failed(error, num_answered)
-        if len(state.deaths[state.writer]) < POISON_DEATHS:
-            return error
-        is_answering = num_answered > state.num_answered_before[state.writer]
-        if not is_answering and not await self._availability.answers(state.writer):
-            return error  # the model is to blame, because it answers nothing else either
-        self._quarantine.add(self._table.app(state.writer), generation.prompt)
-        return poison_error(state.writer)
-
-    def _may_retry(self, state: GenerationState, *, is_replaceable: bool) -> bool:
-        if state.failures[state.writer] > self._table.retries or state.num_failures > self._table.max_resumes:
-            return False
-        # Do not wait for a replica to start if the meta can go on at once. A model that scales to zero is
-        # never UNAVAILABLE but ASLEEP or WAKING.
-        is_replaced = is_replaceable and self._table.entry(state.writer).on_unavailable == "meta"
-        without_replica = (ModelState.UNAVAILABLE, ModelState.ASLEEP, ModelState.WAKING)
-        return not (is_replaced and self._availability.state(state.writer) in without_replica)

@@ -66,7 +66,8 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of an answer. `num_prompt_tokens` are those of the model that was called first."""
+    """The end of an answer. `num_prompt_tokens` are those of the model that was called first;
+    `num_completion_tokens` are those of all models, and of all answers of a chain."""
 
     finish: Finish
     num_prompt_tokens: int
@@ -74,6 +75,7 @@ class Done:
     has_tool_calls: bool
     stop_reason: str | int | None  # the stop string, or the token of `stop_token_ids`, that ended it
     spans: list[Span]
+    drafts: list[list[Span]]  # earlier answers, each of which another expert wrote anew
     usage_by_model: dict[str, ModelUsage]
     timing: Timing
     decisions: list[Decision]
@@ -89,6 +91,8 @@ class GenerationState:
     admission: AdmissionContext
     num_handoffs: int = 0
     num_prompt_tokens: int = 0
+    drafts: list[list[Span]] = field(default_factory=list)
+    num_draft_tokens: int = 0  # of the other answers of a chain
     admitted_models: set[str] = field(default_factory=set)  # those that gave it a slot
     masked: set[str] = field(default_factory=set)  # experts that the meta cannot choose any more
     waking_s: float = 0.0  # spent waiting for models to start
@@ -108,6 +112,11 @@ class GenerationState:
     def has_begun(self) -> bool:
         """Whether any model has written anything, thoughts included."""
         return self.transcript.num_tokens > 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Of everything that was written, whether the client gets it or not."""
+        return self.num_draft_tokens + self.transcript.num_tokens
 
     @property
     def has_output(self) -> bool:
@@ -131,6 +140,11 @@ class GenerationState:
         self.writer = writer
         self.transcript.begin(writer, probability)
 
+    def resume(self, writer: str, transcript: Transcript) -> None:
+        """In a chain: go on with another answer, new or written before."""
+        self.num_draft_tokens += self.transcript.num_tokens - transcript.num_tokens
+        self.writer, self.transcript = writer, transcript
+
     def count(self, chunk: ModelChunk) -> None:
         """Count what the writer produced. A token ends a series of failures."""
         usage = self.writer_usage
@@ -148,7 +162,7 @@ class GenerationState:
 
     def report(self, progress: Progress) -> None:
         progress.num_prompt_tokens = self.num_prompt_tokens
-        progress.num_completion_tokens = self.transcript.num_tokens
+        progress.num_completion_tokens = self.num_tokens
 
     def failed(self, error: RouterError, num_answered: int) -> None:
         """Count a failure of the writer, which has answered `num_answered` calls so far."""
@@ -167,10 +181,11 @@ class GenerationState:
         return Done(
             finish=finish,
             num_prompt_tokens=self.num_prompt_tokens,
-            num_completion_tokens=self.transcript.num_tokens,
+            num_completion_tokens=self.num_tokens,
             has_tool_calls=self.transcript.has_tool_calls,
             stop_reason=self.transcript.stop_reason,
             spans=self.transcript.spans(),
+            drafts=self.drafts,
             usage_by_model=self.usage,
             timing=self.timing,
             decisions=self.trail.decisions,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from router.admission.context import AdmissionContext
-from router.availability import ModelState
+from router.availability import ModelAvailability, ModelState
 from router.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -118,6 +118,12 @@ def select_experts(
         else:
             allowed.append(name)
     return Selection(tuple(allowed), reasons)
+
+
+def is_left_to_meta(table: RouteTable, availability: ModelAvailability, expert: str) -> bool:
+    """Whether the expert is asleep and not waited for."""
+    is_asleep = availability.state(expert) in (ModelState.ASLEEP, ModelState.WAKING)
+    return is_asleep and table.entry(expert).cold_start == "meta"
 
 
 def admission_context(table: RouteTable, key: str = "", priority: int = 0) -> AdmissionContext:

@@ -19,8 +19,18 @@ class RequestBuilder:
         self._table = table
         self._availability = availability
 
-    def build(self, generation: GenerationRequest, state: GenerationState, probe: bool) -> ModelRequest:
-        """What the writer is asked now; with `probe`, only where the conversation would go."""
+    def build(
+        self,
+        generation: GenerationRequest,
+        state: GenerationState,
+        *,
+        probe: bool,
+        others: tuple[str, ...] = (),
+    ) -> ModelRequest:
+        """What the writer is asked now; with `probe`, only where the conversation would go.
+
+        `others` are rows of the meta's head besides those of experts, which a probe may choose.
+        """
         written, resumed = state.transcript.split()
         num_written, max_tokens = state.transcript.num_tokens, generation.max_tokens
         allowed, shadows = self._begin_decision(generation, state) if state.writer == META else ((), ())
@@ -32,7 +42,7 @@ class RequestBuilder:
             written=written,
             resumed=resumed,
             position=num_written,
-            allowed=allowed,
+            allowed=(*allowed, *others),
             shadows=shadows,
             reports_start=bool(allowed) and self._table.decision_log is not None,
             windows=self._table.narrow_windows if allowed else {},
@@ -55,7 +65,7 @@ class RequestBuilder:
         # A shadow cannot be named, so it would not be an expert of a request that names its experts.
         may_grow = generation.routing.experts is None and state.num_handoffs < self._table.max_handoffs
         shadows = self._table.shadows if may_grow else ()
-        state.trail.begin(state.transcript.num_tokens, selection, shadows)
+        state.trail.begin(state.num_tokens, selection, shadows)
         return selection.allowed, shadows
 
     def _select(self, generation: GenerationRequest, state: GenerationState) -> Selection:
