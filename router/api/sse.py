@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -38,9 +38,14 @@ def event(content: Any) -> bytes:
     return b"data: %b\n\n" % to_json(content)
 
 
-def event_around(text: str, content: Any) -> tuple[bytes, bytes]:
-    """The bytes of `event(content)` before and after the string `text`, which `content` must hold once."""
-    before, after = event(content).split(to_json(text))
+def typed_event(content: Mapping[str, Any]) -> bytes:
+    """One server-sent event with `content` as JSON, and with its `type` as the name."""
+    return b"event: %b\n%b" % (content["type"].encode(), event(content))
+
+
+def event_around(text: str, content: Any, encode: Callable[[Any], bytes] = event) -> tuple[bytes, bytes]:
+    """The bytes of the event before and after the string `text`, which `content` must hold once."""
+    before, after = encode(content).split(to_json(text))
     return before, after
 
 

@@ -38,11 +38,15 @@ from router.api.response_models import (
     VersionResponse,
 )
 from router.api.status import MAX_QUOTED, StatusEndpoints
+from router.dialects.messages.endpoints import MessageEndpoints
+from router.dialects.messages.errors import MESSAGES
+from router.dialects.messages.request import CountTokensRequest, MessagesRequest
+from router.dialects.messages.response_models import MessageEvent, MessageTokensCount, WrittenMessage
 from router.dialects.openapi import GET_ERRORS, DocumentedApp
 from router.errors import RequestError, RouterError
 
 # By the beginning of their paths; every other path is OpenAI's.
-DIALECTS: Mapping[str, Dialect] = {}
+DIALECTS: Mapping[str, Dialect] = {"/v1/messages": MESSAGES}
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
     """
     app, endpoints = DocumentedApp(), Endpoints(gateway)
     _add_completions(app, endpoints)
+    _add_messages(app, MessageEndpoints(endpoints))
     _add_status(app, StatusEndpoints(gateway))
     app.add_exception_handler(RouterError, _router_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -84,6 +89,12 @@ def _add_completions(app: DocumentedApp, endpoints: Endpoints) -> None:
     app.add("/v1/route", endpoints.route, RoutingDistribution, ChatRequest)
     app.add("/v1/feedback", endpoints.feedback, FeedbackReceipt, FeedbackRequest)
     app.add("/openapi.json", endpoints.openapi, OpenApiDocument)
+
+
+def _add_messages(app: DocumentedApp, endpoints: MessageEndpoints) -> None:
+    create, count = endpoints.create_message, endpoints.count_tokens
+    app.add("/v1/messages", create, WrittenMessage, MessagesRequest, chunk=MessageEvent, dialect=MESSAGES)
+    app.add("/v1/messages/count_tokens", count, MessageTokensCount, CountTokensRequest, dialect=MESSAGES)
 
 
 def _add_status(app: DocumentedApp, status: StatusEndpoints) -> None:

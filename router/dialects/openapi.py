@@ -57,7 +57,7 @@ class DocumentedApp(FastAPI):
         answer: type[ResponseModel],
         request: type[BaseModel] | None = None,
         *,
-        chunk: type[ResponseModel] | None = None,
+        chunk: type[BaseModel] | None = None,
         name: str = "",
         statuses: tuple[int, ...] = GET_ERRORS,
         dialect: Dialect = OPENAI,
@@ -125,7 +125,7 @@ _MODEL_ID = {
 
 def _responses(
     answer: type[ResponseModel],
-    chunk: type[ResponseModel] | None,
+    chunk: type[BaseModel] | None,
     statuses: tuple[int, ...],
     dialect: Dialect,
 ) -> dict[int | str, Schema]:
@@ -139,7 +139,7 @@ def _responses(
     return responses
 
 
-def _events(chunk: type[ResponseModel], dialect: Dialect) -> Schema:
+def _events(chunk: type[BaseModel], dialect: Dialect) -> Schema:
     """A stream, described by one event: OpenAPI 3.1 has no schema for streams."""
     content = {"anyOf": [_ref(chunk), _ref(dialect.error_model)]}
     parsed = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}

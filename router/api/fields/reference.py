@@ -43,23 +43,26 @@ def fields_reference() -> str:
     """Markdown: a table for each treatment of a field."""
     honoured = [(f.name, _scope(f.endpoints), f.values, f"{f.meaning}.", f.servers) for f in HONOURED]
     refused = [
-        (f.name, _scope(f.endpoints), _values(f.accepted), f"{_sentence(f.remedy)}.", f.servers)
+        (f.name, _scope(f.endpoints), accepted_values(f.accepted), f"{sentence(f.remedy)}.", f.servers)
         for f in REFUSED
     ]
     no_effect = [(f.name, f"{f.reason}.", f.servers) for f in NO_EFFECT]
     return "\n".join(
         [
             _INTRODUCTION,
-            *_table("Honoured", ("field", "only for", "values", "meaning", "documented by"), honoured),
+            *field_table("Honoured", ("field", "only for", "values", "meaning", "documented by"), honoured),
             _MESSAGES,
-            *_table("Refused", ("field", "only for", "accepted", "what to do", "documented by"), refused),
-            *_table("Without effect", ("field", "why", "documented by"), no_effect),
+            *field_table(
+                "Refused", ("field", "only for", "accepted", "what to do", "documented by"), refused
+            ),
+            *field_table("Without effect", ("field", "why", "documented by"), no_effect),
         ]
     )
 
 
-def _table(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """The first cell of a row is the name of a field, the last one the letters of servers."""
+def field_table(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """The lines of a section. The first cell of a row is the name of a field, the last one the letters of
+    servers."""
     cells = [(f"`{name}`", *middle, _servers(letters)) for name, *middle, letters in rows]
     lines = [f"| {' | '.join(row)} |" for row in (head, *cells)]
     return [f"## {title}\n", lines[0], "|---" * len(head) + "|", *lines[1:], ""]
@@ -69,7 +72,7 @@ def _scope(endpoints: tuple[Endpoint, ...]) -> str:
     return "" if endpoints == BOTH else ", ".join(_SHORT[endpoint] for endpoint in endpoints)
 
 
-def _values(accepted: tuple[Any, ...]) -> str:
+def accepted_values(accepted: tuple[Any, ...]) -> str:
     return ", ".join(f"`{json.dumps(value)}`" for value in accepted)
 
 
@@ -77,5 +80,5 @@ def _servers(letters: str) -> str:
     return ", ".join(SERVERS[letter] for letter in letters)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     return text[0].upper() + text[1:]

@@ -18,11 +18,21 @@ from router.errors import InvalidRequest
 class Endpoint(StrEnum):
     CHAT = "/v1/chat/completions"
     TEXT = "/v1/completions"
+    MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
 
 
 BOTH = (Endpoint.CHAT, Endpoint.TEXT)
 # Who documents a field, by letter; R is this router alone.
-SERVERS = {"O": "OpenAI", "V": "vLLM", "S": "SGLang", "L": "llama.cpp", "T": "TGI", "R": "this router"}
+SERVERS = {
+    "O": "OpenAI",
+    "V": "vLLM",
+    "S": "SGLang",
+    "L": "llama.cpp",
+    "T": "TGI",
+    "A": "Anthropic",
+    "R": "this router",
+}
 
 
 @dataclass(frozen=True, slots=True)

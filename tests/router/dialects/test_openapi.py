@@ -19,13 +19,16 @@ from router.api.sse import to_json
 from router.dialects.app import build_app
 from router.errors import InvalidRequest, RouterError
 from router.load_report import ModelLoad, ReplicaLoad
-from tests.fakes.models import FakeGateway, distributes, hands_over, models, writes
+from router.model_port import Finish, ModelChunk, ModelRequest
+from router.parts import Part, ReasoningPart, TextPart, ToolCallPart
+from tests.fakes.models import FakeGateway, Item, distributes, hands_over, models, writes
 from tests.router.api.test_http_fuzz import BODY, JSON
 
 DOCUMENT = build_app(FakeGateway({})).openapi()
 HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
-POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback")
+MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", MESSAGES, COUNT)
 KINDS: dict[str, type[AnswerRequest]] = {"ChatRequest": ChatRequest, "CompletionRequest": CompletionRequest}
 
 
@@ -87,12 +90,12 @@ def test_the_document_describes_every_route_and_no_other():
 
 def test_a_post_describes_every_error_with_its_status_and_code():
     errors = list(subclasses(RouterError))
-    for path in (CHAT, TEXT, ROUTE):
+    for path in (CHAT, TEXT, ROUTE, MESSAGES, COUNT):
         responses = DOCUMENT["paths"][path]["post"]["responses"]
         assert responses.keys() - {"200"} == {str(error.status) for error in errors}
         for error in errors:
             response = responses[str(error.status)]
-            assert response["content"] == ENVELOPE
+            assert response["content"] == envelope(path)
             assert error.code is None or f"`{error.code}`" in response["description"]
             if error.retry_after_s is not None:
                 assert "retry-after" in response["headers"]
@@ -105,13 +108,15 @@ def test_every_operation_describes_its_errors():
             assert {"429", "500", "503"} <= statuses
             assert "422" not in statuses or path in POSTS, "no request gets FastAPI's own 422"
             for status in statuses - ({"503"} if path in HEALTH_PATHS else set()):
-                assert operation["responses"][status]["content"] == ENVELOPE
+                assert operation["responses"][status]["content"] == envelope(path)
     health = DOCUMENT["paths"]["/healthz"]["get"]
     assert health["security"] == []
     assert health["responses"]["503"]["content"] == health["responses"]["200"]["content"]
 
 
-ENVELOPE = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+def envelope(path: str) -> dict[str, Any]:
+    name = "MessagesErrorResponse" if path in (MESSAGES, COUNT) else "ErrorResponse"
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
 def subclasses(error: type[RouterError]) -> Iterator[type[RouterError]]:
@@ -144,6 +149,10 @@ ANSWERS: list[tuple[str, dict[str, Any] | None, str]] = [
     (ROUTE, {"messages": HELLO}, "RoutingDistribution"),
     (ROUTE, {"messages": []}, "ErrorResponse"),
     (CHAT, {"messages": HELLO, "model": "gpt-4o"}, "ErrorResponse"),
+    (MESSAGES, {"messages": HELLO, "max_tokens": 9}, "WrittenMessage"),
+    (MESSAGES, {"messages": HELLO, "max_tokens": 9, "routing": {"trace": True}}, "WrittenMessage"),
+    (MESSAGES, {"messages": HELLO}, "MessagesErrorResponse"),
+    (COUNT, {"messages": HELLO}, "MessageTokensCount"),
     ("/v1/models", None, "ModelList"),
     ("/v1/models/generalist/roman", None, "ModelCard"),
     ("/v1/models/gpt-4o", None, "ErrorResponse"),
@@ -193,6 +202,30 @@ async def test_an_event_has_the_described_fields_and_no_other(
     assert done == "data: [DONE]"
     for chunk in chunks:
         validator(shape, sealed(DOCUMENT)).validate(json.loads(chunk.removeprefix("data: ")))
+
+
+@pytest.mark.parametrize("trace", [False, True])
+async def test_an_event_of_a_message_has_the_described_fields_and_no_other(gateway: FakeGateway, trace: bool):
+    gateway.models = models(meta=hands_over("roman", 0.9, "It is "), roman=thinks_and_calls)
+    body = {"messages": HELLO, "max_tokens": 9, "stream": True, "routing": {"trace": trace}}
+    response = await ask(gateway, MESSAGES, body)
+    *events, _ = response.text.split("\n\n")
+    described = validator("MessageEvent", sealed(DOCUMENT))
+    for event in events:
+        name, data = event.split("\n")
+        described.validate(content := json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {content['type']}"
+    assert len(events) == 16
+
+
+def thinks_and_calls(ask: ModelRequest) -> list[Item]:
+    parts: list[Part] = [
+        ReasoningPart("Hm."),
+        TextPart("9"),
+        ToolCallPart(0, "f"),
+        ToolCallPart(0, None, "{}"),
+    ]
+    return [*(ModelChunk(num_tokens=1, parts=(part,)) for part in parts), ModelChunk(finish=Finish.STOP)]
 
 
 RANDOM_FIELD = st.tuples(
