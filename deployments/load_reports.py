@@ -47,6 +47,10 @@ class Broadcast(Protocol):
         """Tell every router, this one too, which prompt to quarantine. Raises ModelUnavailable."""
         ...
 
+    async def turn_authors(self, turns: Mapping[str, str]) -> None:
+        """Tell every router who wrote these turns, as `TurnAuthors.learn`. Raises ModelUnavailable."""
+        ...
+
     def keep(self, apps: Collection[str]) -> None:
         """Drop the handles to all other applications."""
         ...
@@ -95,7 +99,8 @@ class LoadReports:
 class ServeBroadcast:
     """`Broadcast` over Serve's handles.
 
-    A model has a method `load()`; the router has `open_calls()` and `learn_quarantine(digest)`.
+    A model has a method `load()`; the router has `open_calls()`, `learn_quarantine(digest)` and
+    `learn_turn_authors(turns)`.
     """
 
     def __init__(self) -> None:
@@ -113,11 +118,14 @@ class ServeBroadcast:
     async def quarantine(self, digest: str) -> None:
         await self._call_all(serve.get_replica_context().app_name, "learn_quarantine", digest)
 
+    async def turn_authors(self, turns: Mapping[str, str]) -> None:
+        await self._call_all(serve.get_replica_context().app_name, "learn_turn_authors", dict(turns))
+
     def keep(self, apps: Collection[str]) -> None:
         own = serve.get_replica_context().app_name
         self._handles = {app: handle for app, handle in self._handles.items() if app in {own, *apps}}
 
-    async def _call_all(self, app: str, method: str, *args: str) -> list[Any]:
+    async def _call_all(self, app: str, method: str, *args: Any) -> list[Any]:
         try:
             handle = self._handles.get(app) or await self._connect(app)
             return await _answers(handle.broadcast(method, *args))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 from deployments.connections import Connect, Connections, target_key
 from deployments.load_reports import Broadcast, LoadReports
@@ -176,15 +178,16 @@ class ModelGateway:
 
     def _tell_routers(self, digest: str) -> None:
         """Runs in its own task: the request that caused it neither waits for it nor fails with it."""
-        notification = start(self._broadcast_quarantine(digest), "broadcast quarantine")
+        self._notify("a quarantined prompt", self._broadcast.quarantine(digest))
+
+    def _share_turn_authors(self) -> None:
+        if turns := self.recorder.authors.take_new():
+            self._notify("the authors of turns", self._broadcast.turn_authors(turns))
+
+    def _notify(self, what: str, message: Coroutine[Any, Any, None]) -> None:
+        notification = start(_sent(what, message), "notify routers")
         self._notifications.add(notification)
         notification.add_done_callback(self._notifications.discard)
-
-    async def _broadcast_quarantine(self, digest: str) -> None:
-        try:
-            await self._broadcast.quarantine(digest)
-        except ModelUnavailable as error:
-            logger.warning("a quarantined prompt could not be sent to the other routers: %s", error)
 
     def _route_to(self, app: str) -> ModelRoute | None:
         """Any route to the application, since all of them share its replicas. A route that is not connected
@@ -210,6 +213,14 @@ class ModelGateway:
             await asyncio.sleep(REFRESH_PERIOD_S)
             for route in self._routes.values():
                 route.refresh()
+            self._share_turn_authors()
+
+
+async def _sent(what: str, message: Coroutine[Any, Any, None]) -> None:
+    try:
+        await message
+    except ModelUnavailable as error:
+        logger.warning("%s could not be sent to the other routers: %s", what, error)
 
 
 async def _close(routes: list[ModelRoute]) -> None:

@@ -106,6 +106,10 @@ class Router:
         """Another router found a prompt that crashes replicas."""
         self._gateway.quarantine.learn(digest)
 
+    async def learn_turn_authors(self, turns: dict[str, str]) -> None:
+        """Another router has answered these turns."""
+        self._gateway.recorder.authors.learn(turns)
+
     async def check_health(self) -> None:
         """Async, so that a blocked event loop fails it. The models have their own health checks."""
 

@@ -20,7 +20,8 @@ class ToolCall:
 class Message:
     """`tool_calls` and `reasoning` are of assistant messages, `tool_call_id` of tool messages.
 
-    `name` is that of a participant or of the called tool.
+    `name` is that of a participant or of the called tool. `author` is the model that wrote an assistant
+    message, if the client says so; no model gets it.
     """
 
     role: str
@@ -29,6 +30,7 @@ class Message:
     reasoning: str | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    author: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

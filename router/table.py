@@ -63,6 +63,11 @@ class RoutingRules(Frozen):
     call_bias: float = Field(
         0.0, description="Added to the logit of every expert token. Higher: the meta hands over more often."
     )
+    stay_bias: float = Field(
+        0.0,
+        description="Added to the logit of the expert that wrote the last turn of the conversation. Higher: "
+        "a question stays with it more often.",
+    )
     retries: int = Field(
         2, ge=0, description="Attempts to call a model again after a failure, without a token in between."
     )

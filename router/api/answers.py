@@ -41,6 +41,7 @@ class CompletionAnswer(Answer):
             "model": self.model,
             "system_fingerprint": f"table-{table.table_version}",
         }
+        self._tells_author = bool(self.generations[0].routing.stay_bias_in(table))
         self._encoded: dict[tuple[int, str], tuple[bytes, bytes]] = {}
 
     async def body(self, streams: Streams) -> dict[str, Any]:
@@ -134,6 +135,8 @@ class ChatAnswer(CompletionAnswer):
 
     def whole_content(self, index: int, choice: Choice) -> dict[str, Any]:
         message = message_fields(choice, legacy_functions=self._legacy_functions)
+        if self._tells_author and choice.done is not None:
+            message["author"] = choice.done.author
         logprobs = chat_logprobs(choice.logprobs) if self._with_logprobs else None
         fields: dict[str, Any] = {"message": message, "logprobs": logprobs}
         if choice.prompt_logprobs:
@@ -142,7 +145,9 @@ class ChatAnswer(CompletionAnswer):
 
     def chunk_content(self, index: int, item: Delta | Done, *, first: bool) -> dict[str, Any]:
         delta = {}
-        if not isinstance(item, Done):
+        if isinstance(item, Done):
+            delta = {"author": item.author} if self._tells_author else {}
+        else:
             delta = delta_fields(item, legacy_functions=self._legacy_functions)
         logprobs = item.logprobs if isinstance(item, TextDelta) else ()
         return {

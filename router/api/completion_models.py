@@ -139,7 +139,7 @@ class ToolCall(ResponseModel):
 
 class ChatCompletionMessage(ResponseModel):
     """`content` is null if there are tool calls and no text; `function_call` answers a request with
-    `functions`."""
+    `functions`. `author` comes with `routing.stay_bias`, and may be sent back."""
 
     role: Literal["assistant"]
     content: str | None
@@ -147,6 +147,7 @@ class ChatCompletionMessage(ResponseModel):
     reasoning: str | SkipJsonSchema[None] = None
     tool_calls: list[ToolCall] | SkipJsonSchema[None] = None
     function_call: CalledFunction | SkipJsonSchema[None] = None
+    author: str | SkipJsonSchema[None] = None
 
 
 class ChatCompletionChoice(CompletionChoice):
@@ -185,6 +186,7 @@ class ChatCompletionDelta(ResponseModel):
     reasoning: str | SkipJsonSchema[None] = None
     tool_calls: list[ToolCallDelta] | SkipJsonSchema[None] = None
     function_call: FunctionDelta | SkipJsonSchema[None] = None
+    author: str | SkipJsonSchema[None] = None
 
 
 class ChatCompletionChunkChoice(ChunkChoice):

@@ -14,6 +14,7 @@ from fastapi import Request, Response
 from router.api.answers import ChatAnswer, TextAnswer, token_counts
 from router.api.body import parse, parse_feedback, read_body
 from router.api.dialect import Answer
+from router.api.fields.strict import MAX_NAME_LENGTH
 from router.api.fields.table import EndpointRequest
 from router.api.gateway import Gateway, permitted_table
 from router.api.generations import generations, require_one_vocabulary
@@ -28,6 +29,7 @@ from router.errors import InvalidRequest
 from router.model_port import ModelChunk
 from router.table import META, RouteTable
 
+SESSION_HEADER = "x-session-id"  # names the conversation that a request belongs to
 AnyRequest = TypeVar("AnyRequest", bound=AnswerRequest)
 AnyBody = TypeVar("AnyBody", bound=EndpointRequest)
 
@@ -66,7 +68,9 @@ class Endpoints:
         request.state.open_request.count_choices(len(answer.generations), field)
         describe_request(body, answer.model, answer.id)
         decoder = self._decoder(table)
-        streams = [decoder.decode(generation) for generation in answer.generations]
+        streams = [
+            decoder.decode(self._staying(request, generation, table)) for generation in answer.generations
+        ]
         if body.stream:
             write_events = partial(answer.write_events, streams)
             return EventStream(write_events, request.state.request_id, table.heartbeat_s, answer.framing)
@@ -107,7 +111,19 @@ class Endpoints:
         generation = generations(body, table, request_id, request.state.key)[0]
         describe_request(body, body.model or table.name, request_id)
         require_one_vocabulary(body, [generation], table, self._gateway.vocabulary)
-        return generation
+        return self._staying(request, generation, table)
+
+    def _staying(
+        self, request: Request, generation: GenerationRequest, table: RouteTable
+    ) -> GenerationRequest:
+        """With the bias for the expert that wrote the last turn of the conversation."""
+        routing = generation.routing
+        if not routing.stay_bias_in(table):  # nearly always
+            return generation
+        session = request.headers.get(SESSION_HEADER, "")[:MAX_NAME_LENGTH]
+        generation = replace(generation, session=session)
+        author = self._gateway.recorder.authors.find(generation, request.state.key)
+        return replace(generation, routing=routing.staying_with(author, table))
 
     def _decoder(self, table: RouteTable) -> Decoder:
         gateway = self._gateway

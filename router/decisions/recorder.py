@@ -11,6 +11,7 @@ from typing import Protocol
 from router.decisions import metrics as m
 from router.decisions.log_lines import Line, decision_lines, feedback_line, key_label, margins, outcome
 from router.decisions.recent_answers import MAX_ANSWERS, ROUTER_DIGITS, RecentAnswer, RecentAnswers
+from router.decisions.turn_authors import TurnAuthors
 from router.decoding.decisions import Decision
 from router.decoding.generation import GenerationRequest, GenerationState
 from router.errors import UnknownAnswer
@@ -48,6 +49,7 @@ class DecisionRecorder:
     """An `AnswerRecorder`; one for all requests of a router.
 
     `table` returns the table without API keys. `max_answers`: how many answers it remembers for feedback.
+    `authors` are those of earlier turns.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class DecisionRecorder:
         self._log = log
         self._table = table
         self._answers = RecentAnswers(max_answers)
+        self.authors = TurnAuthors()
 
     def ended(self, generation: GenerationRequest, state: GenerationState, table: RouteTable) -> None:
         whole = self._table()
@@ -75,6 +78,9 @@ class DecisionRecorder:
         if not generation.target.routed:
             target = None if generation.target.writer == META else generation.target.writer
         self._answers.add(generation.request_id.rpartition("-")[0], RecentAnswer(key, target))
+        if state.finish is not None and generation.routing.stay_bias_in(table):
+            text = state.transcript.text[: state.transcript.num_visible]
+            self.authors.wrote(generation, key, state.author, text)
         if decisions and whole.decision_log is not None:
             with_text = whole.decision_log.text
             self._log.write(partial(decision_lines, generation, state, num_beyond_key, with_text=with_text))

@@ -15,6 +15,7 @@ from router.model_port import Finish, ModelChunk
 from router.parts import ReasoningPart
 from router.prompt import Prompt
 from router.sampling import Sampling
+from router.table import META
 from router.tracing import RequestTrace
 
 
@@ -30,6 +31,7 @@ class Progress:
 class GenerationRequest:
     """One answer to write. A client request with `n` choices has `n` generations for each of its prompts.
 
+    `session` names the conversation, if the client does; requests of one session belong together.
     A model may hold its text back for `message_gap_s` seconds, to send fewer messages. `admission` is shared
     by the generations of one client request; None makes this the only one. The decode loop keeps `progress`
     up to date, if there is one.
@@ -43,6 +45,7 @@ class GenerationRequest:
     stop: StopRule = StopRule()
     routing: Routing = Routing()
     message_gap_s: float = 0.0
+    session: str = ""
     admission: AdmissionContext | None = field(default=None, compare=False)
     progress: Progress | None = field(default=None, compare=False)
 
@@ -67,9 +70,11 @@ class ModelUsage:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The end of an answer. `num_prompt_tokens` are those of the model that was called first;
-    `num_completion_tokens` are those of all models, and of all answers of a chain."""
+    `num_completion_tokens` are those of all models, and of all answers of a chain. `author` is the last
+    expert that wrote, or the meta."""
 
     finish: Finish
+    author: str
     num_prompt_tokens: int
     num_completion_tokens: int
     has_tool_calls: bool
@@ -112,6 +117,11 @@ class GenerationState:
     def has_begun(self) -> bool:
         """Whether any model has written anything, thoughts included."""
         return self.transcript.num_tokens > 0
+
+    @property
+    def author(self) -> str:
+        """The last expert that has written; the meta if none has."""
+        return next((model for model in reversed(self.transcript.authors) if model != META), META)
 
     @property
     def num_tokens(self) -> int:
@@ -180,6 +190,7 @@ class GenerationState:
         self.finish = finish
         return Done(
             finish=finish,
+            author=self.author,
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.num_tokens,
             has_tool_calls=self.transcript.has_tool_calls,

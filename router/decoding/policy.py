@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from router.admission.context import AdmissionContext
@@ -24,6 +24,7 @@ class Routing:
     """A request's routing options. `experts` None allows every expert.
 
     `bias` is added to the logit of the expert that it names, and `call_bias` to those of all experts.
+    `stay_bias` is added to that of the expert that wrote the last turn; None: as the route table says.
     """
 
     experts: tuple[str, ...] | None = None
@@ -31,6 +32,17 @@ class Routing:
     force: str | None = None
     bias: Mapping[str, float] = field(default_factory=dict)
     call_bias: float = 0.0
+    stay_bias: float | None = None
+
+    def stay_bias_in(self, table: RouteTable) -> float:
+        return table.stay_bias if self.stay_bias is None else self.stay_bias
+
+    def staying_with(self, author: str | None, table: RouteTable) -> Routing:
+        """With the bias for the author of the last turn, if the request may reach it."""
+        if author is None or author not in table.experts:
+            return self
+        bias = self.bias.get(author, 0.0) + self.stay_bias_in(table)
+        return replace(self, bias={**self.bias, author: bias})
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,11 @@ class Transcript:
     def num_tokens(self) -> int:
         return sum(author.num_tokens for author in self._authors)
 
+    @property
+    def authors(self) -> list[str]:
+        """The models that have written, in order."""
+        return [author.model for author in self._authors if author.num_tokens]
+
     def begin(self, model: str, probability: float | None = None) -> None:
         """From here on, `model` writes. `probability` is that of its expert token, after a hand-over."""
         self._authors.append(_Author(model, len(self.text), probability))

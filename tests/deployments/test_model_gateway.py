@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -13,10 +14,10 @@ from deployments.router import Router
 from router.availability import ModelState
 from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
 from router.model_port import Finish, ModelChunk
-from router.prompt import Prompt
+from router.prompt import Message, Prompt
 from router.table import Deadlines, ModelEntry
 from tests.fakes.cluster import Cluster, call, gateway_to, opened, probed, settle, table
-from tests.fakes.models import GONE, STOP, Item, Pause, in_virtual_time
+from tests.fakes.models import GENERATION, GONE, STOP, Item, Pause, in_virtual_time
 from tests.fakes.replicas import FakeBroadcast, replica
 
 OVERLOADED = ModelOverloaded("full")
@@ -274,6 +275,25 @@ def test_all_routers_learn_what_one_puts_into_quarantine():
         other = ModelGateway(Cluster().connect, 1024, FakeBroadcast())
         other.quarantine.learn(digest)
         assert other.quarantine.blocked(["meta", "chem"], Prompt(text="poison")) == {"meta"}
+        await gateway.close()
+
+    in_virtual_time(main())
+
+
+def test_all_routers_learn_who_wrote_a_turn_soon_after():
+    async def main() -> None:
+        replicas = FakeBroadcast(of={"router": [replica()]})
+        gateway = ModelGateway(Cluster().connect, 1024, replicas)
+        await gateway.install(table())
+        question = (Message("user", "q"),)
+        asked = replace(GENERATION, prompt=Prompt(messages=question))
+        gateway.recorder.authors.wrote(asked, "", "chem", "a")
+        await settle()
+        other = ModelGateway(Cluster().connect, 1024, FakeBroadcast())
+        other.recorder.authors.learn(replicas.turns)
+        turns = (*question, Message("assistant", "a"), Message("user", "and?"))
+        found = other.recorder.authors.find(replace(asked, prompt=Prompt(messages=turns)), "")
+        assert found == "chem"
         await gateway.close()
 
     in_virtual_time(main())

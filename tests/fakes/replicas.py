@@ -31,6 +31,7 @@ class FakeBroadcast:
     silent: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
+    turns: dict[str, str] = field(default_factory=dict)
     kept: Collection[str] = ()
 
     async def loads(self, app: str) -> list[ReplicaLoad]:
@@ -49,6 +50,12 @@ class FakeBroadcast:
         if "router" not in self.of:
             raise ModelUnavailable("there is no application router")
         self.quarantined.append(digest)
+
+    async def turn_authors(self, turns: Mapping[str, str]) -> None:
+        await self._answer("router")
+        if "router" not in self.of:
+            raise ModelUnavailable("there is no application router")
+        self.turns |= turns
 
     def keep(self, apps: Collection[str]) -> None:
         self.kept = set(apps)

@@ -64,6 +64,7 @@ class ChatMessage(StrictRequest):
     function_call: MessageFunction | None = None
     tool_call_id: str | None = Field(None, max_length=256)
     name: str | None = Field(None, max_length=256)
+    author: str | None = Field(None, max_length=256)
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -110,6 +111,7 @@ class ChatMessage(StrictRequest):
             reasoning=(self.reasoning or self.reasoning_content) if is_assistant else None,
             tool_call_id=_function_id(self.name or "") if is_function else self.tool_call_id,
             name=self.name,
+            author=self.author if is_assistant else None,
         )
 
 

@@ -29,6 +29,7 @@ _MESSAGES = """\
 | `role` | | `system`, `developer`, `user`, `assistant`, `tool`, or `function` of OpenAI's first API |
 | `content` | | Text, or a list of parts of type `text`. A message of the assistant may be without |
 | `name` | | Passed to the chat template |
+| `author` | `assistant` | Who wrote it, as an answer [says](../conversations.md). No model gets it |
 | `tool_calls`, `function_call` | `assistant` | The calls that the message made |
 | `reasoning`, `reasoning_content` | `assistant` | Passed to the chat template, which most often drops them |
 | `refusal` | `assistant` | Read as the message's text if it has no other |

@@ -22,6 +22,7 @@ class RoutingOptions(StrictRequest):
     force: Name | None = None
     bias: dict[Name, Bias] = Field(default_factory=dict, max_length=MAX_NAMES)
     call_bias: Bias = 0.0
+    stay_bias: Bias | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -35,4 +36,4 @@ class RoutingOptions(StrictRequest):
 
     def to_routing(self) -> Routing:
         experts = None if self.experts is None else tuple(dict.fromkeys(self.experts))
-        return Routing(experts, tuple(self.exclude), self.force, self.bias, self.call_bias)
+        return Routing(experts, tuple(self.exclude), self.force, self.bias, self.call_bias, self.stay_bias)
