@@ -57,6 +57,7 @@ def done(has_tool_calls: bool = False, **fields: Any) -> Done:
         timing=Timing(_began_s=0.0),
         decisions=[],
         drafts=[],
+        author="meta",
     )
     return replace(end, **fields)
 
