@@ -180,8 +180,8 @@ class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
     Web pages of `cors_origins` may use the API. With `allow_chat_template`, a request may bring a template.
-    With `page`, browsers get a page that shows the cluster. With `has_chain_stop`, the meta has a row named
-    `CHAIN_STOP`.
+    `aliases` are further names of models. With `page`, browsers get a page that shows the cluster. With
+    `has_chain_stop`, the meta has a row named `CHAIN_STOP`.
     """
 
     table_version: int
@@ -195,6 +195,7 @@ class RouteTable(RoutingRules):
     page: bool = True
     tracing: Tracing | None = None
     shadows: tuple[str, ...] = ()
+    aliases: dict[str, str] = Field(default_factory=dict)
     has_chain_stop: bool = False
     decision_log: DecisionLogRules | None = None
 
@@ -239,5 +240,6 @@ class RouteTable(RoutingRules):
 
     @property
     def model_ids(self) -> list[str]:
-        """Every model that a request may name: the generalist, the meta, each expert."""
-        return [self.name, f"{self.name}/{META}", *(f"{self.name}/{expert}" for expert in self.experts)]
+        """Every model that a request may name: the generalist, the meta, each expert, and their aliases."""
+        ids = [self.name, f"{self.name}/{META}", *(f"{self.name}/{expert}" for expert in self.experts)]
+        return [*ids, *(alias for alias, model_id in self.aliases.items() if model_id in ids)]

@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    Field,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from cluster.config.base import LoadContext, StrictConfig, problems
@@ -202,6 +195,12 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
                 raise ValueError(
                     f"experts.{name}.replaces: no expert named '{shadow.replaces}'; correct it or remove it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _aliases_stand_for_models(self) -> Self:
+        for problem in self.http.alias_problems(self.name, self.experts):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

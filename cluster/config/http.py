@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from cluster.config.base import LoadContext, StrictConfig
+from router.table import META
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+ALIAS = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"
 ORIGIN = r"^(\*|https?://[^/\s]+)$"
 
 
@@ -55,6 +58,12 @@ class HttpConfig(StrictConfig, title="http"):
         "what it asks the cluster does.",
     )
 
+    aliases: dict[Annotated[str, Field(pattern=ALIAS)], str] = Field(
+        {},
+        description="Further names for models, for clients that know other ones, such as `gpt-4o: "
+        "generalist`. Each stands for a model as `GET /v1/models` lists it.",
+    )
+
     @field_validator("keys_file")
     @classmethod
     def _is_there(cls, keys_file: Path | None, info: ValidationInfo) -> Path | None:
@@ -64,3 +73,12 @@ class HttpConfig(StrictConfig, title="http"):
         if not path.is_file():
             raise ValueError(f"no such file '{path}'; make it with `etr keys create` or correct the path")
         return path
+
+    def alias_problems(self, name: str, experts: Iterable[str]) -> Iterator[str]:
+        """What is wrong with the aliases in the cluster `name`, one line each."""
+        ids = [name, f"{name}/{META}", *(f"{name}/{expert}" for expert in experts)]
+        for alias, model_id in self.aliases.items():
+            if alias == name or alias.startswith(f"{name}/"):
+                yield f"http.aliases.{alias}: models of this cluster are named like that; choose another"
+            if model_id not in ids:
+                yield f"http.aliases.{alias}: no model '{model_id}'; use one of: {', '.join(ids)}"

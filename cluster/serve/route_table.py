@@ -27,6 +27,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
             for name, block in sorted(config.experts.items())
         },
         **({"shadows": list(config.shadows)} if config.shadows else {}),
+        **({"aliases": config.http.aliases} if config.http.aliases else {}),
         **_decision_log(config),
         **config.routing.rules(),
         "keys": [key.model_dump(mode="json") for key in config_keys(config)],

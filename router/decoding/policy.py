@@ -73,7 +73,7 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
         ("routing.force", () if routing.force is None else (routing.force,)),
     ):
         _check_names(table, field_name, names)
-    name = table.name if model is None else model
+    name = table.name if model is None else table.aliases.get(model, model)
     if name == table.name:
         if routing.force is not None and routing != Routing(force=routing.force):
             raise InvalidRequest(
@@ -83,7 +83,7 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
     writer = table.addressed(name)
     if writer is None:
         known = ", ".join(table.model_ids)
-        raise UnknownModel(f"model '{name}' does not exist; available: {known}", "model")
+        raise UnknownModel(f"model '{model}' does not exist; available: {known}", "model")
     if routing != Routing():
         raise InvalidRequest(
             f"routing options take effect only with model '{table.name}', not with '{name}'", "routing"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from router.api.keys import permitted
 from router.availability import ModelState
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Recovery, Routing, Target, after_failure, resolve, select_experts
@@ -25,7 +26,7 @@ from router.errors import (
     UnknownModel,
 )
 from router.model_port import Finish, ModelChunk
-from router.table import META, ModelEntry
+from router.table import META, ApiKey, ModelEntry
 from tests.fakes.availability import FakeRoutes
 from tests.fakes.models import (
     DIRECT,
@@ -75,6 +76,23 @@ def test_a_forced_expert_answers_without_the_meta():
 def test_an_unknown_model_is_refused_with_the_available_names(model: str):
     with pytest.raises(UnknownModel, match="available: g, g/meta, g/chem, g/law, g/weather"):
         resolve(expert_table(), model, Routing())
+
+
+def test_an_alias_stands_for_a_model():
+    table = expert_table(aliases={"gpt-4o": "g", "claude/opus": "g/law"})
+    assert resolve(table, "gpt-4o", Routing()) == Target("meta", routed=True)
+    assert resolve(table, "claude/opus", Routing()) == Target("law", routed=False)
+    assert table.model_ids[-2:] == ["gpt-4o", "claude/opus"]
+
+
+def test_an_alias_of_an_expert_that_a_key_may_not_reach_does_not_exist():
+    table = expert_table(aliases={"claude/opus": "g/law"})
+    reachable = permitted(table, ApiKey(name="a", sha256="0" * 64, experts=("chem",)))
+    assert "claude/opus" not in reachable.model_ids
+    with pytest.raises(
+        UnknownModel, match="model 'claude/opus' does not exist; available: g, g/meta, g/chem$"
+    ):
+        resolve(reachable, "claude/opus", Routing())
 
 
 @pytest.mark.parametrize(
