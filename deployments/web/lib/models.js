@@ -10,7 +10,8 @@ export const models = { generalist: "", names: [], experts: [] };
 export async function loadModels() {
   const ids = (await getJson("v1/models")).data.map(({ id }) => id);
   models.generalist = ids[0];
-  models.names = ids.slice(1).map((id) => id.slice(ids[0].length + 1));
+  const prefix = `${ids[0]}/`; // aliases have another beginning
+  models.names = ids.filter((id) => id.startsWith(prefix)).map((id) => id.slice(prefix.length));
   models.experts = models.names.filter((name) => name !== META);
   knowAuthors(models.experts);
 }
