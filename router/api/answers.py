@@ -116,7 +116,7 @@ class CompletionAnswer(Answer):
         num_completion_tokens = sum(choice.num_completion_tokens for choice in done.values())
         return {
             "usage": token_counts(num_prompt_tokens, num_completion_tokens),
-            "usage_by_model": _usage_by_model([choice.usage_by_model for choice in done.values()]),
+            "usage_by_model": usage_by_model([choice.usage_by_model for choice in done.values()]),
         }
 
     @abstractmethod
@@ -218,7 +218,7 @@ def token_counts(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str
     }
 
 
-def _usage_by_model(usages: list[dict[str, ModelUsage]]) -> dict[str, dict[str, int]]:
+def usage_by_model(usages: list[dict[str, ModelUsage]]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for model, usage in (pair for by_model in usages for pair in by_model.items()):
         sums = total.setdefault(model, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0})

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from router.api.fields.messages import ChatMessage
 from router.api.fields.refused import REFUSED
 from router.api.fields.routing import RoutingOptions
-from router.api.fields.sampling import MAX_LOGPROBS, SamplingFields
+from router.api.fields.sampling import MAX_LOGPROBS, SamplingFields, StopFields
 from router.api.fields.strict import MAX_INT32, Name, StrictRequest
 from router.api.fields.table import Endpoint, EndpointRequest, refused_by
 from router.api.fields.template import TemplateFields, TruncationFields
@@ -25,10 +25,8 @@ from router.prompt import ChatOptions, Prompt
 
 MAX_CHOICES = 128
 MAX_MESSAGES = 2048
-MAX_STOP_STRINGS = 16
 
 Limit = Annotated[int, Field(ge=0, le=MAX_INT32)]
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class StreamOptions(StrictRequest):
@@ -42,7 +40,7 @@ class StreamOptions(StrictRequest):
         return self.include_usage and self.continuous_usage_stats
 
 
-class AnswerRequest(SamplingFields, TruncationFields, EndpointRequest, ABC):
+class AnswerRequest(SamplingFields, StopFields, TruncationFields, EndpointRequest, ABC):
     """The fields that chat and text completions share."""
 
     endpoint: ClassVar[Endpoint]
@@ -53,17 +51,10 @@ class AnswerRequest(SamplingFields, TruncationFields, EndpointRequest, ABC):
     stream_options: StreamOptions = StreamOptions()
     n: int = Field(1, ge=1, le=16)
     best_of: int | None = None
-    stop: list[StopString] = Field(default_factory=list, max_length=MAX_STOP_STRINGS)
-    include_stop_str_in_output: bool = False
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     priority: int = Field(0, ge=-(2**63), lt=2**63)
     routing: RoutingOptions | None = None
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _has_no_contradiction(self) -> Self:

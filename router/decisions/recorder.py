@@ -17,7 +17,7 @@ from router.decoding.generation import GenerationRequest, GenerationState
 from router.errors import UnknownAnswer
 from router.table import META, RouteTable
 
-ANSWER_ID = re.compile("(?:chatcmpl|cmpl|msg)-([0-9a-f]{32})")
+ANSWER_ID = re.compile("(?:chatcmpl|cmpl|resp|msg)-([0-9a-f]{32})")
 # Reasons that are the same at every decision of a request, and may concern every expert.
 _COUNTED_TOGETHER = ("excluded", "limit")
 

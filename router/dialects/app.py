@@ -43,10 +43,13 @@ from router.dialects.messages.errors import MESSAGES
 from router.dialects.messages.request import CountTokensRequest, MessagesRequest
 from router.dialects.messages.response_models import MessageEvent, MessageTokensCount, WrittenMessage
 from router.dialects.openapi import GET_ERRORS, DocumentedApp
+from router.dialects.responses.endpoint import RESPONSES, ResponsesEndpoint
+from router.dialects.responses.models import ResponseBody, ResponseEvent
+from router.dialects.responses.request import ResponsesRequest
 from router.errors import RequestError, RouterError
 
 # By the beginning of their paths; every other path is OpenAI's.
-DIALECTS: Mapping[str, Dialect] = {"/v1/messages": MESSAGES}
+DIALECTS: Mapping[str, Dialect] = {"/v1/responses": RESPONSES, "/v1/messages": MESSAGES}
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
     """
     app, endpoints = DocumentedApp(), Endpoints(gateway)
     _add_completions(app, endpoints)
+    _add_responses(app, ResponsesEndpoint(endpoints))
     _add_messages(app, MessageEndpoints(endpoints))
     _add_status(app, StatusEndpoints(gateway))
     app.add_exception_handler(RouterError, _router_error)
@@ -89,6 +93,11 @@ def _add_completions(app: DocumentedApp, endpoints: Endpoints) -> None:
     app.add("/v1/route", endpoints.route, RoutingDistribution, ChatRequest)
     app.add("/v1/feedback", endpoints.feedback, FeedbackReceipt, FeedbackRequest)
     app.add("/openapi.json", endpoints.openapi, OpenApiDocument)
+
+
+def _add_responses(app: DocumentedApp, responses: ResponsesEndpoint) -> None:
+    create = responses.create_response
+    app.add("/v1/responses", create, ResponseBody, ResponsesRequest, chunk=ResponseEvent, dialect=RESPONSES)
 
 
 def _add_messages(app: DocumentedApp, endpoints: MessageEndpoints) -> None:

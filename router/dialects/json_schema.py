@@ -12,7 +12,7 @@ from pydantic_core import core_schema
 from router.api.fields.messages import ChatMessage, TextPart
 from router.api.fields.strict import MAX_INT32, StrictRequest
 from router.api.fields.table import EndpointRequest
-from router.api.requests import MAX_CHOICES, AnswerRequest, CompletionRequest
+from router.api.requests import MAX_CHOICES, CompletionRequest
 
 Schema = dict[str, Any]
 Described = type[BaseModel]
@@ -48,8 +48,6 @@ class _Generator(GenerateJsonSchema):
         if not issubclass(schema["cls"], StrictRequest):
             return described
         fields = described["properties"]
-        if issubclass(schema["cls"], AnswerRequest):
-            fields["stop"] = {"anyOf": [fields["stop"]["items"], fields["stop"]]}
         if issubclass(schema["cls"], EndpointRequest):
             fields |= _refused_fields(schema["cls"])
         if issubclass(schema["cls"], CompletionRequest):

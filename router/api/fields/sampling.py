@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from router.api.fields.grammar import GrammarFields
-from router.api.fields.strict import MAX_INT32, MAX_NAMES, Bias, TokenIds, at_most
+from router.api.fields.strict import MAX_INT32, MAX_NAMES, Bias, StrictRequest, TokenIds, at_most
 from router.sampling import Sampling, SamplingOptions
 
 MAX_BAD_WORDS = 128
 MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
 
 BadWord = Annotated[str, Field(min_length=1, max_length=256)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]  # keys of JSON objects are strings
 
@@ -28,6 +31,16 @@ _PASSED_ON = (
     "min_tokens",
     "ignore_eos",
 )
+
+
+class StopFields(StrictRequest):
+    stop: StopStrings = Field(default_factory=list)
+    include_stop_str_in_output: bool = False
+
+    @field_validator("stop", mode="before", json_schema_input_type=StopString | StopStrings)
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class SamplingFields(GrammarFields):

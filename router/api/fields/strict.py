@@ -25,11 +25,16 @@ def at_most(num: int) -> BeforeValidator:
     return BeforeValidator(refuse_longer)
 
 
+def as_integer(value: Any) -> Any:
+    """6 for 6.0: JSON has only one type of number."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
 Names = Annotated[list[Name], Field(max_length=MAX_NAMES, fail_fast=True)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT32), BeforeValidator(as_integer)]
 TokenIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS, fail_fast=True)]
 # A JSON object with values of any kind, as templates and schemas have it.
 JsonObject = Annotated[dict[str, Any], Field(max_length=MAX_NAMES), at_most(MAX_NAMES)]
@@ -41,8 +46,7 @@ class StrictRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _normalized(cls, value: Any) -> Any:
-        """Drops nulls, and turns 6.0 into 6: JSON has only one type of number."""
+        """Drops nulls, and turns 6.0 into 6."""
         if not isinstance(value, dict):
             return value
-        present = ((k, v) for k, v in value.items() if v is not None)
-        return {k: int(v) if type(v) is float and v.is_integer() else v for k, v in present}
+        return {k: as_integer(v) for k, v in value.items() if v is not None}

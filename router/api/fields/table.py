@@ -18,6 +18,7 @@ from router.errors import InvalidRequest
 class Endpoint(StrEnum):
     CHAT = "/v1/chat/completions"
     TEXT = "/v1/completions"
+    RESPONSES = "/v1/responses"
     MESSAGES = "/v1/messages"
     COUNT_TOKENS = "/v1/messages/count_tokens"
 

@@ -9,10 +9,11 @@ from pydantic_core import PydanticCustomError
 
 from router.api.body import validated
 from router.api.fields.routing import RoutingOptions
+from router.api.fields.sampling import MAX_STOP_STRINGS, StopString
 from router.api.fields.strict import MAX_INT32, JsonObject, Name, StrictRequest
 from router.api.fields.table import Endpoint, EndpointRequest, refused_by
 from router.api.fields.tools import MAX_TOOLS
-from router.api.requests import MAX_MESSAGES, MAX_STOP_STRINGS, ChatRequest, StopString
+from router.api.requests import MAX_MESSAGES, ChatRequest
 from router.dialects.messages.content import ConversationMessage, Texts
 from router.dialects.messages.fields import REFUSED
 from router.errors import InvalidRequest

@@ -27,8 +27,8 @@ from tests.router.api.test_http_fuzz import BODY, JSON
 DOCUMENT = build_app(FakeGateway({})).openapi()
 HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
-MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
-POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", MESSAGES, COUNT)
+MESSAGES, COUNT, RESPONSES = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
+POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", RESPONSES, MESSAGES, COUNT)
 KINDS: dict[str, type[AnswerRequest]] = {"ChatRequest": ChatRequest, "CompletionRequest": CompletionRequest}
 
 
@@ -90,7 +90,7 @@ def test_the_document_describes_every_route_and_no_other():
 
 def test_a_post_describes_every_error_with_its_status_and_code():
     errors = list(subclasses(RouterError))
-    for path in (CHAT, TEXT, ROUTE, MESSAGES, COUNT):
+    for path in (CHAT, TEXT, ROUTE, RESPONSES, MESSAGES, COUNT):
         responses = DOCUMENT["paths"][path]["post"]["responses"]
         assert responses.keys() - {"200"} == {str(error.status) for error in errors}
         for error in errors:
@@ -146,6 +146,9 @@ ANSWERS: list[tuple[str, dict[str, Any] | None, str]] = [
     (CHAT, {"messages": HELLO, "routing": {"trace": True}}, "ChatCompletion"),
     (TEXT, {"prompt": ["9 is", "8 is"]}, "TextCompletion"),
     (TEXT, {"prompt": "9 is", "routing": {"trace": True}}, "TextCompletion"),
+    (RESPONSES, {"input": HELLO}, "ResponseBody"),
+    (RESPONSES, {"input": "9?", "routing": {"trace": True}, "max_output_tokens": 1}, "ResponseBody"),
+    (RESPONSES, {"input": []}, "ErrorResponse"),
     (ROUTE, {"messages": HELLO}, "RoutingDistribution"),
     (ROUTE, {"messages": []}, "ErrorResponse"),
     (CHAT, {"messages": HELLO, "model": "gpt-4o"}, "ErrorResponse"),
