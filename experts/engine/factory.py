@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experts.engine.base import Engine
 from experts.engine.config import EngineConfig, ModelSource, VllmConfig
+from experts.engine.library_imports import library_imports
 from experts.errors import ModelLoadError
 
 
@@ -16,7 +17,8 @@ def make_engine(model: ModelSource, config: EngineConfig) -> Engine:
     """
     if isinstance(config, VllmConfig):
         return _make_vllm_engine(model, config)
-    from experts.engine.hf.engine import TransformersEngine
+    with library_imports():
+        from experts.engine.hf.engine import TransformersEngine
 
     return TransformersEngine(
         model.source,
@@ -35,6 +37,7 @@ def _make_vllm_engine(model: ModelSource, config: VllmConfig) -> Engine:
             f"{model.source}: engine kind vllm needs vLLM, which is not installed here; install "
             "expert-token-routing[vllm] or use kind: transformers"
         ) from error
-    from experts.engine.vllm.engine import VllmEngine
+    with library_imports():
+        from experts.engine.vllm.engine import VllmEngine
 
     return VllmEngine(model, config)
