@@ -158,6 +158,7 @@ def _command(
         "--min-worker-port": 0,  # any free ports: the default range may collide with another cluster's
         "--max-worker-port": 0,
         "--object-store-memory": OBJECT_STORE_BYTES,
+        "--include-log-monitor": False,  # it sends every log line to drivers, and none reads them
     }
     if num_cpus is not None:
         options["--num-cpus"] = num_cpus
