@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from deployments.error_text import describe
-from experts.adapter import adapter_digest, adapter_folder
+from experts.adapter import Invocation, adapter_digest, adapter_folder
 from experts.engine.base import AdapterEngine
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
@@ -30,11 +30,12 @@ STARTUP_TIMEOUT_S = 60.0  # an adapter whose files do not arrive must not keep t
 
 class AdapterSource(BaseModel):
     """`source`: a folder or a URI. `digest`: of its files (`adapter_digest`), if the process that wrote the
-    config could read them."""
+    config could read them. `invocation`: how the adapter takes over in place; None: it never does."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
     digest: str | None = None
+    invocation: Invocation | None = None
 
     @property
     def version(self) -> str:
@@ -105,6 +106,23 @@ class ReplicaAdapters:
         finally:
             adapter.num_running -= 1
 
+    async def generate_in_place(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        """Stream a call within which an adapter may take over. Raises ExpertsError, as `Engine.generate`."""
+        adapter: _Adapter | None = None
+        try:
+            async with aclosing(self._engine.generate(request)) as chunks:
+                async for chunk in chunks:
+                    if adapter is not None:
+                        adapter.num_tokens += len(chunk.token_ids)
+                    elif chunk.expert in request.in_place and chunk.finish is None:
+                        adapter = self._adapters.get(request.in_place[chunk.expert])
+                        if adapter is not None:
+                            adapter.num_running += 1
+                    yield chunk
+        finally:
+            if adapter is not None:
+                adapter.num_running -= 1
+
     def loads(self) -> dict[str, AdapterLoad]:
         """The load of every wanted adapter, by name."""
         return {
@@ -165,7 +183,7 @@ class ReplicaAdapters:
 
     async def _load(self, name: str, adapter: _Adapter, wanted: AdapterSource, folder: Path) -> None:
         await _require_digest(folder, wanted.digest)
-        await self._engine.load_adapter(name, str(folder))
+        await self._engine.load_adapter(name, str(folder), wanted.invocation)
         try:
             await _require_digest(folder, wanted.digest)  # the files may have changed while they were read
         except ModelLoadError:

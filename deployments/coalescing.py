@@ -14,8 +14,8 @@ MIN_MESSAGE_GAP_S = 0.005
 class Coalescer:
     """Joins chunks that come sooner than `gap_s` (at least `MIN_MESSAGE_GAP_S`) after a message.
 
-    There is no timer: a model that wrote that fast will soon write again. The first text and the end are sent
-    at once.
+    There is no timer: a model that wrote that fast will soon write again. The first text, the end and a
+    change of the writer are sent at once.
     """
 
     def __init__(self, gap_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Coalescer:
     def add(self, chunk: EngineChunk) -> EngineChunk | None:
         """The message to send now, or None if the chunk waits for the next one."""
         joined = chunk if self._pending is None else self._pending.followed_by(chunk)
-        if joined.finish is None and self._clock() - self._sent_s < self._gap_s:
+        if joined.finish is None and joined.expert is None and self._clock() - self._sent_s < self._gap_s:
             self._pending = joined
             return None
         self._pending = None

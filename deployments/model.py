@@ -43,8 +43,8 @@ class ModelSettings(BaseModel):
 
     For a meta: `tokens`, the token of every expert by name, inlined so that no replica needs a shared disk,
     and `table_version`, the version of the route table they belong to; `shadows` are experts on trial, which
-    are scored and never win. For a pool: `adapters`, the LoRA
-    adapter of each of its experts by name. `target_tokens_in_flight` is per replica; None: scale by requests.
+    are scored and never win. For a pool, and for a meta with experts in place: `adapters`, the LoRA adapter
+    of each of its experts by name. `target_tokens_in_flight` is per replica; None: scale by requests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -153,8 +153,10 @@ class ModelServer:
         await self._tracer.close()
 
     def _generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
-        if self._adapters is None or request.adapter is None:
+        if self._adapters is None or (request.adapter is None and not request.in_place):
             return self._engine.generate(request)
+        if request.adapter is None:
+            return self._adapters.generate_in_place(request)
         return self._adapters.generate(request.adapter, request)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -27,13 +27,16 @@ _WHOLE_MODEL = {
     "target_parameters": "parameters outside of linear modules",
     "trainable_token_indices": "embeddings",
     "layer_replication": "repeated layers",
-    "alora_invocation_tokens": "activated LoRA",
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
     "arrow_config": "Arrow",
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
 }
+
+
+# How an adapter takes over from its base within one sequence: as it was trained to, or although it was not.
+Invocation = Literal["exact", "approximate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,29 @@ class Adapter:
     rank: int
     hidden_size: int | None
     settings: Mapping[str, Any]
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The token ids from which on an activated LoRA applies; empty for any other LoRA."""
+        return tuple(self.settings.get("alora_invocation_tokens") or ())
+
+    def activation(self, invocation: Invocation | None) -> tuple[int, ...] | None:
+        """Where the adapter applies, for `activation_start`. `invocation`: None if it never takes over.
+
+        Raises:
+            ModelLoadError: it cannot take over in this way.
+        """
+        if invocation == "exact" and not self.invocation:
+            raise ModelLoadError(
+                f"{self.folder}: is an ordinary LoRA, which was trained to read whole prompts; set "
+                "adapter.invocation: approximate, or train it with PEFT's alora_invocation_tokens"
+            )
+        if invocation == "approximate" and self.invocation:
+            raise ModelLoadError(
+                f"{self.folder}: is an activated LoRA, for which adapter.invocation: approximate has no "
+                "effect; remove it"
+            )
+        return self.invocation if invocation or self.invocation else None
 
     def require_fit(self, *, hidden_size: int | None, max_rank: int) -> None:
         """Raises ModelLoadError if the adapter is for another base, its rank is above `max_rank`, or it
@@ -71,6 +97,24 @@ def not_by_row(folder: Path, feature: str) -> ModelLoadError:
         f"{folder}: trains {feature}, which cannot be applied to single rows of a batch; merge it into a "
         "model of its own with model: {path: …, adapter: …}"
     )
+
+
+def activation_start(activation: Sequence[int] | None, ids: Sequence[int], *, is_at_start: bool) -> int:
+    """The position in `ids` from which on an adapter applies; the base alone computes what is before.
+
+    `ids`: the tokens before the adapter's first one. `activation`: as from `Adapter.activation`; None: the
+    adapter applies everywhere. At the start of an answer (`is_at_start`) it applies from the last invocation
+    sequence on, as in PEFT. Within an answer, and if there is no such sequence, it applies from the last
+    token on.
+    """
+    if activation is None:
+        return 0
+    if activation and is_at_start:
+        sought = list(activation)
+        for start in range(len(ids) - len(sought), -1, -1):
+            if ids[start] == sought[0] and list(ids[start : start + len(sought)]) == sought:
+                return start
+    return len(ids) - 1
 
 
 def adapter_folder(source: str) -> Path:

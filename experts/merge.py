@@ -20,7 +20,11 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> None:
 
     Raises ModelLoadError: PEFT is not installed, or the adapter is unreadable or was made for another base.
     """
-    read_adapter(folder)
+    if read_adapter(folder).invocation:
+        raise ModelLoadError(
+            f"{folder}: is an activated LoRA, which cannot be merged; give the expert adapter: {{path: …, "
+            "pool: meta}"
+        )
     if find_spec("peft") is None:
         raise ModelLoadError(
             f"{folder}: merging an adapter needs peft; run `pip install 'expert-token-routing[learn]'`"

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from experts.errors import ModelLoadError, UnknownAdapter
+
+if TYPE_CHECKING:
+    from experts.adapter import Invocation
 
 
 class AdapterStore(Protocol):
@@ -27,11 +30,13 @@ class AdapterStore(Protocol):
 
 @dataclass(eq=False, slots=True)
 class LoadedAdapter:
-    """`number`: unlike that of any adapter that was loaded before. `idle` is set while no request uses it."""
+    """`number`: unlike that of any adapter that was loaded before. `invocation`: how it takes over in place.
+    `idle` is set while no request uses it."""
 
     number: int
     name: str
     folder: str
+    invocation: Invocation | None = None
     num_requests: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,16 +69,19 @@ class AdapterSlots:
         adapter = self._loaded.get(name)
         if adapter is None:
             raise UnknownAdapter(name)
-        adapter.num_requests += 1
-        adapter.idle.clear()
-        try:
+        with _kept([adapter]):
             yield adapter
-        finally:
-            adapter.num_requests -= 1
-            if not adapter.num_requests:
-                adapter.idle.set()
 
-    async def load(self, store: AdapterStore, name: str, folder: str) -> None:
+    @contextmanager
+    def using_loaded(self, names: Iterable[str]) -> Iterator[dict[str, LoadedAdapter]]:
+        """Keep those of these adapters that are loaded while a request runs that may need any of them."""
+        loaded = {name: self._loaded[name] for name in names if name in self._loaded}
+        with _kept(loaded.values()):
+            yield loaded
+
+    async def load(
+        self, store: AdapterStore, name: str, folder: str, invocation: Invocation | None = None
+    ) -> None:
         """Load an adapter. Returns once new requests use it; running requests keep the replaced version.
 
         Raises:
@@ -85,7 +93,7 @@ class AdapterSlots:
                 "engine.max_adapters"
             )
         await self._free_slots.acquire()  # requests may still use an adapter that is being unloaded
-        adapter = LoadedAdapter(next(self._numbers), name, folder)
+        adapter = LoadedAdapter(next(self._numbers), name, folder, invocation)
         adapter.idle.set()
         with ExitStack() as on_failure:
             on_failure.callback(self._free_slots.release)
@@ -116,3 +124,17 @@ class AdapterSlots:
         await adapter.idle.wait()
         await store.remove(adapter)
         self._free_slots.release()
+
+
+@contextmanager
+def _kept(adapters: Collection[LoadedAdapter]) -> Iterator[None]:
+    for adapter in adapters:
+        adapter.num_requests += 1
+        adapter.idle.clear()
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.num_requests -= 1
+            if not adapter.num_requests:
+                adapter.idle.set()

@@ -10,6 +10,7 @@ from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
 
 if TYPE_CHECKING:  # the router uses this module too, and must not import torch
+    from experts.adapter import Invocation
     from experts.shadow import ShadowToken
     from experts.token import ExpertToken
 
@@ -85,14 +86,15 @@ class Engine(Protocol):
 class AdapterEngine(Engine, Protocol):
     """An engine whose model takes LoRA adapters, which are loaded and unloaded while it serves requests."""
 
-    async def load_adapter(self, name: str, folder: str) -> None:
+    async def load_adapter(self, name: str, folder: str, invocation: Invocation | None = None) -> None:
         """Load the adapter in `folder` for requests that name it. Returns when they get it.
 
-        It replaces an adapter of the same name; running requests keep the old one.
+        It replaces an adapter of the same name; running requests keep the old one. `invocation`: how it takes
+        over in place (`EngineRequest.in_place`); None: it never does.
 
         Raises:
-            ModelLoadError: it cannot be read, was made for another model, or there is no room for it; the
-                loaded adapters stay.
+            ModelLoadError: it cannot be read, was made for another model, cannot take over in this way, or
+                there is no room for it; the loaded adapters stay.
         """
         ...
 

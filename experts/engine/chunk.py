@@ -80,11 +80,13 @@ class EngineChunk:
             later chunk. None: the text is that of the answer.
         logprobs: One entry for each token of `token_ids`, if the request asks for them.
         prompt_logprobs: One entry for each token of the prompt, if asked for. First chunk only.
-        tokenizer: Fingerprint of the tokenizer of `token_ids`. First chunk only.
-        num_prompt_tokens: Length of the prompt. On the first chunk, or on the last from a remote server.
+        tokenizer: Fingerprint of the tokenizer of `token_ids`. First chunk of each writer only.
+        num_prompt_tokens: Length of the prompt. On the first chunk, or on the last from a remote server; on
+            the first chunk after a hand-over in place, the number of tokens that the expert has read.
         finish: Why the generation ended. Last chunk only.
         stop_token: The token of `SamplingOptions.stop_token_ids` that ended the answer. Last chunk only.
-        expert: The expert that takes over, if `finish` is EXPERT.
+        expert: The expert that takes over. If `finish` is None, it does so in place: the chunks that follow
+            are its own.
         probability: Of that expert, in a softmax over all words and allowed experts.
         distribution: Probability of each allowed expert. Answer to a probe only.
         routing: What there is to report of the meta's decisions; None: nothing.
@@ -114,7 +116,7 @@ class EngineChunk:
         return EngineChunk, _field_values(self)
 
     def followed_by(self, later: EngineChunk) -> EngineChunk:
-        """Both chunks as one."""
+        """Both chunks as one. No writer has to have changed between them."""
         return replace(
             later,
             text=self.text + later.text,

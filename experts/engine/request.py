@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -131,6 +131,8 @@ class EngineRequest:
         reports_start: Report the candidates of the first decision, whatever it is.
         windows: Context windows of experts, in tokens; one that does not hold the prompt cannot take over.
         bias: Added to the logits of these experts.
+        in_place: Experts of `allowed` that are adapters of this engine, each with the adapter's name. One
+            that wins takes over within this generation. One whose adapter is not loaded cannot win.
         only_at_start: An expert may take over only at the first token.
         probe: Generate nothing; return the distribution over the allowed experts at the first position.
         adapter: The LoRA adapter to use, which the engine has loaded. None: the model without an adapter.
@@ -157,6 +159,7 @@ class EngineRequest:
     reports_start: bool = False
     windows: Mapping[str, int] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
+    in_place: Mapping[str, str] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False
     adapter: str | None = None
@@ -167,6 +170,15 @@ class EngineRequest:
     def is_routed(self) -> bool:
         """Whether experts are scored for it, be they allowed or shadows."""
         return bool(self.allowed or self.shadows)
+
+    def with_adapters(self, loaded: Container[str]) -> EngineRequest:
+        """Without the experts in place whose adapter is not among these."""
+        if all(name in loaded for name in self.in_place.values()):
+            return self
+        in_place = {expert: name for expert, name in self.in_place.items() if name in loaded}
+        missing = self.in_place.keys() - in_place.keys()
+        allowed = tuple(expert for expert in self.allowed if expert not in missing)
+        return replace(self, allowed=allowed, in_place=in_place)
 
     @property
     def has_grammar(self) -> bool:

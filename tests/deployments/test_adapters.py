@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from deployments.adapters import LOAD_RETRY_S, AdapterSource, ReplicaAdapters
 from deployments.model import ModelServer
-from experts.adapter import CONFIG, WEIGHTS, adapter_digest
+from experts.adapter import CONFIG, WEIGHTS, Invocation, adapter_digest
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
@@ -33,7 +34,7 @@ class FakeEngine:
     keeps_prefixes: bool = True
     vocabulary: str | None = None
 
-    async def load_adapter(self, name: str, folder: str) -> None:
+    async def load_adapter(self, name: str, folder: str, invocation: Invocation | None = None) -> None:
         self.num_loads += 1
         await asyncio.sleep(self.load_s.get(name, 1.0))
         if folder in self.broken:
@@ -48,6 +49,8 @@ class FakeEngine:
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         if request.adapter is not None and request.adapter not in self.loaded:
             raise UnknownAdapter(request.adapter)
+        for expert in request.in_place:
+            yield EngineChunk("the base", (7,), expert=expert)
         yield EngineChunk(
             self.loaded.get(request.adapter or "", "the base"), (1, 2), finish=FinishReason.STOP
         )
@@ -132,8 +135,8 @@ def test_files_that_change_while_they_are_loaded_are_not_served(tmp_path: Path):
     digest = files(tmp_path / "law", "old")
 
     class OverwrittenEngine(FakeEngine):
-        async def load_adapter(self, name: str, folder: str) -> None:
-            await super().load_adapter(name, folder)
+        async def load_adapter(self, name: str, folder: str, invocation: Invocation | None = None) -> None:
+            await super().load_adapter(name, folder, invocation)
             files(Path(folder), "new")
 
     async def main() -> None:
@@ -246,5 +249,20 @@ def test_a_replica_waits_for_its_adapters_only_when_it_starts(tmp_path: Path):
         assert (chunks[0].text, clock()) == ("/chem", 3.0)
         await server.close()
         assert len(asyncio.all_tasks()) == 1
+
+    in_virtual_time(main())
+
+
+def test_what_an_adapter_writes_in_place_counts_as_its_own():
+    async def main() -> None:
+        adapters = ReplicaAdapters(FakeEngine(load_s={"law": 0.0}))
+        adapters.set_wanted({"law": source("law")})
+        await adapters.wait_until_settled(60)
+        request = EngineRequest("r", text="q", allowed=("lawyer",), in_place={"lawyer": "law"})
+        async with aclosing(adapters.generate_in_place(request)) as chunks:
+            running = [adapters.loads()["law"].num_running async for _ in chunks]
+        assert running == [1, 1]
+        assert adapters.loads()["law"].num_running == 0
+        assert adapters.loads()["law"].num_tokens == 2
 
     in_virtual_time(main())

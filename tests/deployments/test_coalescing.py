@@ -69,6 +69,12 @@ def test_the_last_chunk_takes_along_what_waits():
     assert (chunks[-1].finish, chunks[-1].token_ids) == (FinishReason.STOP, (1, 2))
 
 
+def test_a_change_of_the_writer_is_sent_at_once_with_the_text_before_it():
+    script = [(0.0, EngineChunk("a")), (0.0, EngineChunk("b")), (0.0, EngineChunk(expert="law"))]
+    sent = Writer([*script, (0.0, EngineChunk("c")), (0.0, END)]).messages()
+    assert [(each.text, each.expert) for each in sent] == [("a", None), ("b", "law"), ("c", None)]
+
+
 async def test_what_waits_is_sent_before_an_error():
     server = ModelServer(ScriptedEngine([*words("a", "b"), EngineDead("gone")]))
     stream = server.generate(EngineRequest("r", text="q", message_gap_s=60))

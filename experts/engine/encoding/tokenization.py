@@ -116,6 +116,17 @@ class ModelTokenizer:
             thoughts=self._thoughts(request, tail, own) if request.is_routed or request.has_grammar else None,
         )
 
+    def parts_after(self, encoded: EncodedRequest, written: Sequence[int]) -> PartStream | None:
+        """The parts of what another writer adds to the same answer after the tokens `written`."""
+        request = encoded.request
+        if encoded.parts is None:
+            return None
+        if written:  # only whether anything stands in the turn counts
+            request = replace(request, written="written")
+        tail = self.marked_decoder.decode([*encoded.prompt[-NUM_TAIL_TOKENS:], *written][-NUM_TAIL_TOKENS:])
+        parser = self.parsers.parser(request, tail)
+        return None if parser is None else PartStream(parser)
+
     def _thoughts(self, request: EngineRequest, tail: str, own: str) -> ThoughtMarks | None:
         name = self.parsers.reasoning_parser
         return ThoughtMarks(name, tail, bool(request.written), own) if name in REASONING_PARSERS else None
@@ -148,6 +159,10 @@ class ModelTokenizer:
         before = self._encode(request, "")
         num_shared = len(commonprefix([before, list(prompt)]))
         return tuple(prompt[num_shared:])
+
+    def without_resumed(self, request: EngineRequest, prompt: Sequence[int]) -> Sequence[int]:
+        """The part of `prompt`, as encoded, that `resumed` follows."""
+        return commonprefix([self._encode(request, request.written), list(prompt)])
 
     def max_new_tokens(self, num_prompt_tokens: int, request: EngineRequest) -> int:
         """How many tokens may be generated. Raises ContextLengthExceeded if the prompt fills the window."""

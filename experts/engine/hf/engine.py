@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import queue
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 
 import torch
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
+from experts.adapter import Invocation
 from experts.engine.adapter_slots import AdapterSlots, LoadedAdapter, num_slots
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
@@ -22,10 +22,12 @@ from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.hf import batching
 from experts.engine.hf.adapters import BatchAdapters
+from experts.engine.hf.in_place import InPlaceExperts
 from experts.engine.hf.loader import load
 from experts.engine.hf.logits_processor import RoutingLogitsProcessor
+from experts.engine.hf.outputs import stream_outputs
 from experts.engine.hf.prompt_logprobs import prompt_logprobs
-from experts.engine.hf.request import RunningRequest, latest
+from experts.engine.hf.request import RunningRequest
 from experts.engine.hf.self_test import self_test
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.logprobs import IdLogprobs
@@ -64,10 +66,9 @@ class TransformersEngine:
         self._model = loaded.model
         self._head = ExtendedHead(loaded.model)
         self._fingerprint = loaded.fingerprint
-        self._logits_processor = RoutingLogitsProcessor(
-            self._head, tokenizer.marked_decoder, tokenizer.end_id
-        )
-        self._grammars = GrammarCompiler(tokenizer.decoder, tokenizer.end_id)
+        decoder, end_id = tokenizer.marked_decoder, tokenizer.end_id
+        self._logits_processor = RoutingLogitsProcessor(self._head, decoder, end_id)
+        self._grammars = GrammarCompiler(tokenizer.decoder, end_id)
         batching.prepare(loaded.model)
         self_test(self._name, loaded.model, tokenizer.hf_tokenizer)
         self._adapters = AdapterSlots(config.max_adapters)
@@ -95,27 +96,24 @@ class TransformersEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         received_s = time.perf_counter()
-        encoded = await asyncio.to_thread(self._tokenizer.encode, request)
-        running = await self._running_request(encoded, received_s)
-        outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
-        is_finished = False
         with (
             self._adapters.using(request.adapter) as adapter,
-            self._registered(running.state, adapter) as request_id,
+            self._adapters.using_loaded(request.in_place.values()) as loaded,
         ):
-            try:
+            request = request.with_adapters(loaded)
+            encoded = await asyncio.to_thread(self._tokenizer.encode, request)
+            running = await self._running_request(encoded, received_s)
+            in_place = {expert: loaded[name] for expert, name in request.in_place.items()}
+            with self._registered(running, adapter, in_place) as request_id:
                 await self._score_prompt(request_id, running)
-                self._submit(request_id, running, outputs)
-                while not is_finished:
-                    output = await latest(outputs)
-                    is_finished = output.is_finished()
-                    yield self._to_chunk(output, running)
-            finally:
-                if not is_finished:
-                    self._cancel(request_id)
+                outputs = stream_outputs(self._name, self._manager, request_id, running)
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        for chunk in self._to_chunks(output, running):
+                            yield chunk
 
-    async def load_adapter(self, name: str, folder: str) -> None:
-        await self._adapters.load(self._batch_adapters, name, folder)
+    async def load_adapter(self, name: str, folder: str, invocation: Invocation | None = None) -> None:
+        await self._adapters.load(self._batch_adapters, name, folder, invocation)
 
     async def unload_adapter(self, name: str) -> None:
         self._adapters.unload(self._batch_adapters, name)
@@ -154,13 +152,18 @@ class TransformersEngine:
         await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
     @contextmanager
-    def _registered(self, state: RequestState, adapter: LoadedAdapter | None) -> Iterator[str]:
+    def _registered(
+        self, running: RunningRequest, adapter: LoadedAdapter | None, in_place: Mapping[str, LoadedAdapter]
+    ) -> Iterator[str]:
         """Yields an id for the library, under which each step finds what it needs for the request."""
+        state, request = running.state, running.state.request
         # The caller's own id occurs twice if a request is retried while its first attempt is still ending.
-        request_id = f"{state.request.request_id}#{next(self._request_numbers)}"
-        self._logits_processor.add(request_id, state)
+        request_id = f"{request.request_id}#{next(self._request_numbers)}"
+        experts = InPlaceExperts(self._batch_adapters, in_place, self._manager) if in_place else None
+        self._logits_processor.add(request_id, state, experts)
         if adapter is not None:
-            self._batch_adapters.add_request(request_id, adapter)
+            is_at_start = not request.written
+            self._batch_adapters.apply(request_id, adapter, running.found, is_at_start=is_at_start)
         try:
             yield request_id
         finally:
@@ -176,7 +179,10 @@ class TransformersEngine:
         if request.sampling is not None:
             rules = await asyncio.to_thread(rules_of, encoded, request.sampling, self._tokenizer)
             state.chooser = await make_chooser(rules, prompt, self._grammars, self._tokenizer.marked_decoder)
-        return RunningRequest(state, encoded, max_tokens, self._tokenizer, received_s)
+        found: Sequence[int] = prompt
+        if request.adapter is not None and request.resumed is not None:
+            found = await asyncio.to_thread(self._tokenizer.without_resumed, request, prompt)
+        return RunningRequest(state, encoded, max_tokens, self._tokenizer, received_s, found)
 
     async def _score_prompt(self, request_id: str, running: RunningRequest) -> None:
         """Set the log-probabilities of the prompt, if they are asked for."""
@@ -192,46 +198,16 @@ class TransformersEngine:
             self._batch_adapters.begin_alone(request_id, len(prompt))
             return prompt_logprobs(self._model, self._head, prompt, num_top)
 
-    def _submit(
-        self, request_id: str, running: RunningRequest, outputs: asyncio.Queue[GenerationOutput]
-    ) -> None:
-        # The manager would refuse the request too, but with a warning that contains ids of the prompt.
-        if self._manager.background_thread_status.can_accept_new_requests() is not None:
-            raise self._not_accepting()
-        self._manager.register_result_handler(request_id, outputs.put_nowait)
-        accepted = self._manager.add_request(
-            running.encoded.prompt,
-            request_id=request_id,
-            max_new_tokens=running.max_tokens,
-            streaming=True,
-            eos_token_id=list(running.end_ids),
-        )
-        if accepted is None:
-            raise self._not_accepting()
-
-    def _not_accepting(self) -> EngineDead:
-        return EngineDead(f"{self._name}: the generation loop accepts no requests")
-
-    def _to_chunk(self, output: GenerationOutput, running: RunningRequest) -> EngineChunk:
+    def _to_chunks(self, output: GenerationOutput, running: RunningRequest) -> Iterator[EngineChunk]:
         if output.status is RequestStatus.FAILED:
             if not self._is_closing:
                 # Not the error itself, which may quote a prompt; the replica's log has its traceback.
                 raise EngineDead(f"{self._name}: the generation loop failed")
-            return EngineChunk(finish=FinishReason.CANCELLED)
-        chunk = running.to_chunk(output)
-        self._num_tokens += len(chunk.token_ids)
-        return chunk
-
-    def _cancel(self, request_id: str) -> None:
-        self._manager.cancel_request(request_id)
-        router = self._manager.output_router
-        router.result_handlers.pop(request_id, None)
-        # Outputs without a handler would pile up in this queue, which nothing else reads.
-        while not router.output_queue.empty():
-            try:
-                router.output_queue.get_nowait()
-            except queue.Empty:
-                break
+            yield EngineChunk(finish=FinishReason.CANCELLED)
+            return
+        for chunk in running.to_chunks(output):
+            self._num_tokens += len(chunk.token_ids)
+            yield chunk
 
     def _install(self, table: ExpertTable) -> None:
         with self._paused():

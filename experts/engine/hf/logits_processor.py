@@ -13,6 +13,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import FutureRequestState
 from transformers.generation.continuous_batching.requests import RequestState as LibraryState
 
+from experts.engine.hf.in_place import InPlaceExperts
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.gumbel import MIN_TEMPERATURE, choose_tokens, gumbel_sample
 from experts.engine.sampling.logprobs import logprobs_of
@@ -24,8 +25,8 @@ from experts.text.decoder import TokenDecoder
 class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
     """Replaces the library's processors and its sampling: the argmax of each row is its next token.
 
-    If an expert wins, the row's next token is `end_id`, at which its request ends, and `RequestState.expert`
-    names the expert.
+    If an expert wins, `RequestState.expert` names it. The row's next token is `end_id`, at which its request
+    ends, unless the expert takes over in place: then the row gets no token at this step.
     """
 
     supported_kwargs: dict[str, type] = {}
@@ -33,6 +34,7 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
 
     def __init__(self, head: ExtendedHead, decoder: TokenDecoder, end_id: int) -> None:
         self._states: dict[str, RequestState] = {}
+        self._in_place: dict[str, InPlaceExperts] = {}
         self._last_step_s = time.monotonic()
         self._head = head
         self._end_id = end_id
@@ -41,13 +43,16 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         self._batch: list[RequestState] = []
         self._library_states: list[LibraryState] = []
 
-    def add(self, request_id: str, state: RequestState) -> None:
+    def add(self, request_id: str, state: RequestState, in_place: InPlaceExperts | None = None) -> None:
         if not self._states:  # the time without a token starts now; before, the engine was idle
             self._last_step_s = time.monotonic()
+        if in_place is not None:
+            self._in_place[request_id] = in_place
         self._states[request_id] = state
 
     def remove(self, request_id: str) -> None:
         self._states.pop(request_id, None)
+        self._in_place.pop(request_id, None)
 
     @property
     def num_requests(self) -> int:
@@ -82,12 +87,15 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         """Raw logits float [B, V] → the same shape and, where rows were changed, the same memory."""
         states = self._batch
         # The rows that get a token come first, then one row for each prompt whose prefill is not complete.
-        ended = self._route(scores, states)
-        choosing = {i: state for i, state in enumerate(states) if state.chooser and i not in ended}
+        handing_over = self._route(scores, states)
+        going_on = [i for i in handing_over if self._goes_on(i)] if self._in_place else []
+        choosing = {i: state for i, state in enumerate(states) if state.chooser and i not in handing_over}
         chosen = self._choose(scores, choosing) if choosing else {}
         self._sample(scores, [i for i in range(len(states)) if i not in chosen])
+        ended = [i for i in handing_over if i not in going_on]
         for i, state in enumerate(states):
-            state.num_steps += 1
+            if i not in going_on:
+                state.num_steps += 1
             if state.abandoned:
                 ended.append(i)
         if chosen:
@@ -103,7 +111,7 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         state = self._states.get(request.state.request_id)
         if state is None:  # cancelled, maybe before the library knew the request: end it now
             return RequestState(EngineRequest(request_id="", temperature=0.0), seed=0, abandoned=True)
-        if state.num_steps and state.request.is_routed:
+        if state.num_steps and state.request.is_routed and state.handover is None:
             tokens = request.state.generated_tokens or request.state.initial_tokens
             state.add_token(self._decoder.bytes_of(tokens[-1]))
         return state
@@ -116,6 +124,12 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
             return []
         hidden = self._head.inputs(len(scores), rows)
         return route(scores, rows, hidden, table, self._head.transform, [states[i] for i in rows])
+
+    def _goes_on(self, row: int) -> bool:
+        """Whether the expert that has won this row takes over in place."""
+        library = self._library_states[row]
+        in_place = self._in_place.get(library.request_id)
+        return in_place is not None and in_place.take_over(self._batch[row], library)
 
     def _choose(self, scores: Tensor, states: Mapping[int, RequestState]) -> dict[int, int]:
         """The tokens, by row, of requests with further rules or log-probabilities; `scores` are only read."""

@@ -20,8 +20,8 @@ class PartStream:
             parser.feed(resumed)
 
     def add(self, chunk: EngineChunk) -> EngineChunk:
-        """The chunk with its parts, and at the end with what was held back."""
+        """The chunk with its parts, and where this writer ends with what was held back."""
         parts = self._parser.feed(chunk.text) if chunk.text else ()
-        if chunk.finish in _ENDS:
+        if chunk.finish in _ENDS or chunk.expert is not None:
             parts += self._parser.close()
         return replace(chunk, parts=parts)

@@ -38,13 +38,23 @@ class ExpertMasks:
     shadow_bias: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A hand-over in place, after `num_steps` tokens of the request. The expert reads the latest `num_read`
+    tokens itself; the others it knows from the meta's cache."""
+
+    num_steps: int
+    num_read: int
+
+
 @dataclass(slots=True)
 class RequestState:
     """One request in the batch. Only the generation loop changes it while the request runs.
 
     `num_tokens`: length of the prompt plus the limit of new tokens; `num_steps`: tokens generated so far.
     `cut_character`: its bytes, if the text ends in the middle of a character. `expert`, `probability` and
-    `distribution` are the outcome. An `abandoned` request has no reader any more and ends at the next step.
+    `distribution` are the outcome; with a `handover`, that expert writes on within the request. An
+    `abandoned` request has no reader any more and ends at the next step.
     `candidates` are those of the hand-over, `first_candidates` those of the first decision, if asked for.
     `shadow_wins` are not reported yet, with positions counted from the first step; `won_shadows` are all.
     `chooser`: if the request has further rules; `logprobs`: of its tokens so far, if it asks for them;
@@ -61,6 +71,7 @@ class RequestState:
     expert: str | None = None
     probability: float | None = None
     distribution: dict[str, float] | None = None
+    handover: Handover | None = None
     candidates: Candidates | None = None
     first_candidates: Candidates | None = None
     shadow_wins: deque[ShadowWin] = field(default_factory=deque)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from experts.adapter import Invocation, read_adapter
 from experts.engine.adapter_slots import LoadedAdapter
 from experts.engine.vllm.worker_errors import worker_errors
 from experts.errors import ModelLoadError
@@ -42,3 +44,21 @@ def lora_request(adapter: LoadedAdapter) -> LoRARequest:
     """What vLLM needs to apply the adapter to a request."""
     # A new name for each version, because vLLM's prefix cache tells adapters apart by name alone.
     return LoRARequest(f"{adapter.name}#{adapter.number}", adapter.number, adapter.folder)
+
+
+def require_applicable(
+    folder: str, invocation: Invocation | None, *, hidden_size: int, max_rank: int
+) -> None:
+    """Checks an adapter before vLLM gets it. vLLM would also read pickles, would ask the hub for a missing
+    folder, and would notice an adapter of another model only while it copies the weights.
+
+    Raises ModelLoadError.
+    """
+    adapter = read_adapter(Path(folder))
+    if invocation is not None or adapter.invocation:
+        raise ModelLoadError(
+            f"{folder}: vLLM applies an adapter to whole prompts, so this one cannot "
+            f"{'take over in place' if invocation else 'begin at its invocation tokens'}; use engine: "
+            "{kind: transformers}, or an ordinary LoRA in a pool"
+        )
+    adapter.require_fit(hidden_size=hidden_size, max_rank=max_rank)

@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vllm.inputs import tokens_input
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from experts.adapter import read_adapter
+from experts.adapter import Invocation
 from experts.checkpoint import Checkpoint
 from experts.engine.adapter_slots import AdapterSlots
 from experts.engine.base import EngineStats
@@ -23,7 +22,7 @@ from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.rules import TokenRules, rules_of
-from experts.engine.vllm.adapters import VllmAdapters, lora_request
+from experts.engine.vllm.adapters import VllmAdapters, lora_request, require_applicable
 from experts.engine.vllm.decision_store import DecisionStore
 from experts.engine.vllm.grammars import WorkerGrammars
 from experts.engine.vllm.launch import load_tokenizer, start
@@ -132,12 +131,10 @@ class VllmEngine:
         await self._grammars.prepare(rules)
         return rules
 
-    async def load_adapter(self, name: str, folder: str) -> None:
+    async def load_adapter(self, name: str, folder: str, invocation: Invocation | None = None) -> None:
         await self._open_head()
-        # Checked here first: vLLM would also read pickles, would ask the hub for a missing folder, and would
-        # notice an adapter of another model only while it copies the weights.
-        adapter = await asyncio.to_thread(read_adapter, Path(folder))
-        adapter.require_fit(hidden_size=self._dim, max_rank=self._config.adapter_rank)
+        rank = self._config.adapter_rank
+        await asyncio.to_thread(require_applicable, folder, invocation, hidden_size=self._dim, max_rank=rank)
         try:
             await self._adapters.load(VllmAdapters(self._llm), name, folder)
         except EngineDeadError as error:
