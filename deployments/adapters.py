@@ -114,7 +114,7 @@ class ReplicaAdapters:
                 async for chunk in chunks:
                     if adapter is not None:
                         adapter.num_tokens += len(chunk.token_ids)
-                    elif chunk.expert in request.in_place and chunk.finish is None:
+                    elif chunk.expert is not None and chunk.finish is None:
                         adapter = self._adapters.get(request.in_place[chunk.expert])
                         if adapter is not None:
                             adapter.num_running += 1

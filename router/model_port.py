@@ -18,7 +18,7 @@ class Finish(StrEnum):
 
     STOP = "stop"  # end of turn
     LENGTH = "length"  # the token budget or its context window is used up
-    EXPERT = "expert"  # meta only: it chose the expert named by `ModelChunk.expert`
+    EXPERT = "expert"  # meta only: it chose the expert named by `ModelChunk.expert`, which must be called
     CANCELLED = "cancelled"  # the replica gave up the request, for example while shutting down
 
 
@@ -43,6 +43,7 @@ class ModelRequest:
     model goes on with its own text. `position` is the length of both in tokens, for seeded sampling.
     `allowed` are the experts that the meta may hand over to, and `bias` is added to their logits. The meta
     knows the length of the prompt; it leaves out experts whose context window, in `windows`, is too small.
+    Experts of `in_place`, each with its adapter's name, take over within this call.
     The meta scores `shadows` beside them, which never win. With `reports_start` it reports the candidates of
     its first decision, whatever it is.
     With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
@@ -65,6 +66,7 @@ class ModelRequest:
     reports_start: bool = False
     windows: Mapping[str, int] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
+    in_place: Mapping[str, str] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False
     adapter: str | None = None
@@ -86,6 +88,8 @@ class ModelChunk:
     they belong to. None means that the ids cannot be used.
     On the last chunk, `stop_token` is the one of `SamplingOptions.stop_token_ids` that ended the answer.
     `routing` is what the meta has to report of its decisions.
+    An `expert` without `finish` takes over in place: the chunks that follow are its own, and the first of
+    them has what the first chunk of a call has.
     On the first chunk, `queue_s` is the time in the engine's queue and `prefill_s` the time from there to the
     first token.
     """
@@ -106,6 +110,10 @@ class ModelChunk:
     routing: RoutingReport | None = None
     queue_s: float = 0.0
     prefill_s: float = 0.0
+
+    @property
+    def hands_over_in_place(self) -> bool:
+        return self.expert is not None and self.finish is None
 
 
 class Model(Protocol):

@@ -232,6 +232,15 @@ class RouteTable(RoutingRules):
         return frozenset(entry.app for entry in self.experts.values())
 
     @cached_property
+    def in_place(self) -> dict[str, str]:
+        """The experts that are adapters in the meta's own application, each with its adapter's name."""
+        return {
+            name: entry.adapter
+            for name, entry in self.experts.items()
+            if entry.adapter is not None and entry.app == self.meta.app
+        }
+
+    @cached_property
     def narrow_windows(self) -> dict[str, int]:
         """Of the experts whose context window is known, and is not known to be as large as the meta's."""
         largest = self.meta.window

@@ -40,6 +40,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         reports_start=request.reports_start,
         windows=request.windows,
         bias=request.bias,
+        in_place=request.in_place,
         only_at_start=request.only_at_start,
         probe=request.probe,
         adapter=request.adapter,

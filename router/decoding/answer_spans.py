@@ -13,7 +13,6 @@ from typing import Any
 from router.clock import now_s
 from router.decoding.generation import GenerationRequest, GenerationState
 from router.decoding.timing import CallTiming
-from router.model_port import Finish
 from router.prompt import Prompt
 from router.table import RouteTable
 from router.tracing import Attribute, RequestTrace, SpanKind, TraceSpan, new_span_id, unix_offset_s
@@ -133,7 +132,7 @@ def _call_attributes(call: CallTiming, operation: str, table: RouteTable) -> dic
 def _decision(call: CallTiming) -> dict[str, Attribute]:
     """Which expert the meta has handed over to, if it has."""
     last = call.last
-    if last is None or last.finish is not Finish.EXPERT or last.expert is None:
+    if last is None or last.expert is None:
         return {}
     found: dict[str, Attribute] = {"etr.expert": last.expert}
     return found if last.probability is None else {**found, "etr.probability": last.probability}

@@ -125,6 +125,8 @@ class Decoder:
                             yield delta
                         if state.transcript.stopped:
                             break
+                        if last.expert is not None and last.hands_over_in_place:
+                            state.hand_over_in_place(last.expert, last.probability)
             except RouterError as error:
                 # 2a. It failed: choose a model to go on with. After the last token, that is not needed.
                 finish = state.limit(generation) or await self._recovery.recover(generation, state, error)

@@ -59,7 +59,8 @@ class GenerationRequest:
 
 @dataclass(slots=True)
 class ModelUsage:
-    """What one model did for an answer. Prompt tokens count for every call, as each prefills the prompt."""
+    """What one model did for an answer. Prompt tokens count for every call, as each prefills the prompt. A
+    model that takes over in place counts as called; it prefills a few tokens."""
 
     num_calls: int = 0
     num_prompt_tokens: int = 0
@@ -149,6 +150,14 @@ class GenerationState:
     def hand_over_to(self, writer: str, probability: float | None = None) -> None:
         self.writer = writer
         self.transcript.begin(writer, probability)
+
+    def hand_over_in_place(self, expert: str, probability: float | None) -> None:
+        """The expert writes on within the present call, in its slot."""
+        self.trail.handed_over(expert, probability)
+        self.num_handoffs += 1
+        self.hand_over_to(expert, probability)
+        self.admitted_models.add(expert)
+        self.writer_usage.num_calls += 1
 
     def resume(self, writer: str, transcript: Transcript) -> None:
         """In a chain: go on with another answer, new or written before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 
 from router.admission.controller import Admission
@@ -37,6 +37,7 @@ class ModelCaller:
         self, generation: GenerationRequest, state: GenerationState, make_request: Callable[[], ModelRequest]
     ) -> AsyncGenerator[ModelChunk, None]:
         """Stream a call of the writer up to its finish reason. `make_request` is called once it has a slot.
+        The writer may change within the call, by a chunk that hands over in place.
 
         Raises:
             ModelUnavailable: no healthy replica in time, or the replica is gone or gave up the call.
@@ -65,8 +66,12 @@ class ModelCaller:
                             limit_s = self._table.gap_s(state.writer)
                             suspect_slot.release()
                         finish = chunk.finish
+                        if chunk.hands_over_in_place:
+                            _check_expert(chunk, request.in_place, state.writer)
                         yield chunk
                         timing.relayed()
+                        if chunk.hands_over_in_place:
+                            timing = state.timing.taken_over(state.writer)
                     _check_finish(chunk, request, state.writer)
 
     @asynccontextmanager
@@ -143,9 +148,14 @@ async def _next_chunk(
 def _check_finish(last: ModelChunk, request: ModelRequest, writer: str) -> None:
     if last.finish is Finish.CANCELLED:
         raise ModelUnavailable(f"the replica of {writer} gave up the request")
-    # `request.allowed` is what the model was sent; the allowed set may have changed since.
-    if last.finish is Finish.EXPERT and last.expert not in request.allowed:
-        raise ModelFailed(f"{writer} handed over to '{last.expert}', which was not in the allowed set")
+    if last.finish is Finish.EXPERT:
+        # What the model was sent; the allowed set may have changed since.
+        _check_expert(last, request.allowed, writer)
+
+
+def _check_expert(chunk: ModelChunk, allowed: Container[str | None], writer: str) -> None:
+    if chunk.expert not in allowed:
+        raise ModelFailed(f"{writer} handed over to '{chunk.expert}', which was not in the allowed set")
 
 
 def _left_s(state: GenerationState) -> float:

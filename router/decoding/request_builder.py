@@ -47,6 +47,7 @@ class RequestBuilder:
             reports_start=bool(allowed) and self._table.decision_log is not None,
             windows=self._table.narrow_windows if allowed else {},
             bias=self._bias(generation, allowed, shadows),
+            in_place=self._table.in_place if allowed and not probe else {},
             only_at_start=self._decides_once(generation),
             probe=probe,
             adapter=self._table.entry(state.writer).adapter,

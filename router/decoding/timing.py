@@ -9,7 +9,7 @@ from typing import Protocol
 
 from router.clock import now_s
 from router.errors import RouterError
-from router.model_port import Finish, ModelChunk
+from router.model_port import ModelChunk
 from router.tracing import new_span_id
 
 
@@ -24,6 +24,9 @@ class CallTiming:
     `relay_s`: passing chunks on, which takes as long as the client needs to read them.
     `lost_s`: waiting for the chunk that did not come, in a call that failed.
 
+    The part of an expert that took over in place is a call of its own here, whose `prefill_s` is the time to
+    its first token; it has no queue and no hop.
+
     `last` is the chunk that came last, and `error` the code of what the call failed with. `span_id` is the
     call's in a trace. `began_s` and `ended_s` are on the clock of `now_s`.
     """
@@ -37,6 +40,7 @@ class CallTiming:
     decision_s: float = 0.0
     relay_s: float = 0.0
     lost_s: float = 0.0
+    is_in_place: bool = False
     num_prompt_tokens: int = 0
     num_tokens: int = 0
     last: ModelChunk | None = None
@@ -64,10 +68,12 @@ class CallTiming:
         self.num_tokens += chunk.num_tokens
         if chunk.num_prompt_tokens:
             self.num_prompt_tokens = chunk.num_prompt_tokens
-        if is_first:
+        if is_first and self.is_in_place:
+            self.prefill_s = waited_s
+        elif is_first:
             self.engine_queue_s, self.prefill_s = chunk.queue_s, chunk.prefill_s
             self.hop_s = max(0.0, waited_s - chunk.queue_s - chunk.prefill_s)
-        elif chunk.finish is Finish.EXPERT:
+        elif chunk.expert is not None:
             self.decision_s = waited_s
         else:
             self.decode_s += waited_s
@@ -107,16 +113,20 @@ class Timing:
     @contextmanager
     def call(self, model: str) -> Iterator[CallTiming]:
         """Time a call of this model while the block runs."""
-        since_s = self.calls[-1].counted_until_s if self.calls else self._began_s
-        timing = CallTiming(model, began_s=since_s)
-        self.calls.append(timing)
         try:
-            yield timing
+            yield self._begin(model)
         except RouterError as error:
-            timing.failed(error)
+            self.calls[-1].failed(error)
             raise
         finally:
-            timing.ended_s = now_s()
+            self.calls[-1].ended_s = now_s()
+
+    def taken_over(self, model: str) -> CallTiming:
+        """This model writes on within the present call."""
+        self.calls[-1].ended_s = now_s()
+        timing = self._begin(model)
+        timing.is_in_place = True
+        return timing
 
     def text_shown(self) -> None:
         if self.first_text_s is None:
@@ -124,6 +134,11 @@ class Timing:
 
     def ended(self) -> None:
         self.total_s = now_s() - self._began_s
+
+    def _begin(self, model: str) -> CallTiming:
+        since_s = self.calls[-1].counted_until_s if self.calls else self._began_s
+        self.calls.append(CallTiming(model, began_s=since_s))
+        return self.calls[-1]
 
 
 class Meter(Protocol):
