@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from pydantic.config import JsonDict
 
 from cluster.config.base import LoadContext, StrictConfig, problems
+from cluster.config.engine import TransformersEngineConfig
 from cluster.config.expert import (
     AdapterExpertConfig,
     AnyExpertConfig,
@@ -41,6 +42,11 @@ class MetaConfig(LoadedModelConfig, title="meta"):
     autoscaling: NeverZeroAutoscaling = Field(
         AutoscalingConfig(), description="How many replicas there are. `min_replicas` is at least 1."
     )
+
+    @property
+    def takes_adapters(self) -> bool:
+        """They take over in place, as only one engine can have them do."""
+        return isinstance(self.engine, TransformersEngineConfig)
 
 
 class TracingConfig(Tracing, StrictConfig, title="tracing"):
@@ -148,12 +154,17 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
 
     @property
     def adapter_experts(self) -> dict[str, AdapterExpertConfig]:
-        """Experts that share the replicas of a pool, by name in sorted order."""
+        """Experts that share the replicas of a pool or of the meta, by name in sorted order."""
         return {
             name: block
             for name, block in sorted(self.experts.items())
             if isinstance(block, AdapterExpertConfig)
         }
+
+    def base_of(self, expert: AdapterExpertConfig) -> LoadedModelConfig:
+        """The pool that the expert is an adapter in, or the meta."""
+        pool = expert.adapter.pool
+        return self.meta if pool == META else self.pools[pool]
 
     @field_validator("entries")
     @classmethod
@@ -184,7 +195,8 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
         if duplicates := sorted(self.pools.keys() & self.entries.keys()):
             raise ValueError(f"pools.{duplicates[0]}: an expert has the same name; rename one")
         read_files = LoadContext.of(info).models_required
-        for problem in pool_problems(self.adapter_experts, self.pools, read_files=read_files):
+        pools = {META: self.meta, **self.pools}
+        for problem in pool_problems(self.adapter_experts, pools, read_files=read_files):
             raise ValueError(problem)
         return self
 

@@ -72,7 +72,7 @@ class ModelExpertConfig(LoadedModelConfig, ReplicatedExpertConfig, title="expert
 
 
 class AdapterExpertConfig(ExpertConfig, title="expert as an adapter in a pool"):
-    """An expert that is a LoRA adapter on the model of a pool. It shares the replicas of the pool."""
+    """An expert that is a LoRA adapter on the model of a pool, or of the meta. It shares their replicas."""
 
     adapter: AnyAdapterConfig = Field(description="Where the LoRA adapter comes from, and its pool.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -16,12 +16,15 @@ class LoadedModelConfig(ReplicatedConfig):
     """A model that replicas of this cluster load."""
 
     streams_field = "engine.max_streams"
-    has_adapters: ClassVar[bool] = False
-
     model: AnyModelConfig = Field(description="Where the model comes from.")
     engine: AnyEngineConfig = Field(
         default_factory=TransformersEngineConfig, description="What runs the model, and how."
     )
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether experts may be adapters on this model."""
+        return False
 
     @property
     def max_streams(self) -> int:
@@ -30,6 +33,14 @@ class LoadedModelConfig(ReplicatedConfig):
     @property
     def window(self) -> int | None:
         return self.engine.max_model_len if isinstance(self.engine, LocalEngineConfig) else None
+
+    @property
+    def max_adapters(self) -> int:
+        return self.engine.max_adapters if isinstance(self.engine, LocalEngineConfig) else 0
+
+    @property
+    def max_adapter_rank(self) -> int:
+        return self.engine.adapter_rank if isinstance(self.engine, LocalEngineConfig) else 0
 
     @model_validator(mode="after")
     def _scales_before_it_is_full(self) -> Self:
@@ -46,9 +57,11 @@ class LoadedModelConfig(ReplicatedConfig):
 
     @model_validator(mode="after")
     def _adapters_are_in_pools(self) -> Self:
-        engine = self.engine
-        if not self.has_adapters and isinstance(engine, LocalEngineConfig) and engine.max_adapters:
-            raise ValueError("engine.max_adapters has an effect only in pools; remove it")
+        if not self.takes_adapters and self.max_adapters:
+            raise ValueError(
+                "engine.max_adapters has an effect only in pools, and in a meta of kind: transformers; "
+                "remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,22 +9,25 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from cluster.config.adapter_source import LocalAdapterConfig
+from cluster.config.engine import TransformersEngineConfig
 from cluster.config.expert import AdapterExpertConfig
 from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.model_source import LocalModelConfig
 from experts.adapter import read_adapter
-from experts.engine.config.base import LocalEngineConfig
 from experts.errors import ModelLoadError
+from router.table import META
 
 
 class PoolConfig(LoadedModelConfig, title="pool"):
     """A model that serves several experts, each a LoRA adapter. A pool may exist before its experts: its
     model takes minutes to load, an adapter seconds."""
 
-    has_adapters = True
+    @property
+    def takes_adapters(self) -> bool:
+        return True
 
     @model_validator(mode="after")
-    def _takes_adapters(self) -> Self:
+    def _has_room_for_adapters(self) -> Self:
         if not self.max_adapters:
             raise ValueError(
                 "engine.max_adapters is required: the most experts that the pool may have; add it"
@@ -40,53 +43,76 @@ class PoolConfig(LoadedModelConfig, title="pool"):
             )
         return self
 
-    @property
-    def max_adapters(self) -> int:
-        return self.engine.max_adapters if isinstance(self.engine, LocalEngineConfig) else 0
-
-    @property
-    def max_adapter_rank(self) -> int:
-        return self.engine.adapter_rank if isinstance(self.engine, LocalEngineConfig) else 0
-
 
 def pool_problems(
-    experts: Mapping[str, AdapterExpertConfig], pools: Mapping[str, PoolConfig], *, read_files: bool
+    experts: Mapping[str, AdapterExpertConfig], pools: Mapping[str, LoadedModelConfig], *, read_files: bool
 ) -> Iterator[str]:
-    """Yield what is wrong between adapters and their pools; with `read_files`, also between their files."""
+    """Yield what is wrong between adapters and their pools; with `read_files`, also between their files.
+
+    `pools`: the meta is one of them.
+    """
     for name, expert in experts.items():
         pool = pools.get(expert.adapter.pool)
         if pool is None:
-            known = ", ".join(pools) or "none"
             yield (
                 f"experts.{name}.adapter.pool: there is no pool '{expert.adapter.pool}'; correct it, or add "
-                f"the pool (pools: {known})"
+                f"the pool (pools: {', '.join(pools)})"
             )
-        elif read_files:
+            continue
+        if expert.adapter.pool == META:
+            yield from _not_in_place(name, expert, pool)
+        if read_files:
             yield from _misfit(name, expert, pool)
     yield from _overfull(experts, pools)
 
 
-def _overfull(experts: Mapping[str, AdapterExpertConfig], pools: Mapping[str, PoolConfig]) -> Iterator[str]:
+def _not_in_place(name: str, expert: AdapterExpertConfig, meta: LoadedModelConfig) -> Iterator[str]:
+    """Why the expert cannot live in the meta."""
+    if not isinstance(meta.engine, TransformersEngineConfig):
+        yield (
+            f"experts.{name}.adapter.pool: only a meta with engine: {{kind: transformers}} lets an expert "
+            "take over in place; use that, or put the adapter into a pool of its own"
+        )
+    if meta.model.adapter is not None:
+        yield (
+            f"meta.model.adapter: the adapter of experts.{name} was trained on the meta's model without "
+            "another adapter; remove it, or put the expert's into a pool"
+        )
+    for setting in ("cold_start", "on_unavailable"):
+        if setting in expert.model_fields_set:
+            yield f"experts.{name}.{setting} has no effect with pool: meta, which answers itself; remove it"
+
+
+def _overfull(
+    experts: Mapping[str, AdapterExpertConfig], pools: Mapping[str, LoadedModelConfig]
+) -> Iterator[str]:
     for name, pool in pools.items():
         members = [expert for expert in experts.values() if expert.adapter.pool == name]
         if len(members) > pool.max_adapters:
+            place = META if name == META else f"pools.{name}"
             yield (
-                f"pools.{name}.engine.max_adapters: {pool.max_adapters} is below the {len(members)} experts "
-                "of the pool; raise it"
+                f"{place}.engine.max_adapters: {pool.max_adapters} is below the {len(members)} experts "
+                f"of the {'meta' if name == META else 'pool'}; raise it"
             )
 
 
-def _misfit(name: str, expert: AdapterExpertConfig, pool: PoolConfig) -> Iterator[str]:
+def _misfit(name: str, expert: AdapterExpertConfig, pool: LoadedModelConfig) -> Iterator[str]:
     if not isinstance(expert.adapter, LocalAdapterConfig):
         return
     try:
         adapter = read_adapter(expert.adapter.path)
         adapter.require_fit(hidden_size=_hidden_size(pool), max_rank=pool.max_adapter_rank)
+        adapter.activation(expert.adapter.invocation_in_place)
+        if adapter.invocation and not isinstance(pool.engine, TransformersEngineConfig):
+            yield (
+                f"experts.{name}.adapter.path: is an activated LoRA, which needs engine: {{kind: "
+                "transformers}}; use that, or an ordinary LoRA"
+            )
     except ModelLoadError as error:
         yield f"experts.{name}.adapter.path: {error}"
 
 
-def _hidden_size(pool: PoolConfig) -> int | None:
+def _hidden_size(pool: LoadedModelConfig) -> int | None:
     """The hidden size of the pool's model, if its config.json is on this machine and has one."""
     if not isinstance(pool.model, LocalModelConfig):
         return None

@@ -51,8 +51,8 @@ def _unused_cold_start(config: ClusterConfig, name: str, expert: ExpertConfig) -
         return
     match expert:
         case AdapterExpertConfig():
-            place = f"pools.{expert.adapter.pool}"
-            autoscaling = config.pools[expert.adapter.pool].autoscaling
+            place = f"pools.{expert.adapter.pool}"  # in the meta it is refused
+            autoscaling = config.base_of(expert).autoscaling
         case ReplicatedExpertConfig():
             place, autoscaling = f"experts.{name}", expert.autoscaling
         case _:

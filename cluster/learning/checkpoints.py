@@ -59,7 +59,7 @@ def checkpoints(config: ClusterConfig) -> dict[str, Checkpoint]:
     """The checkpoint of the meta, as "meta", and of every expert that is served here, by name."""
     blocks: dict[str, LoadedModelConfig] = {META: config.meta, **config.local_experts}
     adapters = {
-        name: replace(checkpoint_of(config.pools[expert.adapter.pool]), adapter=expert.adapter.source)
+        name: replace(checkpoint_of(config.base_of(expert)), adapter=expert.adapter.source)
         for name, expert in config.adapter_experts.items()
     }
     return {**{name: checkpoint_of(block) for name, block in blocks.items()}, **adapters}

@@ -63,7 +63,8 @@ def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict
 def _meta_app(config: ClusterConfig, table_version: int) -> dict[str, Any]:
     tokens = {"table_version": table_version, "tokens": inline_tokens(config)}
     shadows = {"shadows": inline_shadows(config)} if config.shadows else {}
-    return _app(config, META_APP, config.meta, _loaded(META, config.meta), {**tokens, **shadows})
+    adapters = {"adapters": _adapters(config, META)} if config.meta.max_adapters else {}
+    return _app(config, META_APP, config.meta, _loaded(META, config.meta), {**tokens, **shadows, **adapters})
 
 
 def _expert_app(config: ClusterConfig, name: str, block: ReplicatedExpertConfig) -> dict[str, Any]:
@@ -77,17 +78,22 @@ def _expert_app(config: ClusterConfig, name: str, block: ReplicatedExpertConfig)
 
 def _pool_app(config: ClusterConfig, name: str) -> dict[str, Any]:
     block = config.pools[name]
-    adapters = {
-        expert: _adapter(config, expert, adapter_block)
-        for expert, adapter_block in config.adapter_experts.items()
-        if adapter_block.adapter.pool == name
+    return _app(config, pool_app(name), block, _loaded(name, block), {"adapters": _adapters(config, name)})
+
+
+def _adapters(config: ClusterConfig, pool: str) -> dict[str, Any]:
+    return {
+        name: _adapter(config, name, block)
+        for name, block in config.adapter_experts.items()
+        if block.adapter.pool == pool
     }
-    return _app(config, pool_app(name), block, _loaded(name, block), {"adapters": adapters})
 
 
 def _adapter(config: ClusterConfig, name: str, block: AdapterExpertConfig) -> dict[str, Any]:
     """With a digest, so that new weights in the same folder are a new version; only local files have one."""
-    source = {"source": block.adapter.source}
+    source: dict[str, Any] = {"source": block.adapter.source}
+    if (invocation := block.adapter.invocation_in_place) is not None:
+        source["invocation"] = invocation
     if not isinstance(block.adapter, LocalAdapterConfig) or not config.models_are_here:
         return source
     try:

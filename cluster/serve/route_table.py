@@ -10,6 +10,7 @@ from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig
 from cluster.config.replicated_model import ReplicatedConfig
 from cluster.serve.app_names import META_APP, expert_app, pool_app
 from cluster.serve.telemetry import tracing_settings
+from router.table import META
 
 
 def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
@@ -20,9 +21,9 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "meta": _entry(META_APP, config.meta),
         "experts": {
             name: {
-                **_expert_entry(config, name, block),
                 "cold_start": block.cold_start,
                 "on_unavailable": block.on_unavailable,
+                **_expert_entry(config, name, block),
             }
             for name, block in sorted(config.experts.items())
         },
@@ -45,10 +46,13 @@ def _decision_log(config: ClusterConfig) -> dict[str, Any]:
 
 
 def _expert_entry(config: ClusterConfig, name: str, block: AnyServingExpertConfig) -> dict[str, Any]:
-    if isinstance(block, AdapterExpertConfig):
-        pool = block.adapter.pool
-        return {**_entry(pool_app(pool), config.pools[pool]), "adapter": name}
-    return _entry(expert_app(name), block)
+    if not isinstance(block, AdapterExpertConfig):
+        return _entry(expert_app(name), block)
+    pool, base = block.adapter.pool, config.base_of(block)
+    if pool == META:
+        # The meta could not take its place: it has the same replicas.
+        return {**_entry(META_APP, base), "adapter": name, "on_unavailable": "wait"}
+    return {**_entry(pool_app(pool), base), "adapter": name}
 
 
 def _entry(app: str, block: ReplicatedConfig) -> dict[str, Any]:

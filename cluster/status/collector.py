@@ -56,10 +56,12 @@ class StatusCollector:
     def _models(
         self, app: AppStatus, names: Mapping[str, Sequence[str]], view: RouterView, waits_for: str
     ) -> Iterator[ModelStatus]:
-        """The application's model; of a pool, the pool and then each of its experts."""
+        """The application's model; of a pool, the pool and then each of its experts, and so of the meta."""
         found, pool = names.get(app.name, ()), pool_of(app.name)
         if pool is None:
             yield model_status(found[0] if found else app.name, app, view, self._before, waits_for)
+            for name in found[1:]:
+                yield adapter_status(name, META, app, view, self._before)
             return
         before = self._before.with_sum(pool, found)
         yield model_status(pool, app, view.with_sum(pool, found), before, waits_for)
@@ -97,7 +99,8 @@ def _reason(details: AppDetails, app: AppStatus, nodes: Sequence[Node]) -> str:
 
 
 def _model_names(details: ServeDetails) -> dict[str, list[str]]:
-    """The names of the models by application, from the route table. Only a pool may have several, or none.
+    """The names of the models by application, from the route table. A pool may have several, or none, and
+    the meta those of experts in place after its own.
 
     An application that a failed apply left behind is not in the table.
     """
@@ -115,7 +118,7 @@ def _sort_key(model: ModelStatus) -> tuple[int, str, str]:
     if model.app == ROUTER_APP:
         return 0, "", ""
     if model.app == META_APP:
-        return 1, "", ""
+        return 1, "", model.name if model.pool else ""
     if pool := pool_of(model.app):
         return 3, pool, model.name if model.pool else ""
     return (2 if model.name != model.app else 4), model.name, ""

@@ -77,7 +77,6 @@ def refused(folder: Path, world: dict[str, Any]) -> str:
             {"kind": "vllm", "max_adapters": 1},
             "meta: engine.max_adapters has an effect only in pools",
         ),
-        ("meta/engine", {"max_adapters": 1}, "meta: engine.max_adapters has an effect only in pools"),
         ("experts/law/adapter/path", "adapters/nowhere", "experts.law.adapter.path: "),
         ("experts/law/adapter", {"pool": "base"}, "experts.law.adapter: needs exactly one of path, uri"),
         (
