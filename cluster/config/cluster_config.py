@@ -10,7 +10,6 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from pydantic.config import JsonDict
 
 from cluster.config.base import LoadContext, StrictConfig, problems
-from cluster.config.engine import TransformersEngineConfig
 from cluster.config.expert import (
     AdapterExpertConfig,
     AnyExpertConfig,
@@ -21,10 +20,10 @@ from cluster.config.expert import (
 )
 from cluster.config.http import HttpConfig
 from cluster.config.kubernetes import KubernetesConfig
-from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.loaded_model import LoadedModelConfig, MetaConfig
 from cluster.config.pool import PoolConfig, pool_problems
-from cluster.config.replicated_model import AutoscalingConfig, ReplicatedConfig
-from cluster.config.router import NeverZeroAutoscaling, RouterConfig
+from cluster.config.replicated_model import ReplicatedConfig
+from cluster.config.router import RouterConfig
 from cluster.config.routing import RoutingConfig
 from cluster.errors import ConfigError
 from cluster.yaml_files.reader import read_yaml
@@ -34,19 +33,6 @@ from router.table import META, Tracing
 
 ROUTER = "router"
 _NAMES: JsonDict = {"propertyNames": {"pattern": f"^(?:{EXPERT_NAME.pattern})$"}}
-
-
-class MetaConfig(LoadedModelConfig, title="meta"):
-    """The meta: the LLM that answers, and that decides when to hand over to an expert."""
-
-    autoscaling: NeverZeroAutoscaling = Field(
-        AutoscalingConfig(), description="How many replicas there are. `min_replicas` is at least 1."
-    )
-
-    @property
-    def takes_adapters(self) -> bool:
-        """They take over in place, as only one engine can have them do."""
-        return isinstance(self.engine, TransformersEngineConfig)
 
 
 class TracingConfig(Tracing, StrictConfig, title="tracing"):

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.config.cluster_config import ClusterConfig, MetaConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.loaded_model import MetaConfig
 from cluster.config.model_source import LocalModelConfig, UriModelConfig
 from cluster.errors import ConfigError
 from experts.adapter import adapted_fingerprint

@@ -1,4 +1,5 @@
-"""The keys of cluster.yaml for a model that replicas of this cluster load: where it is, and what runs it."""
+"""The keys of cluster.yaml for a model that replicas of this cluster load, the meta among them: where it is,
+and what runs it."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from pydantic import Field, model_validator
 
 from cluster.config.engine import AnyEngineConfig, TransformersEngineConfig, VllmEngineConfig
 from cluster.config.model_source import AnyModelConfig
-from cluster.config.replicated_model import ReplicatedConfig
+from cluster.config.replicated_model import AutoscalingConfig, ReplicatedConfig
+from cluster.config.router import NeverZeroAutoscaling
 from experts.engine.config.base import LocalEngineConfig
 
 
@@ -92,3 +94,16 @@ class LoadedModelConfig(ReplicatedConfig):
                     f"device; use {field}: 1, and more replicas"
                 )
         return self
+
+
+class MetaConfig(LoadedModelConfig, title="meta"):
+    """The meta: the LLM that answers, and that decides when to hand over to an expert."""
+
+    autoscaling: NeverZeroAutoscaling = Field(
+        AutoscalingConfig(), description="How many replicas there are. `min_replicas` is at least 1."
+    )
+
+    @property
+    def takes_adapters(self) -> bool:
+        """They take over in place, as only one engine can have them do."""
+        return isinstance(self.engine, TransformersEngineConfig)

@@ -52,6 +52,7 @@ REQUEST = ModelRequest(
     reports_start=True,
     windows={"law": 512},
     bias={"law": 0.5},
+    in_place={"law": "law"},
     only_at_start=True,
     probe=True,
     adapter="law",
