@@ -234,11 +234,8 @@ class RouteTable(RoutingRules):
     @cached_property
     def in_place(self) -> dict[str, str]:
         """The experts that are adapters in the meta's own application, each with its adapter's name."""
-        return {
-            name: entry.adapter
-            for name, entry in self.experts.items()
-            if entry.adapter is not None and entry.app == self.meta.app
-        }
+        adapters = {name: entry.adapter for name, entry in self.experts.items() if entry.app == self.meta.app}
+        return {name: adapter for name, adapter in adapters.items() if adapter}
 
     @cached_property
     def narrow_windows(self) -> dict[str, int]:
