@@ -234,8 +234,7 @@ class RouteTable(RoutingRules):
     @cached_property
     def in_place(self) -> dict[str, str]:
         """The experts that are adapters in the meta's own application, each with its adapter's name."""
-        adapters = {name: entry.adapter for name, entry in self.experts.items() if entry.app == self.meta.app}
-        return {name: adapter for name, adapter in adapters.items() if adapter}
+        return {n: e.adapter for n, e in self.experts.items() if e.adapter and e.app == self.meta.app}
 
     @cached_property
     def narrow_windows(self) -> dict[str, int]:
