@@ -7,7 +7,7 @@ from typing import Any
 from router.api.dialect import Dialect
 from router.api.sse import Framing, typed_event
 from router.dialects.messages.response_models import MessagesErrorResponse
-from router.errors import RouterError, ServiceError
+from router.errors import ContextLengthExceeded, RouterError, ServiceError
 
 _TYPES = {
     401: "authentication_error",
@@ -22,7 +22,10 @@ PING = typed_event({"type": "ping"})
 
 
 def message_error(error: RouterError, request_id: str) -> dict[str, Any]:
-    content = {"type": _error_type(error), "message": error.message}
+    # Agents shorten a conversation when they read these words.
+    is_too_long = isinstance(error, ContextLengthExceeded)
+    message = f"prompt is too long: {error.message}" if is_too_long else error.message
+    content = {"type": _error_type(error), "message": message}
     return {"type": "error", "error": content, "request_id": request_id}
 
 

@@ -239,7 +239,11 @@ def fails(error: RouterError, *before: str) -> Script:
     ("error", "kind", "name"),
     [
         (ModelOverloaded("every queue is full"), anthropic.RateLimitError, "overloaded_error"),
-        (ContextLengthExceeded("too long", "messages"), anthropic.BadRequestError, "invalid_request_error"),
+        (
+            ContextLengthExceeded("9 tokens > 8", "messages"),
+            anthropic.BadRequestError,
+            "invalid_request_error",
+        ),
         (ModelUnavailable("gone"), anthropic.InternalServerError, "overloaded_error"),
         (ModelFailed("the engine broke"), anthropic.InternalServerError, "api_error"),
     ],
@@ -257,7 +261,8 @@ def test_errors_raise_the_sdks_exceptions(
     with pytest.raises(kind) as raised:
         client.messages.create(**ASK, stream=stream)
     assert raised.value.status_code == error.status
-    assert_enveloped(raised.value, name, error.message)
+    is_too_long = isinstance(error, ContextLengthExceeded)
+    assert_enveloped(raised.value, name, f"prompt is too long: {error}" if is_too_long else error.message)
 
 
 def assert_enveloped(raised: anthropic.APIStatusError, name: str, message: str) -> None:
