@@ -43,7 +43,8 @@ from router.dialects.messages.errors import MESSAGES
 from router.dialects.messages.request import CountTokensRequest, MessagesRequest
 from router.dialects.messages.response_models import MessageEvent, MessageTokensCount, WrittenMessage
 from router.dialects.openapi import GET_ERRORS, DocumentedApp
-from router.dialects.responses.endpoint import RESPONSES, ResponsesEndpoint
+from router.dialects.responses.endpoint import ResponsesEndpoint
+from router.dialects.responses.errors import RESPONSES
 from router.dialects.responses.models import ResponseBody, ResponseEvent
 from router.dialects.responses.request import ResponsesRequest
 from router.errors import RequestError, RouterError

@@ -11,6 +11,7 @@ from router.api.requests import ChatRequest
 from router.api.sse import Framing, Write, for_each, typed_event
 from router.decoding.delta import Delta
 from router.decoding.generation import Done
+from router.dialects.responses.errors import param_of
 from router.dialects.responses.output import Event
 from router.dialects.responses.renderer import OutputRenderer
 from router.dialects.responses.request import ResponsesRequest
@@ -70,7 +71,7 @@ class ResponseAnswer(Answer):
     def _failure(self, error: RouterError) -> Iterator[Event]:
         """The last events of a stream that fails. No item is done: some clients run a call that is."""
         yield from self._beginning()
-        yield {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+        yield {"type": "error", "code": error.code, "message": error.message, "param": param_of(error)}
         self._output.give_up()
         self._response.fail(error, self._output.items)
         yield self._response.event()

@@ -6,14 +6,9 @@ from functools import partial
 
 from fastapi import Request, Response
 
-from router.api.dialect import Dialect
 from router.api.endpoints import Endpoints
-from router.api.response_models import ErrorResponse
-from router.api.sse import envelope
 from router.dialects.responses.answer import ResponseAnswer
 from router.dialects.responses.request import ResponsesRequest
-
-RESPONSES = Dialect(lambda error, request_id: envelope(error), ErrorResponse)
 
 
 class ResponsesEndpoint:

@@ -8,9 +8,10 @@ from typing import Any
 from router.api.answers import usage_by_model
 from router.api.trace import trace
 from router.decoding.generation import Done
+from router.dialects.responses.errors import code_of, param_of
 from router.dialects.responses.output import COMPLETED, FAILED, IN_PROGRESS, INCOMPLETE, Event
 from router.dialects.responses.request import ResponsesRequest
-from router.errors import RequestError, RouterError
+from router.errors import RouterError
 from router.model_port import Finish
 
 
@@ -44,8 +45,8 @@ class ResponseObject:
 
     def fail(self, error: RouterError, output: list[dict[str, Any]]) -> None:
         """The answer ends with an error, after what it has in `output`."""
-        described = {"code": _code(error), "message": error.message, "param": error.param, "type": error.type}
-        self.fields |= {"status": FAILED, "error": described, "output": output}
+        described = {"code": code_of(error), "message": error.message, "param": param_of(error)}
+        self.fields |= {"status": FAILED, "error": {**described, "type": error.type}, "output": output}
 
     def event(self, kind: str = "") -> Event:
         """An event of this kind, by default of the kind that the status has. It keeps the present fields."""
@@ -105,10 +106,3 @@ def _usage(done: Done) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": num_thought},
         "total_tokens": done.num_prompt_tokens + done.num_completion_tokens,
     }
-
-
-def _code(error: RouterError) -> str:
-    """OpenAI's few codes of a failed response; the `error` event has the error's own code."""
-    if error.status == 429:
-        return "rate_limit_exceeded"
-    return "invalid_prompt" if isinstance(error, RequestError) else "server_error"
