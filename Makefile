@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 # Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install system-packages axe-core demo test test-fast test-unit test-models test-cluster test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
+.PHONY: help install system-packages node-packages demo test test-fast test-unit test-models test-cluster test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,17 +33,17 @@ system-packages:  ## try to install the programs that some tests need: Prometheu
 	  [ $$package != prometheus ] || systemctl disable --now prometheus 2>/dev/null || true; \
 	done
 
-AXE := .cache/npm
-axe-core:  ## try to fetch axe-core, which looks for barriers on the page
-	@[ -d $(AXE)/node_modules/axe-core ] \
-	  || timeout 60 npm install --no-save --ignore-scripts --prefix $(AXE) axe-core@4.14.1 >/dev/null 2>&1 \
-	  || echo "!!! axe-core cannot be fetched here; barriers on the page are NOT looked for !!!"
+NPM := .cache/npm
+node-packages:  ## try to fetch axe-core, which looks for barriers on the page, and OpenAI's SDK for Node
+	@[ -d $(NPM)/node_modules/axe-core -a -d $(NPM)/node_modules/openai ] \
+	  || timeout 60 npm install --no-save --ignore-scripts --prefix $(NPM) axe-core@4.14.1 openai@6.49.0 >/dev/null 2>&1 \
+	  || echo "!!! npm cannot fetch packages here; barriers on the page and OpenAI's SDK for Node are NOT tested !!!"
 
 demo: install  ## serve SmolLM2 with six experts, and ask it questions
 	$(BIN)/python -m examples.smollm2.run
 
 test:  ## everything CI runs: linters, types, docs, all tests, and those of vLLM and of real clients in environments of their own
-	@$(MAKE) --no-print-directory -j2 install vllm-installed clients-installed system-packages axe-core
+	@$(MAKE) --no-print-directory -j2 install vllm-installed clients-installed system-packages node-packages
 	@$(MAKE) --no-print-directory test-fast
 	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-cluster

@@ -39,7 +39,7 @@ def fill(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barriers(browser: Browser, world: PageWorld, scheme: Literal["light", "dark"]):
     if not AXE.is_file():
-        pytest.skip("!!! Barriers are NOT looked for: there is no axe-core; make axe-core fetches it !!!")
+        pytest.skip("!!! Barriers are NOT looked for: make node-packages fetches axe-core !!!")
     context = browser.new_context(color_scheme=scheme)
     visit = Visit(context.new_page(), world)
     visit.open()
