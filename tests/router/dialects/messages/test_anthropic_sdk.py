@@ -300,6 +300,24 @@ def test_a_key_may_stand_in_x_api_key_or_in_authorization(
     assert raised.value.type == "authentication_error"
 
 
+def test_the_limits_of_a_key_and_of_a_body_have_types_of_their_own(client: Anthropic, gateway: FakeGateway):
+    hasty = ApiKey(name="hasty", sha256=digest_of(KEY), requests_per_minute=1)
+    with pytest.raises(anthropic.RequestTooLargeError) as large:
+        client.messages.create(**ASK, system="a" * gateway.max_body_bytes)
+    assert large.value.type == "request_too_large"
+    gateway.table = gateway.table.model_copy(update={"keys": (hasty,)})
+    assert texts(client.messages.create(**ASK)) == ["It is IX"]
+    with pytest.raises(anthropic.RateLimitError, match="1 requests per minute") as limited:
+        client.messages.create(**ASK)
+    assert limited.value.type == "rate_limit_error"
+    assert 1 <= int(limited.value.response.headers["retry-after"]) <= 60
+
+
+def test_the_models_are_listed(client: Anthropic):
+    names = [model.id for model in client.models.list()]
+    assert names == ["generalist", "generalist/meta", "generalist/roman", "generalist/morse"]
+
+
 def test_a_stream_that_fails_raises_after_the_text_so_far(client: Anthropic, gateway: FakeGateway):
     gateway.models = models(meta=fails(ModelFailed("the engine broke"), "I", " am"))
     got: list[str] = []
