@@ -60,7 +60,8 @@ class RequestBuilder:
         self, generation: GenerationRequest, state: GenerationState
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The experts that the meta may hand over to, and the shadows that it scores beside them."""
-        if not generation.target.routed or (self._decides_once(generation) and state.has_begun):
+        is_decided = self._decides_once(generation) and state.has_begun
+        if not generation.target.routed or (is_decided and not self._may_go_on(generation, state)):
             return (), ()
         selection = self._select(generation, state)
         # A shadow cannot be named, so it would not be an expert of a request that names its experts.
@@ -82,6 +83,13 @@ class RequestBuilder:
         """Whether experts may take over only before the first token. Half a tool call, or the state of a
         grammar, cannot change its author."""
         return self._table.when == "start" or generation.has_form
+
+    def _may_go_on(self, generation: GenerationRequest, state: GenerationState) -> bool:
+        """Whether, with tools, another expert may take over from one that has ended its turn: no call is
+        half-written there. A grammar is of the whole answer."""
+        options = generation.sampling.options
+        has_grammar = options is not None and options.grammar is not None
+        return self._table.when == "anywhere" and not has_grammar and state.transcript.is_returned
 
     def _bias(
         self, generation: GenerationRequest, allowed: tuple[str, ...], shadows: tuple[str, ...]

@@ -85,6 +85,13 @@ class Transcript:
         """The models that have written, in order."""
         return [author.model for author in self._authors if author.num_tokens]
 
+    @property
+    def is_returned(self) -> bool:
+        """Whether the model before the current one has ended its turn, and this one has written nothing."""
+        *_, before, current = (None, *self._authors)
+        has_ended = before is not None and before.has_ended and before.num_tokens > 0
+        return has_ended and not current.num_tokens
+
     def begin(self, model: str, probability: float | None = None) -> None:
         """From here on, `model` writes. `probability` is that of its expert token, after a hand-over."""
         self._authors.append(_Author(model, len(self.text), probability))
