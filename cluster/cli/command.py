@@ -44,7 +44,7 @@ def command_of(app: typer.Typer) -> Callable[[Callable[P, None]], Callable[P, No
             except KeyboardInterrupt:
                 raise typer.Exit(130) from None
 
-        return app.command(run.__name__.strip("_"))(wrapped)
+        return app.command(run.__name__.strip("_").replace("_", "-"))(wrapped)
 
     return command
 

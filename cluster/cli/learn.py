@@ -15,6 +15,8 @@ from cluster.cli.command import DEFAULT_CONFIG, ConfigPath, command_of, err, inf
 from cluster.cli.option_groups import grouped
 from cluster.config.cluster_config import ClusterConfig, load_config
 from cluster.config.config_editor import set_value
+from cluster.learning import options as learn_options
+from cluster.learning.options import LearnOptions
 from cluster.serve.connect import local_url
 
 if TYPE_CHECKING:  # imports torch
@@ -53,6 +55,28 @@ def learn(
     if report is not None:
         write_fit(report, result.report)
     _report_call_bias(loaded, result.report.call_bias, chosen=false_trigger_rate is not None, write=write)
+
+
+@command
+def learn_stop(
+    *,
+    data: option.JudgedAnswers,
+    config: ConfigPath = DEFAULT_CONFIG,
+    states: option.StatesFolder = None,
+    held_out: option.HeldOut = learn_options.HELD_OUT_SHARE,
+    l2: option.L2 = None,
+    skip_broken: option.SkipBroken = False,
+) -> None:
+    """Learn the token that ends a chain, "good enough", and write the file that the config names."""
+    from cluster.cli import print_learning
+    from cluster.learning.learn import learn_stop as learn_from
+
+    loaded = load_config(config, tokens_required=False)
+    options = LearnOptions(data, states=states, held_out_share=held_out, skip_broken=skip_broken)
+    with print_learning.stages(err) as progress:
+        report = learn_from(loaded, options, l2=l2, progress=progress, warn=warn)
+    print_learning.stop(out, report)
+    info(f"the token is in {loaded.routing.chain.stop_token}; put it into effect with: etr apply")
 
 
 @command

@@ -35,6 +35,13 @@ Data = Annotated[
     Path,
     typer.Option(help="Questions with answers and the expert of each: chat JSONL, Alpaca or ShareGPT."),
 ]
+JudgedAnswers = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="Questions with an answer, and whether another answer was better; as for learn.",
+    ),
+]
 OptionalData = Annotated[
     Path | None,
     typer.Option("--data", help="As for `etr learn`. Not needed with --synthesize."),

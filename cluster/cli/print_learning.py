@@ -24,7 +24,9 @@ from experts.evaluate.evaluation import Evaluation
 from experts.evaluate.false_handovers import GeneralKind, count_false_handovers
 from experts.evaluate.methods import NO_EXPERT, TOKENS
 from experts.learn.hidden_states import Progress
+from experts.learn.learn import FitReport
 from experts.learn.routing_judge import Judgement, MidAnswerCounts, RouteScores, confusion
+from router.chain_rules import CHAIN_STOP
 
 MAX_EXPERTS = 12  # a table with more columns does not fit into a terminal
 
@@ -61,6 +63,16 @@ def learned(console: Console, result: Learned) -> None:
     _training(console, result.training)
     folder = result.training.states_folder
     _line(console, f"learned from {report.num_train} queries; hidden states are in {folder}")
+
+
+def stop(console: Console, report: FitReport) -> None:
+    """Of how many answers the token of a chain's end says that they are good enough."""
+    kind = "held-out answers" if report.num_held_out else "the answers that it was learned from"
+    for what, name in (("good enough", CHAIN_STOP), ("that another answer was better than", None)):
+        judged = [judgement for judgement in report.after if judgement.expert == name]
+        num_stops = sum(judgement.routed == CHAIN_STOP for judgement in judged)
+        _line(console, f"{kind} {what}: a chain ends at {num_stops} of {len(judged)}")
+    _line(console, f"learned from {report.num_train} answers")
 
 
 def trial(console: Console, result: AdditionTrial) -> None:

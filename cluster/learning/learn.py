@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config.cluster_config import ClusterConfig
+from cluster.config.expert_tokens import load_tokens
 from cluster.errors import ConfigError
-from cluster.learning.checkpoints import checkpoints, default_device
+from cluster.learning.checkpoints import KeptCheckpoint, checkpoint_of, checkpoints, default_device
 from cluster.learning.labels import LabelledSet, labelled_queries
 from cluster.learning.options import LearnOptions
-from cluster.learning.query_sets import Warn, data_errors_named
+from cluster.learning.query_sets import Warn, data_errors_named, judged_answers
+from cluster.learning.state_cache import cached_states
 from cluster.learning.training_set import TrainingSet, training_set
 from experts.evaluate.false_handovers import GeneralKind, general_kinds
 from experts.files import stage_file
@@ -66,6 +68,39 @@ def learn_all(
     save_tokens({Path(config.entries[token.name].token): token for token in report.tokens})
     kinds = general_kinds(training.queries, training.states)
     return Learned(report, labelled, training, [kinds[index] for index in report.judged])
+
+
+def learn_stop(
+    config: ClusterConfig, options: LearnOptions, *, l2: float | None = None, progress: Progress, warn: Warn
+) -> FitReport:
+    """Learns the token that ends a chain, beside those of the experts, and writes its file.
+
+    `options`: only those about the data, the states and what is held out count.
+
+    Raises:
+        ConfigError: cluster.yaml names no file for it, or the data or an expert's token is unusable.
+        ExpertsError: the meta cannot be loaded or used.
+    """
+    path, field = config.routing.chain.stop_token, f"{config.source}: routing.chain.stop_token"
+    if path is None or "://" in path:
+        raise ConfigError([f"{field}: names no file to write the token to; add one"])
+    meta = KeptCheckpoint.of(checkpoint_of(config.meta))
+    rules, skip_broken = config.routing.chain, options.skip_broken
+    queries = judged_answers(options.data, meta, rules, skip_broken=skip_broken, warn=warn)
+    incumbents = list(load_tokens(config).values())
+    states, _ = cached_states(config, meta, queries, options, progress)
+    with data_errors_named(options.data):
+        report = learn_tokens(
+            states,
+            queries,
+            incumbents=incumbents,
+            l2=DEFAULT_L2 if l2 is None else l2,
+            held_out_share=options.held_out_share,
+            device=default_device(),
+            progress=progress,
+        )
+    save_tokens({Path(path): token for token in report.tokens})
+    return report
 
 
 def save_tokens(files: Mapping[Path, ExpertToken]) -> None:

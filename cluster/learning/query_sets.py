@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from cluster.errors import ConfigError
@@ -12,8 +12,11 @@ from experts.checkpoint import Checkpoint
 from experts.errors import DataError
 from experts.learn import Query, read_queries
 from experts.learn.queries import QUERY_SET, label_problem
+from experts.learn.row_formats import parse_judged_answer
 from experts.learn.targets import misfit
 from experts.prompt import PromptRenderer
+from router.chain_rules import CHAIN_STOP, ChainRules
+from router.errors import ModelFailed
 
 Warn = Callable[[str], None]
 
@@ -46,6 +49,35 @@ def usable_queries(
 
     with data_errors_named(data):
         return read_queries(data, check=problem, skip_broken=skip_broken, warn=warn)
+
+
+def judged_answers(
+    data: Path, meta: Checkpoint, rules: ChainRules, *, skip_broken: bool, warn: Warn
+) -> list[Query]:
+    """The decisions about the answers of `data`, as `parse_judged_answer` has them: of both kinds.
+
+    Raises as `usable_queries`.
+    """
+
+    def prompt(question: str, answer: str) -> str:
+        try:
+            return rules.render(question, answer)
+        except ModelFailed as error:
+            raise ValueError(str(error)) from error
+
+    parse = partial(parse_judged_answer, prompt=prompt, good_enough=CHAIN_STOP)
+    with data_errors_named(data):
+        queries = read_queries(
+            data,
+            parse=parse,
+            check=lambda query: misfit(query, *_prompts(meta)),
+            skip_broken=skip_broken,
+            warn=warn,
+        )
+        if len({query.expert for query in queries}) < 2:
+            other = "true" if queries[0].expert else "false"
+            raise DataError(f'no answer has "better": {other}; give answers of both kinds')
+    return queries
 
 
 @contextmanager

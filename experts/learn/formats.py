@@ -20,14 +20,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def read_queries(
     path: Path | str,
     *,
+    parse: Callable[[Any, str], Query] = parse_row,
     check: Check = lambda query: None,
     skip_broken: bool = False,
     warn: Callable[[str], None] = lambda line: None,
 ) -> list[Query]:
     """Reads a file with one JSON object per line, or one JSON array of them; see `parse_row` for their keys.
 
-    A row is broken if it is not a query, or `check` finds it unusable. With `skip_broken`, the queries are
-    those of the other rows. `warn` is called with a line for each skipped row and for what else is odd.
+    `parse` makes the query of a row and its place, in place of `parse_row`. A row is broken if it is not a
+    query, or `check` finds it unusable. With `skip_broken`, the queries are those of the other rows. `warn`
+    is called with a line for each skipped row and for what else is odd.
     Raises DataError for a missing or empty file, and for broken rows: all of them, with their line numbers.
     """
     text = _read(Path(path))
@@ -35,7 +37,7 @@ def read_queries(
     queries, problems = [], []
     for place, row in rows:
         try:
-            query = parse_row(_parsed(row) if isinstance(row, str) else row, place)
+            query = parse(_parsed(row) if isinstance(row, str) else row, place)
         except ValueError as error:
             problems.append(f"{place}: {error}")
             continue

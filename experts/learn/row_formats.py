@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from experts.chat_messages import ROLES
@@ -57,6 +57,24 @@ def parse_row(row: Any, place: str) -> Query:
         labelled="expert" in row,
         place=place,
     )
+
+
+def parse_judged_answer(row: Any, place: str, prompt: Callable[[str, str], str], good_enough: str) -> Query:
+    """The decision about an answer, from one JSON object: whether it is good enough.
+
+    The conversation is as for `parse_row`, and the assistant's turn at its end is the answer. `better` says
+    whether another answer was better. `prompt` makes of question and answer what the meta sees in place of
+    the question. If the answer is good enough, the token of that name should win.
+    Raises ValueError with a one-line reason.
+    """
+    query = parse_row(row, place)
+    answer, better = query.written + query.response, row.get("better")
+    if not answer:
+        raise ValueError("has no answer; end the conversation with the assistant's turn")
+    if not isinstance(better, bool):
+        raise ValueError("'better' is not true or false; say whether another answer was better")
+    asked = {**query.messages[-1], "content": prompt(query.question, answer)}
+    return Query((*query.messages[:-1], asked), None if better else good_enough, place=place)
 
 
 def to_row(query: Query) -> dict[str, Any]:

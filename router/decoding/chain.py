@@ -93,7 +93,7 @@ class Chain:
                     done = item
                 elif held is None or (item.model == META and not isinstance(item, TextDelta)):
                     yield item
-                elif item.model == META or not self._remaining(generation, state, [item.model]):
+                elif item.model == META or not (held or self._remaining(generation, state, [item.model])):
                     for delta in (*held, item):
                         yield delta
                     held = None
@@ -130,7 +130,7 @@ class Chain:
                 break
             state.drafts.append(answer.done.spans)
             answer = later
-        state.resume(answer.author, answer.transcript)
+        state.switch_to(answer.author, answer.transcript)
         for delta in answer.deltas:
             yield delta
         yield state.done(answer.done.finish)
@@ -144,7 +144,7 @@ class Chain:
         if not remaining or (left is not None and left < answer.transcript.num_tokens):
             return None
         state.finish = None
-        state.resume(META, Transcript())
+        state.switch_to(META, Transcript())
         state.transcript.begin(META)
         asked = self._asked(generation, answer)
         asked = replace(asked, routing=replace(asked.routing, experts=remaining))
@@ -163,7 +163,7 @@ class Chain:
         self, expert: str, generation: GenerationRequest, state: GenerationState, answer: _Answer
     ) -> _Answer:
         """What this expert makes of the answer. Raises RouterError: it does not come to an end."""
-        state.resume(expert, Transcript(generation.stop))
+        state.switch_to(expert, Transcript(generation.stop))
         state.transcript.begin(expert, state.trail.decisions[-1].probability)
         asked = replace(
             self._asked(generation, answer),

@@ -81,7 +81,8 @@ class Decoder:
         try:
             async with aclosing(write(generation, state)) as items:
                 async for item in items:
-                    state.timing.text_shown()
+                    if not isinstance(item, Done):
+                        state.timing.text_shown()
                     yield item
         finally:
             state.timing.ended()

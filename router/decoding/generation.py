@@ -159,7 +159,7 @@ class GenerationState:
         self.admitted_models.add(expert)
         self.writer_usage.num_calls += 1
 
-    def resume(self, writer: str, transcript: Transcript) -> None:
+    def switch_to(self, writer: str, transcript: Transcript) -> None:
         """In a chain: go on with another answer, new or written before."""
         self.num_draft_tokens += self.transcript.num_tokens - transcript.num_tokens
         self.writer, self.transcript = writer, transcript

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from experts.errors import DataError
 from experts.learn.formats import read_queries
 from experts.learn.queries import Query, dataset_digest
-from experts.learn.row_formats import parse_row
+from experts.learn.row_formats import parse_judged_answer, parse_row
 
 USER = {"role": "user", "content": "hi"}
 CHOICES = ["iron", "gold", "neon"]
@@ -229,3 +229,26 @@ def test_any_row_becomes_a_query_or_a_one_line_error(row):
     else:
         assert query.messages
         assert query.labelled == ("expert" in row)
+
+
+@pytest.mark.parametrize(("better", "expert"), [(True, None), (False, "stop")])
+def test_a_judged_answer_is_the_decision_about_it(better: bool, expert: str | None):
+    row = {"instruction": "q", "output": "a", "system": "s", "expert": "chem", "better": better}
+    query = parse_judged_answer(row, "line 3", "{0}: {1}".format, "stop")
+    assert [(each["role"], each["content"]) for each in query.messages] == [("system", "s"), ("user", "q: a")]
+    assert (query.expert, query.turn, query.labelled, query.place) == (expert, "", True, "line 3")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"instruction": "q", "better": True}, "has no answer"),
+        ({"instruction": "q", "output": "a", "better": 1}, "'better' is not true or false"),
+        ({"instruction": "q", "output": "a"}, "'better' is not true or false"),
+        ({"better": True}, "no conversation"),
+        ([], "not a JSON object"),
+    ],
+)
+def test_a_row_that_says_nothing_of_an_answer_is_refused(row: Any, problem: str):
+    with pytest.raises(ValueError, match=problem):
+        parse_judged_answer(row, "line 1", "{0}: {1}".format, "stop")
