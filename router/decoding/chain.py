@@ -114,13 +114,13 @@ class Chain:
         """The last answer, after what may be seen of those before it."""
         hops = [answer.author]
         while answer.is_open and len(hops) < self._table.chain.max_hops:
+            expert = await self._next_expert(generation, state, answer, hops)
+            if expert is None:
+                break
+            hops.append(expert)
+            if self._table.chain.reveal:
+                yield ReasoningDelta(f"{answer.transcript.text}\n\n", answer.author)
             try:
-                expert = await self._next_expert(generation, state, answer, hops)
-                if expert is None:
-                    break
-                hops.append(expert)
-                if self._table.chain.reveal:
-                    yield ReasoningDelta(f"{answer.transcript.text}\n\n", answer.author)
                 later = await self._answer_of(expert, generation, state, answer)
             except RouterError as error:
                 state.trail.redecided(error.code or error.type)
@@ -138,7 +138,8 @@ class Chain:
     async def _next_expert(
         self, generation: GenerationRequest, state: GenerationState, answer: _Answer, hops: list[str]
     ) -> str | None:
-        """The expert that the meta has chosen to work on the answer; None: it stands."""
+        """The expert that the meta has chosen to work on the answer; None: it stands, as it also does if the
+        meta fails."""
         remaining = self._remaining(generation, state, hops)
         left = self._tokens_left(generation, state)
         if not remaining or (left is not None and left < answer.transcript.num_tokens):
@@ -146,9 +147,12 @@ class Chain:
         state.finish = None
         state.switch_to(META, Transcript())
         state.transcript.begin(META)
-        asked = self._asked(generation, answer)
-        asked = replace(asked, routing=replace(asked.routing, experts=remaining))
-        chunk = await self._probe(asked, state, self._stop)
+        try:
+            asked = self._asked(generation, answer)
+            asked = replace(asked, routing=replace(asked.routing, experts=remaining))
+            chunk = await self._probe(asked, state, self._stop)
+        except RouterError:
+            return None
         if chunk.expert not in remaining:
             return None
         state.trail.handed_over(chunk.expert, chunk.probability)

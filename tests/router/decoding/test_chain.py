@@ -130,7 +130,14 @@ def test_if_a_later_expert_does_not_come_to_its_end_the_answer_before_it_stands(
 @pytest.mark.parametrize("probe", [[ModelFailed("x")], [GONE], [STOP]])
 def test_if_the_meta_fails_at_the_decision_the_answer_stands(probe: list[Item]):
     models = playing(meta=[[to("chem")], probe, probe], chem=[[word("draft"), STOP]])
-    assert chained(models)[0] == "draft"
+    text, done = chained(models)
+    assert (text, [decision.redecided for decision in done.decisions]) == ("draft", [None, None])
+
+
+def test_if_the_prompt_cannot_be_rendered_for_an_answer_it_stands():
+    models = playing(meta=[[to("chem")]], chem=[[word("draft"), STOP]])
+    text, done = chained(models, chain={"prompt": "{{ question }} {{ 1 / (answer | length - 5) }}"})
+    assert (text, [decision.redecided for decision in done.decisions]) == ("draft", [None])
 
 
 def test_a_later_expert_whose_replica_is_lost_resumes_on_another_one():
