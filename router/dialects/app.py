@@ -43,9 +43,9 @@ from router.dialects.messages.errors import MESSAGES
 from router.dialects.messages.request import CountTokensRequest, MessagesRequest
 from router.dialects.messages.response_models import MessageEvent, MessageTokensCount, WrittenMessage
 from router.dialects.openapi import GET_ERRORS, DocumentedApp
-from router.dialects.responses.endpoint import ResponsesEndpoint
+from router.dialects.responses.endpoints import ResponsesEndpoints
 from router.dialects.responses.errors import RESPONSES
-from router.dialects.responses.models import ResponseBody, ResponseEvent
+from router.dialects.responses.models import InputTokenCount, ResponseBody, ResponseEvent
 from router.dialects.responses.request import ResponsesRequest
 from router.errors import RequestError, RouterError
 
@@ -63,7 +63,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
     """
     app, endpoints = DocumentedApp(), Endpoints(gateway)
     _add_completions(app, endpoints)
-    _add_responses(app, ResponsesEndpoint(endpoints))
+    _add_responses(app, ResponsesEndpoints(endpoints))
     _add_messages(app, MessageEndpoints(endpoints))
     _add_status(app, StatusEndpoints(gateway))
     app.add_exception_handler(RouterError, _router_error)
@@ -96,9 +96,10 @@ def _add_completions(app: DocumentedApp, endpoints: Endpoints) -> None:
     app.add("/openapi.json", endpoints.openapi, OpenApiDocument)
 
 
-def _add_responses(app: DocumentedApp, responses: ResponsesEndpoint) -> None:
-    create = responses.create_response
+def _add_responses(app: DocumentedApp, endpoints: ResponsesEndpoints) -> None:
+    create, count = endpoints.create_response, endpoints.count_input_tokens
     app.add("/v1/responses", create, ResponseBody, ResponsesRequest, chunk=ResponseEvent, dialect=RESPONSES)
+    app.add("/v1/responses/input_tokens", count, InputTokenCount, ResponsesRequest, dialect=RESPONSES)
 
 
 def _add_messages(app: DocumentedApp, endpoints: MessageEndpoints) -> None:

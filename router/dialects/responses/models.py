@@ -86,6 +86,11 @@ class ResponseUsage(ResponseModel):
     total_tokens: int
 
 
+class InputTokenCount(ResponseModel):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class IncompleteDetails(ResponseModel):
     reason: Literal["max_output_tokens"]
 

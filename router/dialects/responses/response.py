@@ -88,7 +88,7 @@ def _repeated(request: ResponsesRequest) -> dict[str, Any]:
         "temperature": request.temperature,
         "text": {"format": request.text.format.given(), "verbosity": request.text.verbosity},
         "tool_choice": request.tool_choice.given,
-        "tools": [tool.model_dump(exclude_none=True) for tool in request.tools],
+        "tools": [tool.model_dump() for tool in request.tools],
         "top_logprobs": request.top_logprobs,
         "top_p": request.top_p,
         "truncation": request.truncation,

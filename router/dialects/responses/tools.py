@@ -25,7 +25,7 @@ class NamespaceTool(StrictRequest):
 
     type: Literal["namespace"]
     name: Name
-    description: str | None = None
+    description: str = ""
     tools: list[FunctionTool] = Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)
 
 

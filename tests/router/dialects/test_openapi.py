@@ -28,7 +28,8 @@ DOCUMENT = build_app(FakeGateway({})).openapi()
 HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
 MESSAGES, COUNT, RESPONSES = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
-POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", RESPONSES, MESSAGES, COUNT)
+INPUT_TOKENS = "/v1/responses/input_tokens"
+POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", RESPONSES, INPUT_TOKENS, MESSAGES, COUNT)
 KINDS: dict[str, type[AnswerRequest]] = {"ChatRequest": ChatRequest, "CompletionRequest": CompletionRequest}
 
 
@@ -90,7 +91,7 @@ def test_the_document_describes_every_route_and_no_other():
 
 def test_a_post_describes_every_error_with_its_status_and_code():
     errors = list(subclasses(RouterError))
-    for path in (CHAT, TEXT, ROUTE, RESPONSES, MESSAGES, COUNT):
+    for path in (CHAT, TEXT, ROUTE, RESPONSES, INPUT_TOKENS, MESSAGES, COUNT):
         responses = DOCUMENT["paths"][path]["post"]["responses"]
         assert responses.keys() - {"200"} == {str(error.status) for error in errors}
         for error in errors:
@@ -149,6 +150,7 @@ ANSWERS: list[tuple[str, dict[str, Any] | None, str]] = [
     (RESPONSES, {"input": HELLO}, "ResponseBody"),
     (RESPONSES, {"input": "9?", "routing": {"trace": True}, "max_output_tokens": 1}, "ResponseBody"),
     (RESPONSES, {"input": []}, "ErrorResponse"),
+    (INPUT_TOKENS, {"input": "9?"}, "InputTokenCount"),
     (ROUTE, {"messages": HELLO}, "RoutingDistribution"),
     (ROUTE, {"messages": []}, "ErrorResponse"),
     (CHAT, {"messages": HELLO, "model": "gpt-4o"}, "ErrorResponse"),

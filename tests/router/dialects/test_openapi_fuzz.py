@@ -29,7 +29,15 @@ from tests.router.api.test_http_fuzz import Surface, assert_refused, meta
 from tests.router.api.test_http_keys import ALICE, ALL, BOB, SOME, bearer, change
 
 API = schemathesis.openapi.from_dict(build_app(FakeGateway({})).openapi())
-ASKING = (CHAT, TEXT, ROUTE, "/v1/responses", "/v1/messages", "/v1/messages/count_tokens")
+ASKING = (
+    CHAT,
+    TEXT,
+    ROUTE,
+    "/v1/responses",
+    "/v1/responses/input_tokens",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+)
 # JSON Schema cannot express conditions on two fields, or on the text in one.
 BEYOND_SCHEMA = (
     "must be a non-empty string|stream_options needs|differ|best_of|expert|token ids|at most|needs"

@@ -232,6 +232,11 @@ def test_an_answer_over_a_hand_over_is_one_message(client: OpenAI, gateway: Fake
     assert set(response.model_extra["usage_by_model"]) == {"meta", "roman"}
 
 
+def test_the_tokens_of_the_input_are_counted(client: OpenAI):
+    counted = client.responses.input_tokens.count(model="generalist/morse", input="SOS please")
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", 2)
+
+
 def test_an_expert_can_be_addressed(client: OpenAI):
     assert client.responses.create(model="generalist/morse", input="SOS").output_text == "... --- ..."
 

@@ -183,6 +183,19 @@ def test_usage_counts_thoughts_apart():
     assert usage["output_tokens_details"] == {"reasoning_tokens": 2}
 
 
+def test_the_tools_of_a_response_are_those_of_the_sdk():
+    tools = [
+        {"type": "function", "name": "f"},
+        {"type": "namespace", "name": "ns", "tools": [{"type": "function", "name": "f"}]},
+    ]
+    assert [
+        tool["type"] for tool in Reader().read(rendered([], Finish.STOP, tools=tools)).response["tools"]
+    ] == [
+        "function",
+        "namespace",
+    ]
+
+
 def test_a_trace_names_the_writer_of_every_delta():
     events = rendered([TextDelta("so", "roman")], Finish.STOP, routing={"trace": True})
     deltas_of_text = [event for event in events if event["type"] == "response.output_text.delta"]
