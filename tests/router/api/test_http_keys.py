@@ -91,6 +91,7 @@ BODIES: dict[str, Any] = {
     "/v1/feedback": {"id": f"chatcmpl-{'0' * 32}", "right_expert": None},
     "/v1/messages": {"messages": HELLO, "max_tokens": 9},
     "/v1/responses": {"input": HELLO},
+    "/v1/responses/input_tokens": {"input": HELLO},
 }
 
 
@@ -98,7 +99,7 @@ BODIES: dict[str, Any] = {
 async def test_every_path_but_the_health_probe_needs_a_key(
     client: httpx.AsyncClient, gateway: FakeGateway, method: str, path: str
 ):
-    is_probe = path in (ROUTE, "/v1/messages/count_tokens")
+    is_probe = path in (ROUTE, "/v1/messages/count_tokens", "/v1/responses/input_tokens")
     gateway.models = models(meta=distributes(roman=0.6) if is_probe else writes("IX"))
     body = BODIES.get(path, {"messages": HELLO, "prompt": "9 is"}) if method == "POST" else None
     for headers in ({}, bearer("wrong-key-0123456789"), {"authorization": f"Basic {ALL}"}):
