@@ -39,7 +39,7 @@ def main() -> None:
         base = Path(scratch) / "base"
         save_random_model(base, hidden_size=arguments.hidden_size, num_layers=arguments.num_layers)
         adapters = {f"adapter-{i}": Path(scratch) / f"adapter-{i}" for i in range(arguments.num_adapters)}
-        _save_adapters(base, list(adapters.values()), arguments.rank)
+        save_adapters(base, list(adapters.values()), arguments.rank)
         _report(asyncio.run(_measure(base, adapters, arguments)), arguments)
 
 
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _save_adapters(base: Path, folders: list[Path], rank: int) -> None:
+def save_adapters(base: Path, folders: list[Path], rank: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(base)
     modules = {
         name: module
