@@ -20,3 +20,7 @@ class Frozen(BaseModel):
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
         return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Nothing in it can change, so its parts are shared; cached properties may be impossible to copy."""
+        return self.model_copy()
