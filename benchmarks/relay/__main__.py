@@ -1,10 +1,11 @@
 """The overhead of the router per stream, with a model that takes no time, compared with a bare Serve app.
 
 There is one replica of the model, of the router, and of the smallest Serve app that relays a handle's stream
-over HTTP. They are called in turn. `tokens_per_s`: each of many streams makes a token every few milliseconds;
-tokens that come this fast are coalesced. `messages_per_s`: the messages after that. `delay_ms`: from the
-creation of a message until the client has it, for one slow stream. `first_ms`: until the first message. Time
-in a model is not measured.
+over HTTP; and a second router, which traces 1 % of the requests and logs its decisions. They are called in
+turn. `tokens_per_s`: each of many streams makes a token every few milliseconds; tokens that come this fast
+are coalesced. `messages_per_s`: the messages after that. `delay_ms`: from the creation of a message until the
+client has it, for one slow stream. `first_ms`: until the first message. `requests_per_s`: of short answers,
+one after another on each of many streams. Time in a model is not measured.
 """
 
 from __future__ import annotations
@@ -16,22 +17,18 @@ import statistics
 import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.relay.client import Received, receive
+from benchmarks.relay.deploy import NAME, OBSERVED_PREFIX, deploy_config, span_receiver
 from benchmarks.serving import served
-from cluster.config.cluster_config import load_config
-from cluster.local.ports import free_ports
-from cluster.serve.deploy_config import build_serve_config
 
-NAME = "relayed"
 WORDS = "measure how long this takes"
-NUM_TOKENS = {"tokens": 6000, "delay": 1000}
+REQUESTS_PER_STREAM = 20
 MIN_TOKENS_PER_S = 10_000
 MAX_ADDED_MS = 0.3
 
@@ -48,15 +45,30 @@ class Endpoint:
         return text if self.path.startswith("/bare") else {**text, "routing": {}}
 
 
-ENDPOINTS = (Endpoint("bare Serve", "/bare"), Endpoint("router", "/v1/completions"))
+BARE = Endpoint("bare Serve", "/bare")
+ROUTER = Endpoint("router", "/v1/completions")
+OBSERVED = Endpoint("observed router", f"{OBSERVED_PREFIX}{ROUTER.path}")
+ENDPOINTS = (BARE, ROUTER, OBSERVED)
 
 
 @dataclass(frozen=True)
 class Round:
     tokens_per_s: float
     messages_per_s: float
+    requests_per_s: float
     delay_ms: float  # medians
     first_ms: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Measures some `figures`: each stream asks for `num_tokens`, `num_requests` times."""
+
+    figures: tuple[str, ...]
+    step_s: float  # time per token
+    num_streams: int
+    num_tokens: int
+    num_requests: int = 1
 
 
 Figures = dict[str, float]
@@ -82,57 +94,38 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Figures]:
     """By endpoint, the medians of all figures."""
-    results: dict[str, dict[str, list[Round]]] = {}
-    for kind, step_s, num_streams in (
-        ("tokens", arguments.step_ms / 1000, arguments.num_streams),
-        ("delay", 0.01, 1),
-    ):
-        with served(partial(_deploy_config, step_s=step_s)) as cluster:
-            results[kind] = asyncio.run(
-                _rounds(cluster.url, num_streams, NUM_TOKENS[kind], arguments.num_rounds)
-            )
-    return {
-        endpoint.name: {
-            "tokens_per_s": _median(results["tokens"][endpoint.name], "tokens_per_s"),
-            "messages_per_s": _median(results["tokens"][endpoint.name], "messages_per_s"),
-            "delay_ms": _median(results["delay"][endpoint.name], "delay_ms"),
-            "first_ms": _median(results["delay"][endpoint.name], "first_ms"),
-        }
-        for endpoint in ENDPOINTS
-    }
+    streams = arguments.num_streams
+    fast_s = arguments.step_ms / 1000
+    parts = (
+        Part(("tokens_per_s", "messages_per_s"), fast_s, streams, 6000),
+        Part(("delay_ms", "first_ms"), 0.01, 1, 1000),
+        Part(("requests_per_s",), fast_s, streams, 8, REQUESTS_PER_STREAM),
+    )
+    figures: dict[str, Figures] = {endpoint.name: {} for endpoint in ENDPOINTS}
+    for part in parts:
+        with (
+            span_receiver() as span_url,
+            served(partial(deploy_config, step_s=part.step_s, span_url=span_url)) as cluster,
+        ):
+            rounds = asyncio.run(_rounds(cluster.url, part, arguments.num_rounds))
+        for endpoint, measured in rounds.items():
+            figures[endpoint] |= {name: _median(measured, name) for name in part.figures}
+    return figures
 
 
-def _deploy_config(folder: Path, step_s: float) -> dict[str, Any]:
-    """A cluster with only a meta, which is replaced by the model that takes no time."""
-    text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": free_ports(1)[0]}}
-    (folder / "config.json").write_text(
-        "{}", encoding="utf-8"
-    )  # the only file that is read before a model loads
-    path = folder / "cluster.yaml"
-    path.write_text(yaml.safe_dump(text), encoding="utf-8")
-    deploy = build_serve_config(load_config(path))
-    meta = next(app for app in deploy["applications"] if app["name"] == "meta")
-    meta |= {"import_path": "benchmarks.relay.instant:build_instant", "args": {"step_s": step_s}}
-    meta["deployments"][0]["max_ongoing_requests"] = 256
-    bare = {
-        "name": "bare",
-        "route_prefix": "/bare",
-        "import_path": "benchmarks.relay.instant:build_bare",
-        "args": {},
-        "deployments": [],
-    }
-    deploy["applications"].append(bare)
-    return deploy
-
-
-async def _rounds(url: str, num_streams: int, num_tokens: int, num_rounds: int) -> dict[str, list[Round]]:
+async def _rounds(url: str, part: Part, num_rounds: int) -> dict[str, list[Round]]:
     """The rounds by endpoint, without the first, which warms up."""
     rounds: dict[str, list[Round]] = {endpoint.name: [] for endpoint in ENDPOINTS}
     for _ in range(num_rounds + 1):
         for endpoint in ENDPOINTS:
-            calls = (receive(url, endpoint.path, endpoint.body(num_tokens)) for _ in range(num_streams))
-            rounds[endpoint.name].append(_round(await asyncio.gather(*calls)))
+            streams = (_stream(url, endpoint, part) for _ in range(part.num_streams))
+            rounds[endpoint.name].append(_round(list(chain(*await asyncio.gather(*streams)))))
     return {name: measured[1:] for name, measured in rounds.items()}
+
+
+async def _stream(url: str, endpoint: Endpoint, part: Part) -> list[Received]:
+    body = endpoint.body(part.num_tokens)
+    return [await receive(url, endpoint.path, body) for _ in range(part.num_requests)]
 
 
 def _round(streams: list[Received]) -> Round:
@@ -142,13 +135,17 @@ def _round(streams: list[Received]) -> Round:
     num_tokens = sum(stream.num_tokens for stream in streams)
     num_messages = sum(stream.num_messages for stream in streams)
     return Round(
-        num_tokens / took_s, num_messages / took_s, statistics.median(delays_ms), statistics.median(firsts_ms)
+        tokens_per_s=num_tokens / took_s,
+        messages_per_s=num_messages / took_s,
+        requests_per_s=len(streams) / took_s,
+        delay_ms=statistics.median(delays_ms),
+        first_ms=statistics.median(firsts_ms),
     )
 
 
 def _missed(results: dict[str, Figures]) -> list[str]:
     """The targets that were missed."""
-    bare, routed = (results[endpoint.name] for endpoint in ENDPOINTS)
+    bare, routed = results[BARE.name], results[ROUTER.name]
     missed = []
     if routed["tokens_per_s"] < MIN_TOKENS_PER_S:
         missed.append(f"fewer than {MIN_TOKENS_PER_S:,} tokens/s")
@@ -158,12 +155,17 @@ def _missed(results: dict[str, Figures]) -> list[str]:
 
 
 def _report(results: dict[str, Figures], missed: list[str], arguments: argparse.Namespace) -> None:
-    bare, routed = (results[endpoint.name] for endpoint in ENDPOINTS)
+    bare, routed, observed = (results[endpoint.name] for endpoint in ENDPOINTS)
     table = Table(
-        "", *(endpoint.name for endpoint in ENDPOINTS), "ratio", title=f"{arguments.num_streams} streams"
+        "",
+        *(endpoint.name for endpoint in ENDPOINTS),
+        "router / bare",
+        "observed / router",
+        title=f"{arguments.num_streams} streams",
     )
     for key in bare:
-        table.add_row(key, f"{bare[key]:,.2f}", f"{routed[key]:,.2f}", f"{routed[key] / bare[key]:.2f}")
+        figures = (f"{results[endpoint.name][key]:,.2f}" for endpoint in ENDPOINTS)
+        table.add_row(key, *figures, f"{routed[key] / bare[key]:.2f}", f"{observed[key] / routed[key]:.2f}")
     console = Console()
     console.print(table)
     for text in missed:
@@ -176,6 +178,7 @@ def _report(results: dict[str, Figures], missed: list[str], arguments: argparse.
                 "num_rounds": arguments.num_rounds,
                 "bare": bare,
                 "router": routed,
+                "observed": observed,
                 "added_delay_ms": routed["delay_ms"] - bare["delay_ms"],
                 "missed": missed,
             }

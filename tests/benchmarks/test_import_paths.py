@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.handoff import __main__ as handoff
 from benchmarks.many_experts.world import INSTANT
-from benchmarks.relay import __main__ as relay
+from benchmarks.relay.deploy import deploy_config
 
 
 def import_paths(apps: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -21,7 +21,7 @@ def import_paths(apps: Iterable[Mapping[str, Any]]) -> list[str]:
 @pytest.fixture
 def relay_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
-    return relay._deploy_config(tmp_path, step_s=0.0)
+    return deploy_config(tmp_path, step_s=0.0, span_url="http://127.0.0.1:4318/v1/traces")
 
 
 def assert_importable(paths: Iterable[str]) -> None:

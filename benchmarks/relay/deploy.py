@@ -1,0 +1,80 @@
+"""What Serve runs for this benchmark, and a receiver of the traces."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.config.cluster_config import load_config
+from cluster.local.ports import free_ports
+from cluster.serve.deploy_config import build_serve_config
+
+NAME = "relayed"
+OBSERVED_PREFIX = "/observed"
+SAMPLING_RATIO = 0.01
+
+
+def deploy_config(folder: Path, step_s: float, span_url: str) -> dict[str, Any]:
+    """A cluster with only a meta, which is replaced by the model that takes no time, and two more apps."""
+    text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": free_ports(1)[0]}}
+    # The only file that is read before a model loads.
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(text), encoding="utf-8")
+    deploy = build_serve_config(load_config(path))
+    apps = {app["name"]: app for app in deploy["applications"]}
+    apps["meta"] |= {"import_path": "benchmarks.relay.instant:build_instant", "args": {"step_s": step_s}}
+    apps["meta"]["deployments"][0]["max_ongoing_requests"] = 256
+    deploy["applications"] += [_bare(), _observed(apps["router"], folder, span_url)]
+    return deploy
+
+
+@contextmanager
+def span_receiver() -> Iterator[str]:
+    """The URL of a server that takes spans by OTLP, and drops them."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Receiver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _bare() -> dict[str, Any]:
+    return {
+        "name": "bare",
+        "route_prefix": "/bare",
+        "import_path": "benchmarks.relay.instant:build_bare",
+        "args": {},
+        "deployments": [],
+    }
+
+
+def _observed(router: dict[str, Any], folder: Path, span_url: str) -> dict[str, Any]:
+    """The router again, with a part of the requests traced and a log of its decisions."""
+    observed = copy.deepcopy(router) | {"name": "observed", "route_prefix": OBSERVED_PREFIX}
+    observed["deployments"][0]["user_config"] |= {
+        "tracing": {"endpoint": span_url, "sampling_ratio": SAMPLING_RATIO},
+        "decision_log": {"kind": "file", "folder": str(folder / "decisions")},
+    }
+    return observed
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not on the terminal."""
