@@ -16,6 +16,7 @@ import xgrammar
 
 from experts.engine.grammar.json_schema import unsupported_part
 from experts.engine.grammar.state import CompiledGrammar
+from experts.engine.grammar.utf8 import Utf8Rules
 from experts.engine.grammar.words import Words
 from experts.engine.request import Grammar, GrammarKind
 from experts.errors import InvalidCall
@@ -51,6 +52,7 @@ class GrammarCompiler:
         self._library: xgrammar.GrammarCompiler | None = None
         self._without_controls = np.empty(0, dtype=bool)  # by token id
         self._words = Words([])
+        self._utf8 = Utf8Rules([])
         self._sorted: Future[Words] | None = None
         self._futures: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
 
@@ -87,9 +89,9 @@ class GrammarCompiler:
         try:
             library = self._library_compiler()
             compiled = _METHODS[grammar.kind](library, grammar)
-            allowed = self._without_controls if grammar.kind in _JSON_KINDS else None
+            allowed = self._without_controls if grammar.kind in _JSON_KINDS else self._utf8.valid
             max_growth = MIN_GROWTH + len(grammar.source) // CHARS_PER_GROWTH
-            return CompiledGrammar(compiled, allowed, self._words, max_growth)
+            return CompiledGrammar(compiled, allowed, self._words, self._utf8, max_growth)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise _invalid(grammar, _PLACE_IN_LIBRARY.sub("", reason)) from error
@@ -106,7 +108,9 @@ class GrammarCompiler:
                 words = self._decoder.vocabulary()
                 info = xgrammar.TokenizerInfo(words, xgrammar.VocabType.RAW, stop_token_ids=[self._end_id])
                 self._words = Words(words)
-                self._without_controls = np.array([not _CONTROL.search(word) for word in words])
+                self._utf8 = Utf8Rules(words)
+                without_controls = np.array([not _CONTROL.search(word) for word in words])
+                self._without_controls = without_controls & self._utf8.valid
                 self._library = xgrammar.GrammarCompiler(
                     info, max_threads=NUM_THREADS, cache_limit_bytes=MAX_CACHE_BYTES
                 )

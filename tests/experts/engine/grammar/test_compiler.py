@@ -70,6 +70,28 @@ def test_strings_of_limited_length_hold_no_control_characters(grammars):
     assert not {i for i in allowed(state) if any(byte < 0x20 for byte in DECODER.bytes_of(i))}
 
 
+@pytest.mark.parametrize(
+    ("begun", "right", "wrong"),
+    [(0xE0, 0xA0, 0x9F), (0xED, 0x9F, 0xA0), (0xF0, 0x90, 0x8F), (0xF4, 0x8F, 0x90), (0xC3, 0x80, 0xC0)],
+)
+def test_a_character_is_continued_as_utf8_has_it(grammars, begun, right, wrong):
+    """Regression: the library takes a surrogate for one character, and in text it is three."""
+    state = state_of(grammars, {"type": "string", "maxLength": 9}, '"a')
+    ids = {DECODER.bytes_of(i): i for i in range(len(TOKENIZER)) if len(DECODER.bytes_of(i)) == 1}
+    assert ids[bytes([begun])] in allowed(state)
+    assert state.accept(ids[bytes([begun])])
+    assert ids[bytes([right])] in allowed(state)
+    assert ids[bytes([wrong])] not in allowed(state)
+    state.undo()
+    assert ids[b"a"] in allowed(state)
+
+
+@pytest.mark.parametrize("kind", [GrammarKind.JSON_OBJECT, GrammarKind.REGEX])
+def test_bytes_that_are_no_text_are_never_allowed(grammars, kind):
+    state = GrammarState(grammars.submit(Grammar(kind, "[^a]*")).result(), [END_ID])
+    assert not {i for i in allowed(state) if set(DECODER.bytes_of(i)) & {0xC0, 0xC1, *range(0xF5, 0x100)}}
+
+
 def test_tokens_with_a_space_of_their_own_kind_match_as_a_space():
     tokenizer = sentencepiece_like()
     decoder = TokenDecoder(tokenizer.backend_tokenizer)
