@@ -25,6 +25,7 @@ from router.api.sse import EventStream, while_connected
 from router.decoding.decode import Decoder
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest
+from router.decoding.policy import Target, resolve
 from router.errors import InvalidRequest
 from router.model_port import ModelChunk
 from router.table import META, RouteTable
@@ -81,13 +82,17 @@ class Endpoints:
         body = await self.read(request, ChatRequest)
         table = self._table(request, body)
         generation = self._generation(request, body, table, "route")
-        if not generation.target.routed:
+        is_routed = resolve(table, body.model, generation.routing).routed
+        if is_routed and generation.target != Target(META, routed=True):  # the model that made the calls
+            chunk = _decided(generation.target.writer)
+        elif not is_routed:
             param = "routing.force" if generation.routing.force else "model"
             raise InvalidRequest(
                 f"{param} names '{generation.target.writer}', so there is nothing to route: leave it out",
                 param,
             )
-        chunk = await while_connected(request.receive, self._decoder(table).distribution(generation))
+        else:
+            chunk = await while_connected(request.receive, self._decoder(table).distribution(generation))
         return json_response(
             {"object": "routing.distribution", "model": body.model or table.name, **_decision(chunk)}
         )
@@ -167,6 +172,15 @@ class Endpoints:
     async def _body(self, request: Request) -> bytes:
         coding = request.headers.get("content-encoding", "")
         return await read_body(request.stream(), coding, self._gateway.max_body_bytes)
+
+
+def _decided(writer: str) -> ModelChunk:
+    """What `Decoder.distribution` would say if a model were asked."""
+    return (
+        ModelChunk(distribution={})
+        if writer == META
+        else ModelChunk(expert=writer, distribution={writer: 1.0})
+    )
 
 
 def _decision(chunk: ModelChunk) -> dict[str, Any]:

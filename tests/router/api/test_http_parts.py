@@ -118,6 +118,20 @@ async def test_a_result_for_a_model_out_of_reach_is_routed_like_any_request(
     assert len(cluster.models["meta"].asks) == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("author", "decision", "word_probability"), [("roman", "roman", 0.0), ("meta", None, 1.0)]
+)
+async def test_the_route_of_a_result_is_known_without_asking_a_model(author, decision, word_probability):
+    """Regression: it was asked of the expert, which decides nothing."""
+    cluster = gateway(STOP)
+    response = await post(cluster, "/v1/route", messages=history(author))
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert (body["decision"], body["word_probability"]) == (decision, word_probability)
+    assert not cluster.models["roman"].asks  # type: ignore[attr-defined]
+    assert not cluster.models["meta"].asks  # type: ignore[attr-defined]
+
+
 async def test_a_result_for_the_meta_stays_with_the_meta():
     choice = await whole(gateway(STOP), messages=history("meta"), tools=[WEATHER])
     assert choice["message"]["content"] == "I do not know."
