@@ -22,6 +22,13 @@ from tests.fakes.models import FakeGateway, FakeModel, Pause, hands_over, models
 
 SLOW = "slow"
 AGAIN_S = 2.0
+# A shell that runs the tests in the background lets their processes ignore Ctrl-C.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from cluster.cli.main import app
+app()
+"""
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ class Terminal:
 @contextmanager
 def terminal(*arguments: str) -> Iterator[Terminal]:
     leader, follower = pty.openpty()
-    program = [sys.executable, "-c", "from cluster.cli.main import app; app()", *arguments]
+    program = [sys.executable, "-c", PROGRAM, *arguments]
     env = os.environ | {"TERM": "dumb", "COLUMNS": "60"}
     process = subprocess.Popen(
         program, stdin=follower, stdout=follower, stderr=follower, env=env, start_new_session=True
