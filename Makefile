@@ -67,7 +67,7 @@ test-cluster: install  ## the tests that start Ray
 
 test-vllm:  ## the tests of the vLLM engine only
 	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
-	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm -n 2 --dist loadfile tests/experts/engine tests/families && \
+	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm -n 2 --dist loadfile tests/experts/engine tests/families tests/router/api/fields tests/router/dialects/responses/test_fields.py && \
 	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/system/test_vllm.py tests/system/test_vllm_pools.py tests/system/test_smollm2.py; \
 	else \
 	  echo "!!! SKIPPED: vLLM's CPU build cannot be installed here; its engine is NOT tested !!!"; \
