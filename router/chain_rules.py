@@ -42,8 +42,7 @@ class ChainRules(Frozen):
         None,
         ge=1,
         description="Maximum number of tokens of all answers of a chain together. A further answer begins "
-        "only "
-        "if there is room for one as long as the last. By default only the request limits them.",
+        "only if there is room for one as long as the last. By default only the request limits them.",
     )
     reveal: bool = Field(
         False,
