@@ -100,15 +100,16 @@ def scale(
     apply_edit(config, address, no_apply=no_apply)
 
 
-def apply_edit(config: Path, address: str | None, *, no_apply: bool) -> None:
-    """Apply a file that a command has edited, if its cluster is known to run."""
+def apply_edit(config: Path, address: str | None, *, no_apply: bool) -> str | None:
+    """Apply a file that a command has edited, if its cluster is known to run: then returns its URL."""
     loaded = load_with_warnings(config)
     if no_apply or not (address or find_head(state_root() / loaded.name)):
         info(f"put it into effect with: etr apply {config}")
-        return
+        return None
     with connect(loaded.name, address) as client:
         url = converge(loaded, client)
     info(f"the change is in effect at {url}/v1")
+    return url
 
 
 def converge(config: ClusterConfig, client: ServeClient) -> str:

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from cluster.learning import options as learn_options
-from cluster.learning.new_expert import ExpertSource
 from cluster.learning.options import ExpertQueries, LearnOptions
 
 # Makes the options of a learning command, given the file with the data.
@@ -129,18 +128,11 @@ About = Annotated[
 ]
 NumQuestions = Annotated[int, typer.Option("--questions", min=1, help="Questions to synthesize.")]
 ExpertName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the expert.")]
-Model = Annotated[Path | None, typer.Option(help="Folder of its checkpoint.")]
-Hub = Annotated[str | None, typer.Option(help="Its id on the Hugging Face hub, instead of --model.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the hub.")]
-Adapter = Annotated[Path | None, typer.Option(help="Folder of its LoRA adapter, instead of --model.")]
-Pool = Annotated[str | None, typer.Option(help="The pool whose model the adapter is for.")]
 ConfigOption = Annotated[Path, typer.Option(help="The file that describes the cluster.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option(help="File for its expert token.", show_default="tokens/NAME.safetensors beside the config"),
 ]
-NumGpus = Annotated[float | None, typer.Option(min=0, help="GPUs that one replica reserves.")]
-NumCpus = Annotated[float | None, typer.Option(min=0, help="CPUs that one replica reserves.")]
 Tolerance = Annotated[
     float, typer.Option(min=0, max=1, help="Accuracy that each of the other experts may lose.")
 ]
@@ -209,41 +201,3 @@ def expert_queries(
     if about is not None and not synthesize:
         raise typer.BadParameter("--about has no effect without --synthesize; add it")
     return ExpertQueries(data, synthesize, about or "", questions)
-
-
-def expert_source(
-    model: Model = None,
-    hub: Hub = None,
-    revision: Revision = None,
-    adapter: Adapter = None,
-    pool: Pool = None,
-    num_gpus: NumGpus = None,
-    num_cpus: NumCpus = None,
-) -> ExpertSource:
-    """The group of options that say what a new expert runs."""
-    kind, where = _source(model, hub, revision, adapter, pool)
-    return ExpertSource(kind, where, _resources(kind, num_gpus=num_gpus, num_cpus=num_cpus))
-
-
-def _source(
-    model: Path | None, hub: str | None, revision: str | None, adapter: Path | None, pool: str | None
-) -> tuple[str, dict[str, str]]:
-    """The key of the block in cluster.yaml, and its content."""
-    if [model, hub, adapter].count(None) != 2:
-        raise typer.BadParameter("give exactly one of --model, --hub and --adapter")
-    if revision is not None and hub is None:
-        raise typer.BadParameter("--revision has no effect without --hub; remove it")
-    if (adapter is None) != (pool is None):
-        raise typer.BadParameter("--adapter and --pool need each other; add the other one")
-    if adapter is not None and pool is not None:
-        return "adapter", {"path": str(adapter), "pool": pool}
-    if hub is None:
-        return "model", {"path": str(model)}
-    return "model", {"hub": hub} | ({"revision": revision} if revision else {})
-
-
-def _resources(kind: str, **amounts: float | None) -> dict[str, float]:
-    resources = {key: amount for key, amount in amounts.items() if amount is not None}
-    if resources and kind == "adapter":
-        raise typer.BadParameter("an adapter uses the replicas of its pool; remove --num-gpus and --num-cpus")
-    return resources

@@ -11,11 +11,17 @@ from typing import Any
 @dataclass(frozen=True)
 class ExpertSource:
     """What an expert runs. `kind` and `where`: "model" and {"path": …} or {"hub": …, "revision": …}, the
-    revision being optional; or "adapter" and {"path": …, "pool": …}. `resources`: of one replica."""
+    revision being optional; or "adapter" and {"path": …, "pool": …}, with an optional "invocation".
+    `resources`: of one replica."""
 
     kind: str
     where: Mapping[str, str]
     resources: Mapping[str, float]
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether it is an ordinary LoRA that takes over in the meta."""
+        return self.where.get("invocation") == "approximate"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from cluster.client.in_place_check import check_in_place
 from cluster.config.cluster_config import load_config
 from cluster.local.head import start_head, stop_head
 from cluster.local.ports import free_ports
@@ -24,6 +25,7 @@ from cluster.serve.apply import apply
 from cluster.serve.client import ServeClient
 from cluster.serve.connect import connect_to
 from cluster.status.collector import StatusCollector
+from experts.learn.queries import Query
 from tests.support.engine_world import prompt_ids, question, token
 from tests.support.reference_loop import ReferenceModel
 from tests.tiny.models import save_tiny_llama
@@ -115,6 +117,9 @@ def test_experts_in_the_meta_take_over_come_and_survive_a_replica(world: World):
     for name in ("law", "chem"):
         [choice] = _ask(world.url, f"generalist/{name}", "hello")["choices"]
         assert choice["message"]["content"] == world.expected(name, "hello")
+    queries = [Query(question(text), "law") for text in QUESTIONS[:2]]
+    check = asyncio.run(check_in_place(world.url, "generalist", "law", queries))
+    assert check.equal_parts == (1.0, 1.0)
 
     models = {model.name: model for model in StatusCollector(world.client, world.url).collect().models}
     assert (models["law"].pool, models["chem"].pool, models["meta"].pool) == ("meta", "meta", "")

@@ -281,6 +281,7 @@ def test_incumbents_of_another_meta_are_refused(config: Path, data: Path):
         (("--adapter", "x"), "--adapter and --pool need each other"),
         (("--model", "x", "--pool", "base"), "--adapter and --pool need each other"),
         (("--adapter", "x", "--pool", "base", "--num-cpus", "1"), "an adapter uses the replicas of its pool"),
+        (("--adapter", "x", "--pool", "base", "--approximate"), "has an effect only with --pool meta"),
     ],
 )
 def test_a_model_comes_from_one_place(config, data, options, complaint):
@@ -313,6 +314,16 @@ def test_an_adapter_is_added_to_its_pool(config: Path, data: Path):
     assert load_config(config).pools["base"].autoscaling.max_replicas == 3
     refused = run("scale", "morse", "--max", "3", "--config", config, "--no-apply")
     assert "'morse' uses the replicas of its pool; use: etr scale base" in refused.stderr
+
+
+def test_an_ordinary_adapter_is_added_to_the_meta(config: Path, data: Path):
+    width = json.loads((config.parent / "models" / "meta" / "config.json").read_text())["hidden_size"]
+    adapter = write_adapter(config.parent / "adapters" / "morse", width=width)
+    set_value(config, ("meta", "engine"), {"max_adapters": 1})
+    where = ("--adapter", adapter, "--pool", "meta", "--approximate")
+    result = run("experts", "add", "morse", *where, "--config", config, "--data", data, *FROM_DATA)
+    assert result.exit_code == 0, result.output
+    assert "adapter: {path: adapters/morse, pool: meta, invocation: approximate}" in config.read_text()
 
 
 def test_the_first_expert_of_a_cluster_can_be_added_too(config: Path, data: Path):
