@@ -47,6 +47,11 @@ class LocalEngineConfig(FrozenConfig):
         description="Variables of the chat template, such as `enable_thinking: false`. A request may change "
         "them.",
     )
+    prefix_caching: bool = Field(
+        True,
+        description="Keep the KV cache of past prompts and answers, for prompts that begin with the same "
+        "tokens. It lies in parts of the KV cache that no running request needs.",
+    )
     stall_s: float = Field(
         60.0,
         gt=0,

@@ -49,9 +49,6 @@ class VllmConfig(LocalEngineConfig):
         description="Number format of the KV cache, by one of vLLM's names: `fp8`, `fp8_e5m2`, … By default "
         "that of the weights.",
     )
-    prefix_caching: bool = Field(
-        True, description="Keep the KV cache of past prompts, for prompts that begin with the same tokens."
-    )
     enforce_eager: bool = Field(
         False, description="Do not compile the model or capture CUDA graphs: starts sooner, runs slower."
     )

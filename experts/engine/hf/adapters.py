@@ -14,6 +14,7 @@ from experts.adapter import activation_start, read_adapter
 from experts.engine.adapter_slots import LoadedAdapter
 from experts.engine.hf.lora_files import read_weights
 from experts.engine.hf.lora_layers import LoraLayers
+from experts.engine.hf.prefix_cache import Writer
 
 NO_SLOT = -1
 
@@ -29,6 +30,12 @@ class _Place:
         return activation_start(self.activation, ids, is_at_start=is_at_start)
 
 
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    slot: int
+    writer: Writer
+
+
 class BatchAdapters:
     """Implements `AdapterStore` for up to `num_slots` adapters of up to rank `max_rank`."""
 
@@ -38,8 +45,7 @@ class BatchAdapters:
         self._layers = LoraLayers(model, num_slots, model.device)
         self._free_slots = list(range(num_slots))
         self._places: dict[int, _Place] = {}  # by number of the adapter
-        # By request: the slot, and the position from which on it applies.
-        self._applied: dict[str, tuple[int, int]] = {}
+        self._applied: dict[str, _Applied] = {}  # by request
         self._loading = asyncio.Lock()
 
     async def add(self, adapter: LoadedAdapter) -> None:
@@ -57,8 +63,12 @@ class BatchAdapters:
         applies (see `activation_start`)."""
         place = self._places[adapter.number]
         start = place.start(ids, is_at_start=is_at_start)
-        self._applied[request_id] = place.slot, start
+        self._applied[request_id] = _Applied(place.slot, Writer(adapter.number, start))
         return start
+
+    def writer(self, request_id: str) -> Writer:
+        applied = self._applied.get(request_id)
+        return applied.writer if applied else Writer()
 
     def remove_request(self, request_id: str) -> None:
         self._applied.pop(request_id, None)
@@ -78,9 +88,11 @@ class BatchAdapters:
 
     def _spans(self, request_id: str, num_before: int, num_rows: int) -> list[tuple[int, int]]:
         """Slots and numbers of rows, of a request with so many computed tokens before these rows."""
-        slot, start = self._applied.get(request_id, (NO_SLOT, 0))
-        num_plain = min(max(start - num_before, 0), num_rows)
-        spans = (NO_SLOT, num_plain), (slot, num_rows - num_plain)
+        applied = self._applied.get(request_id)
+        if applied is None:
+            return [(NO_SLOT, num_rows)]
+        num_plain = min(max(applied.writer.start - num_before, 0), num_rows)
+        spans = (NO_SLOT, num_plain), (applied.slot, num_rows - num_plain)
         return [span for span in spans if span[1]]
 
     def _load(self, slot: int, adapter: LoadedAdapter) -> _Place:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList, PreTrainedModel
-from transformers.generation.continuous_batching import ContinuousBatchingManager, PagedAttentionCache
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
@@ -19,8 +19,9 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
 from experts.engine.config.transformers import TransformersConfig
-from experts.engine.hf import paged_attention, weight_layout
+from experts.engine.hf import paged_attention, prefix_cache, weight_layout
 from experts.engine.hf.adapters import BatchAdapters
+from experts.engine.hf.prefix_cache import PrefixCache
 from experts.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ MIN_CACHE_TOKENS = 512
 def prepare(model: PreTrainedModel) -> None:
     """Make a loaded model ready for batches; `start` and `create_manager` need it."""
     paged_attention.register()
+    prefix_cache.register()
     if is_on_cpu(model):
         weight_layout.to_column_major(model)
 
@@ -59,6 +61,8 @@ def start(
             f"{name}: engine.max_model_len is {config.max_model_len}, but the memory holds a KV cache for "
             f"{longest} tokens; lower max_model_len or free memory"
         )
+    if config.prefix_caching and not kv_cache(manager).use_prefix_sharing:
+        logger.info("%s: keeps no prefixes: a sliding window loses the beginning of a text", name)
     if longest < max_model_len:
         logger.warning("%s: its window is %d of %d tokens: more do not fit", name, longest, max_model_len)
     return manager, longest
@@ -72,6 +76,7 @@ def create_manager(
     num_tokens: int | None,
     max_batch_tokens: int,
     max_streams: int,
+    keeps_prefixes: bool = False,
     adapters: BatchAdapters | None = None,
 ) -> ContinuousBatchingManager:
     """`num_tokens`: size of the KV cache; None: what fits into the memory that is left.
@@ -88,8 +93,7 @@ def create_manager(
                 num_blocks=num_tokens and _num_blocks(model, num_tokens, page_size),
                 max_batch_tokens=max_batch_tokens,
                 max_requests_per_batch=max_streams,
-                # Requests would share keys and values by their tokens alone, whatever their adapters.
-                allow_block_sharing=adapters is None,
+                allow_block_sharing=keeps_prefixes,
                 # The logits processor runs Python at every step, which a replayed graph would skip.
                 use_cuda_graph=False,
                 use_async_batching=False,
@@ -101,9 +105,12 @@ def create_manager(
     return manager
 
 
-def keeps_prefixes(manager: ContinuousBatchingManager) -> bool:
-    """Whether a request may use the keys and values of an earlier one that began with the same tokens."""
-    return bool(_cache(manager).use_prefix_sharing)
+def kv_cache(manager: ContinuousBatchingManager) -> PrefixCache:
+    """Of a loop that has started."""
+    assert manager.batch_processor is not None
+    cache = manager.batch_processor.cache
+    assert isinstance(cache, PrefixCache), "`prepare` was called"
+    return cache
 
 
 def _started(
@@ -127,6 +134,7 @@ def _started(
             num_tokens=num_tokens,
             max_batch_tokens=config.max_batch_tokens,
             max_streams=config.max_streams,
+            keeps_prefixes=config.prefix_caching,
             adapters=adapters,
         )
         manager.start()
@@ -193,15 +201,10 @@ def _num_blocks(model: PreTrainedModel, num_tokens: int, page_size: int) -> int:
 def _longest_request(manager: ContinuousBatchingManager, limit: int) -> int:
     """How many tokens, at most `limit`, a request can have if it is alone. The library's own check is asked,
     because it rounds to pages and shares the memory among layers with and without a sliding window."""
-    cache = _cache(manager)
+    cache = kv_cache(manager)
     request = RequestState(request_id="", initial_tokens=[])
 
     def is_too_long(num_tokens: int) -> bool:
         return not cache.can_store_request_tokens(request, num_tokens, dry_run=True)
 
     return bisect_left(range(1, limit + 1), True, key=is_too_long)
-
-
-def _cache(manager: ContinuousBatchingManager) -> PagedAttentionCache:
-    assert manager.batch_processor is not None, "the loop has started"
-    return manager.batch_processor.cache

@@ -26,6 +26,7 @@ from experts.engine.hf.in_place import InPlaceExperts
 from experts.engine.hf.loader import load
 from experts.engine.hf.logits_processor import RoutingLogitsProcessor
 from experts.engine.hf.outputs import stream_outputs
+from experts.engine.hf.prefix_cache import Writer
 from experts.engine.hf.prompt_logprobs import prompt_logprobs
 from experts.engine.hf.request import RunningRequest
 from experts.engine.hf.self_test import self_test
@@ -82,13 +83,15 @@ class TransformersEngine:
             self._logits_processor,
             self._batch_adapters if config.max_adapters else None,
         )
+        self._cache = batching.kv_cache(self._manager)
+        self._cache.writer_of = self._writer
         self._tokenizer = tokenizer.shortened_to(longest)
         self._request_numbers = itertools.count()
         self._num_tokens, self._is_closing, self._scoring = 0, False, threading.Lock()
 
     @property
     def keeps_prefixes(self) -> bool:
-        return batching.keeps_prefixes(self._manager)
+        return bool(self._cache.use_prefix_sharing)
 
     @property
     def vocabulary(self) -> str:
@@ -141,9 +144,9 @@ class TransformersEngine:
         if batch_processor is None:
             return EngineStats(0, 0, 0.0, 0, in_flight)
         num_running = len(batch_processor.scheduler.active_requests)
-        free = float(batch_processor.cache.compute_free_capacity()) if num_running else 1.0
         num_waiting = max(0, self._logits_processor.num_requests - num_running)
-        return EngineStats(num_running, num_waiting, 1.0 - free, self._num_tokens, in_flight)
+        cache_use = 1.0 - self._cache.compute_free_capacity()
+        return EngineStats(num_running, num_waiting, cache_use, self._num_tokens, in_flight)
 
     async def close(self) -> None:
         self._is_closing = True
@@ -159,7 +162,10 @@ class TransformersEngine:
         state, request = running.state, running.state.request
         # The caller's own id occurs twice if a request is retried while its first attempt is still ending.
         request_id = f"{request.request_id}#{next(self._request_numbers)}"
-        experts = InPlaceExperts(self._batch_adapters, in_place, self._manager) if in_place else None
+        num_streams = self._config.max_streams
+        experts = (
+            InPlaceExperts(self._batch_adapters, in_place, self._cache, num_streams) if in_place else None
+        )
         self._logits_processor.add(request_id, state, experts)
         if adapter is not None:
             is_at_start = not request.written
@@ -169,6 +175,11 @@ class TransformersEngine:
         finally:
             self._logits_processor.remove(request_id)
             self._batch_adapters.remove_request(request_id)
+
+    def _writer(self, request_id: str) -> Writer | None:
+        # In this order: a request that ends meanwhile leaves the processor first, then its adapter.
+        writer = self._batch_adapters.writer(request_id)
+        return writer if self._logits_processor.knows(request_id) else None
 
     async def _running_request(self, encoded: EncodedRequest, received_s: float) -> RunningRequest:
         request, prompt = encoded.request, encoded.prompt

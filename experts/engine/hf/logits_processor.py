@@ -54,6 +54,10 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         self._states.pop(request_id, None)
         self._in_place.pop(request_id, None)
 
+    def knows(self, request_id: str) -> bool:
+        """Whether the request was added and not removed."""
+        return request_id in self._states
+
     @property
     def num_requests(self) -> int:
         """Running and waiting."""

@@ -12,7 +12,7 @@ from experts.engine.request import EngineRequest
 from experts.engine.sampling.routing import RequestState
 from experts.errors import EngineDead, ModelLoadError
 from experts.token import ExpertToken
-from tests.support.engine_world import question, run, running
+from tests.support.engine_world import question, run
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level
 
@@ -52,27 +52,6 @@ async def test_time_without_requests_does_not_count_as_a_stall(folder):
             await engine.check()
     finally:
         await engine.close()
-
-
-async def test_a_prompt_that_was_read_before_is_not_read_again(folder):
-    text = "a question of many words " * 8
-    async with running(CONFIG, folder) as engine:
-        num_read: list[int] = []
-        engine._manager.model.get_input_embeddings().register_forward_hook(
-            lambda module, inputs, output: num_read.append(inputs[0].numel())
-        )
-        await run(engine, text, max_tokens=4)
-        first = sum(num_read)
-        num_read.clear()
-        await run(engine, text, max_tokens=4)
-        assert engine.keeps_prefixes
-        assert sum(num_read) < first / 2
-
-
-async def test_a_pool_with_adapters_says_that_it_keeps_no_prefixes(folder):
-    """Keys and values of one adapter are wrong for another."""
-    async with running(CONFIG.model_copy(update={"max_adapters": 1}), folder) as engine:
-        assert not engine.keeps_prefixes
 
 
 async def test_cancelled_requests_leave_nothing_behind(folder):

@@ -210,6 +210,20 @@ async def test_no_keys_of_an_adapter_are_read_as_those_of_the_base(engine, refer
     assert ids_of(chunks) == reference.follow(collided, 12)[0]
 
 
+async def test_what_an_expert_reads_anew_stays_as_it_is_for_other_requests(engine, reference, expected):
+    """All share the blocks of the prompt: the expert's invocation begins in a complete one for some texts."""
+    await engine.install(1, [always(reference)])
+    for text, ids in list(zip(TEXTS, expected, strict=True))[:4]:
+        plain = reference.write(question(text), "", NUM_TOKENS)[0]
+        for _ in range(2):
+            answers = await asyncio.gather(
+                run(engine, text, max_tokens=NUM_TOKENS),
+                run(engine, text, max_tokens=NUM_TOKENS, **ALLOWED),
+                run(engine, text, max_tokens=NUM_TOKENS),
+            )
+            assert [ids_of(chunks) for chunks in answers] == [plain, ids, plain]
+
+
 async def test_requests_that_lost_their_cache_go_on_as_before(base, reference, law, expected):
     """Memory is short: the library drops the cache of requests, and prefills prompt and answer again."""
     config = CONFIG.model_copy(update={"cache_tokens": 256, "max_batch_tokens": 128})
