@@ -2,6 +2,7 @@
 
 The tokens of several query sets are averaged. Each set has other inputs, phrasings and typos, so what only
 one of them suggests counts less: fewer general questions are handed over for the same share of right experts.
+The demo's tokens are averaged with those of `etr learn` too, for the file of `python -m examples.smollm2.query_set`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def main() -> None:
     with stages(console) as progress:
         learned = [_learned(meta, renderer, seed, progress) for seed in arguments.seeds]
     for tokens in zip(*learned, strict=True):
-        mean(tokens).save(arguments.output / f"{tokens[0].name}.safetensors")
+        token, file = mean(tokens), f"{tokens[0].name}.safetensors"
+        if arguments.average_with is not None:
+            token = mean([token, ExpertToken.load(arguments.average_with / file)])
+        token.save(arguments.output / file)
 
 
 def mean(tokens: Sequence[ExpertToken]) -> ExpertToken:
@@ -83,6 +87,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", type=Path, help="from `python -m examples.smollm2 FOLDER`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8], help="one for each query set")
+    parser.add_argument(
+        "--average-with", type=Path, help="folder of tokens that weigh as much as all query sets together"
+    )
     parser.add_argument("--output", type=Path, default=TOKENS)
     return parser.parse_args()
 
