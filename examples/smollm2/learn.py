@@ -2,7 +2,7 @@
 
 The tokens of several query sets are averaged. Each set has other inputs, phrasings and typos, so what only
 one of them suggests counts less: fewer general questions are handed over for the same share of right experts.
-The demo's tokens are averaged with those of `etr learn` too, for the file of `python -m examples.smollm2.query_set`.
+The demo's tokens are averaged with those of `etr learn` too, from `python -m examples.smollm2.query_set`.
 """
 
 from __future__ import annotations
