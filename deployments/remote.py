@@ -91,7 +91,8 @@ class RemoteModel:
             )
             async for engine_chunk in response:
                 chunk = to_model_chunk(engine_chunk)
-                self._replicas.call_produced(request_id, adapter, chunk.finish)
+                if request.runs_model:
+                    self._replicas.call_produced(request_id, adapter, chunk.finish)
                 yield chunk
         except asyncio.CancelledError as error:
             if _is_own_cancellation():

@@ -78,14 +78,22 @@ class PromptRenderer:
             prompt = self._template.closed(conversation, variables)
         return self._encode(prompt + after, sentinels, add_special_tokens=False, max_tokens=max_tokens)
 
-    def text(self, prompt: str, written: str = "", *, max_tokens: int | None = None) -> list[int]:
-        """Ids of a raw prompt and the text `written` after it, with the special tokens of the tokenizer.
+    def text(
+        self,
+        prompt: str,
+        written: str = "",
+        *,
+        add_special_tokens: bool = True,
+        max_tokens: int | None = None,
+    ) -> list[int]:
+        """Ids of a raw prompt and the text `written` after it, with the special tokens of the tokenizer
+        if `add_special_tokens`.
 
         Raises InvalidPrompt, ContextLengthExceeded (see `chat`).
         """
         sentinels = Sentinels([prompt, written])
         guarded = self._guard(prompt, sentinels, "prompt") + self._guard(written, sentinels, "written")
-        return self._encode(guarded, sentinels, add_special_tokens=True, max_tokens=max_tokens)
+        return self._encode(guarded, sentinels, add_special_tokens=add_special_tokens, max_tokens=max_tokens)
 
     def self_test(self) -> None:
         """Raises TemplateError unless the chat template can hold a conversation, leave a turn open, and

@@ -11,6 +11,7 @@ from router.parts import Part, TokenLogprobs
 from router.prompt import Prompt
 from router.routing_report import RoutingReport
 from router.sampling import Sampling
+from router.tasks import Detokenize, Task, Tokenize, TokenizedPrompt
 
 
 class Finish(StrEnum):
@@ -48,6 +49,7 @@ class ModelRequest:
     its first decision, whatever it is.
     With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
     expert that would take over, if any.
+    A `task` takes the place of an answer: its result is one chunk, with a finish reason.
     `trace_headers` are passed on to servers that the model asks.
     `adapter` selects a model of an application that serves several (`ModelEntry.adapter`).
     `message_gap_s` is the longest time that text may wait to be sent with later text; the first text and the
@@ -69,9 +71,15 @@ class ModelRequest:
     in_place: Mapping[str, str] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False
+    task: Task | None = None
     adapter: str | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether a result shows that the replica can run its model."""
+        return not isinstance(self.task, Tokenize | Detokenize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class ModelChunk:
     they belong to. None means that the ids cannot be used.
     On the last chunk, `stop_token` is the one of `SamplingOptions.stop_token_ids` that ended the answer.
     `routing` is what the meta has to report of its decisions.
+    `tokenized` and `vectors` are results of a task; a vector is its numbers as 32-bit floats, little-endian.
     An `expert` without `finish` takes over in place: the chunks that follow are its own, and the first of
     them has what the first chunk of a call has.
     On the first chunk, `queue_s` is the time in the engine's queue and `prefill_s` the time from there to the
@@ -108,6 +117,8 @@ class ModelChunk:
     probability: float | None = None
     distribution: Mapping[str, float] | None = None
     routing: RoutingReport | None = None
+    tokenized: TokenizedPrompt | None = None
+    vectors: tuple[bytes, ...] = ()
     queue_s: float = 0.0
     prefill_s: float = 0.0
 

@@ -18,6 +18,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from cluster.cli.main import app
 from cluster.config.reference import config_reference
 from router.api.fields.reference import fields_reference
+from router.api.tasks.reference import tasks_reference
 from router.dialects.messages.reference import messages_reference
 from router.dialects.responses.reference import responses_reference
 
@@ -40,7 +41,7 @@ def cli_reference() -> str:
 def write_reference(folder: Path) -> None:
     """Write `cluster-yaml.md`, `cli.md` and `api-fields.md` into `folder`, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = "\n".join([fields_reference(), responses_reference(), messages_reference()])
+    fields = "\n".join([fields_reference(), responses_reference(), messages_reference(), tasks_reference()])
     (folder / "api-fields.md").write_text(fields, encoding="utf-8")
     (folder / "cluster-yaml.md").write_text(config_reference(), encoding="utf-8")
     (folder / "cli.md").write_text(cli_reference(), encoding="utf-8")

@@ -9,10 +9,11 @@ from typing import Any
 
 from experts.engine import chunk as engine
 from experts.engine import request as asked
+from experts.engine import tasks as engine_tasks
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
 from experts.engine.routing_report import RoutingReport as EngineReport
-from router import parts, prompt, sampling
+from router import parts, prompt, sampling, tasks
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.routing_report import Candidates, RoutingReport, ShadowWin
 
@@ -25,6 +26,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         messages=None if messages is None else tuple(map(_to_openai, messages)),
         text=request.prompt.text,
         ids=request.prompt.ids,
+        inputs=request.prompt.inputs,
         written=request.prompt.written + request.written,
         resumed=None if resumed is None else asked.Resumed(resumed.text, resumed.ids, resumed.tokenizer),
         position=request.position,
@@ -43,6 +45,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         in_place=request.in_place,
         only_at_start=request.only_at_start,
         probe=request.probe,
+        task=None if request.task is None else _to_engine_task(request.task),
         adapter=request.adapter,
         trace_headers=request.trace_headers,
         message_gap_s=request.message_gap_s,
@@ -65,6 +68,8 @@ def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
         probability=chunk.probability,
         distribution=chunk.distribution,
         routing=None if chunk.routing is None else _to_report(chunk.routing),
+        tokenized=None if chunk.tokenized is None else tasks.TokenizedPrompt(**_fields(chunk.tokenized)),
+        vectors=chunk.vectors,
         queue_s=chunk.queue_s,
         prefill_s=chunk.prefill_s,
     )
@@ -89,7 +94,17 @@ def _to_sampling_options(options: sampling.SamplingOptions) -> asked.SamplingOpt
     return asked.SamplingOptions(**fields)
 
 
-def _fields(options: sampling.SamplingOptions | prompt.ChatOptions) -> dict[str, Any]:
+def _to_engine_task(task: tasks.Task) -> engine_tasks.Task:
+    match task:
+        case tasks.Tokenize():
+            return engine_tasks.Tokenize(**_fields(task))
+        case tasks.Detokenize():
+            return engine_tasks.Detokenize()
+        case tasks.Embed():
+            return engine_tasks.Embed(**_fields(task))
+
+
+def _fields(options: Any) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options.__slots__}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from experts.engine.tasks import Task
+
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
@@ -112,9 +114,10 @@ class EngineRequest:
         request_id: For logs; two requests may have the same id.
         messages: A conversation of `{"role": …, "content": …}`; an assistant message may have OpenAI's
             `tool_calls` and a `reasoning`, a tool message its `tool_call_id`. Exactly one of `messages`,
-            `text` and `ids` is given.
+            `text`, `ids` and `inputs` is given.
         text: A raw prompt.
         ids: A raw prompt as token ids.
+        inputs: Texts or token ids to embed, each for itself.
         written: Text that already stands in the open assistant turn, or after the raw prompt.
         resumed: What follows `written`, if this model's replica was lost in the middle of the answer.
         position: Number of tokens in `written` and `resumed`. Seeded sampling of token number p depends only
@@ -135,6 +138,7 @@ class EngineRequest:
             that wins takes over within this generation. One whose adapter is not loaded cannot win.
         only_at_start: An expert may take over only at the first token.
         probe: Generate nothing; return the distribution over the allowed experts at the first position.
+        task: What takes the place of an answer; its result is one chunk. None: an answer.
         adapter: The LoRA adapter to use, which the engine has loaded. None: the model without an adapter.
         trace_headers: `traceparent` and `tracestate` of the request, for servers that the engine asks.
         message_gap_s: Not for the engine: its replica may merge chunks that are closer in time than this.
@@ -144,6 +148,7 @@ class EngineRequest:
     messages: tuple[Mapping[str, Any], ...] | None = None
     text: str | None = None
     ids: tuple[int, ...] | None = None
+    inputs: tuple[str | tuple[int, ...], ...] | None = None
     written: str = ""
     resumed: Resumed | None = None
     position: int = 0
@@ -162,6 +167,7 @@ class EngineRequest:
     in_place: Mapping[str, str] = field(default_factory=dict)
     only_at_start: bool = False
     probe: bool = False
+    task: Task | None = None
     adapter: str | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0

@@ -25,10 +25,12 @@ from router.api.sse import EventStream, while_connected
 from router.decoding.decode import Decoder
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest
-from router.decoding.policy import Target, resolve
+from router.decoding.policy import Target, admission_context, resolve
 from router.errors import InvalidRequest
 from router.model_port import ModelChunk
+from router.prompt import Prompt
 from router.table import META, RouteTable
+from router.tasks import Task
 
 SESSION_HEADER = "x-session-id"  # names the conversation that a request belongs to
 AnyRequest = TypeVar("AnyRequest", bound=AnswerRequest)
@@ -62,7 +64,7 @@ class Endpoints:
         Args:
             answer_kind: Makes the answer from the body, the route table and the name of the API key.
         """
-        table = self._table(request, body)
+        table = self.table(request, body)
         answer = answer_kind(body, table, request.state.key)
         field = "n" if body.n > 1 else "prompt"
         require_one_vocabulary(body, answer.generations, table, self._gateway.vocabulary)
@@ -80,7 +82,7 @@ class Endpoints:
     async def route(self, request: Request) -> Response:
         """Show which expert would answer, without generating."""
         body = await self.read(request, ChatRequest)
-        table = self._table(request, body)
+        table = self.table(request, body)
         generation = self._generation(request, body, table, "route")
         is_routed = resolve(table, body.model, generation.routing).routed
         if is_routed and generation.target != Target(META, routed=True):  # the model that made the calls
@@ -99,7 +101,7 @@ class Endpoints:
 
     async def count_tokens(self, request: Request, body: ChatRequest) -> int:
         """How many tokens the prompt has for the model that would be called first. That model is asked."""
-        table = self._table(request, body)
+        table = self.table(request, body)
         generation = self._generation(request, body, table, "count")
         decoder = self._decoder(table)
         if generation.target.routed and generation.target.writer == META:
@@ -107,6 +109,31 @@ class Endpoints:
             return chunk.num_prompt_tokens or 0
         stream = decoder.decode(replace(generation, max_tokens=1))
         return await while_connected(request.receive, _num_prompt_tokens(stream))
+
+    async def perform(
+        self, request: Request, table: RouteTable, model: str, prompt: Prompt, task: Task
+    ) -> ModelChunk:
+        """Have one model do `task` with the prompt. `model` is its name in the table."""
+        generation = GenerationRequest(
+            request_id=f"task-{uuid.uuid4().hex}",
+            prompt=prompt,
+            target=Target(model, routed=False),
+            task=task,
+            admission=admission_context(table, request.state.key),
+        )
+        return await while_connected(request.receive, self._decoder(table).perform(generation))
+
+    def table(self, request: Request, body: AnswerRequest | None = None) -> RouteTable:
+        """The route table that the request may use."""
+        table = permitted_table(self._gateway, request)
+        if isinstance(body, ChatRequest) and body.chat_template and not table.allow_chat_template:
+            raise InvalidRequest(
+                "chat_template is not allowed here: leave it out, or ask the operator of this cluster to set "
+                "http.allow_chat_template",
+                "chat_template",
+                "unsupported_parameter",
+            )
+        return table
 
     def _generation(
         self, request: Request, body: ChatRequest, table: RouteTable, purpose: str
@@ -156,18 +183,6 @@ class Endpoints:
     async def openapi(self, request: Request) -> Response:
         """Get this document."""
         return json_response(request.app.openapi())
-
-    def _table(self, request: Request, body: AnswerRequest) -> RouteTable:
-        """The route table that the request may use."""
-        table = permitted_table(self._gateway, request)
-        if isinstance(body, ChatRequest) and body.chat_template and not table.allow_chat_template:
-            raise InvalidRequest(
-                "chat_template is not allowed here: leave it out, or ask the operator of this cluster to set "
-                "http.allow_chat_template",
-                "chat_template",
-                "unsupported_parameter",
-            )
-        return table
 
     async def _body(self, request: Request) -> bytes:
         coding = request.headers.get("content-encoding", "")

@@ -85,6 +85,9 @@ class DecisionRecorder:
             with_text = whole.decision_log.text
             self._log.write(partial(decision_lines, generation, state, num_beyond_key, with_text=with_text))
 
+    def performed(self, state: GenerationState) -> None:
+        self._count_tokens(state, key_label(state.admission.key))
+
     def feedback(self, answer_id: str, right_expert: str | None, key: str) -> tuple[Verdict, bool]:
         """Take what a client says of an answer. Returns the verdict, and whether it was logged.
 

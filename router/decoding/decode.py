@@ -106,6 +106,23 @@ class Decoder:
         finally:
             add_answer(generation, state, self._table)
 
+    async def perform(self, generation: GenerationRequest) -> ModelChunk:
+        """Have the addressed model do `generation.task`.
+
+        Returns the chunk with the result.
+
+        Raises:
+            RouterError: as `decode`; the model is called again while that may help.
+        """
+        state = self._begin(generation, Transcript())
+        try:
+            chunk = await self._only_chunk(generation, state, probe=False)
+            state.finish = chunk.finish
+            return chunk
+        finally:
+            self._recorder.performed(state)
+            add_answer(generation, state, self._table)
+
     async def _write(
         self, generation: GenerationRequest, state: GenerationState
     ) -> AsyncGenerator[Delta | Done, None]:
@@ -143,14 +160,25 @@ class Decoder:
         self, generation: GenerationRequest, state: GenerationState, others: tuple[str, ...] = ()
     ) -> ModelChunk:
         """The meta's distribution over the experts that are allowed now, and `others`."""
+        return await self._only_chunk(generation, state, probe=True, others=others)
+
+    async def _only_chunk(
+        self,
+        generation: GenerationRequest,
+        state: GenerationState,
+        *,
+        probe: bool,
+        others: tuple[str, ...] = (),
+    ) -> ModelChunk:
+        """The result of a call that writes nothing."""
         while True:
             try:
-                async with aclosing(self._call(generation, state, probe=True, others=others)) as chunks:
+                async with aclosing(self._call(generation, state, probe=probe, others=others)) as chunks:
                     async for chunk in chunks:
                         state.count(chunk)
-                        if chunk.distribution is not None:
+                        if chunk.distribution is not None if probe else chunk.finish is Finish.STOP:
                             return chunk
-                raise ModelFailed("the meta ended a probe without a distribution")
+                raise ModelFailed(f"{state.writer} ended a call without its result")
             except RouterError as error:
                 await self._recovery.recover(generation, state, error)
 

@@ -16,6 +16,7 @@ from router.parts import ReasoningPart
 from router.prompt import Prompt
 from router.sampling import Sampling
 from router.table import META
+from router.tasks import Task
 from router.tracing import RequestTrace
 
 
@@ -32,6 +33,7 @@ class GenerationRequest:
     """One answer to write. A client request with `n` choices has `n` generations for each of its prompts.
 
     `session` names the conversation, if the client does; requests of one session belong together.
+    With a `task`, the model does that instead of writing an answer.
     A model may hold its text back for `message_gap_s` seconds, to send fewer messages. `admission` is shared
     by the generations of one client request; None makes this the only one. The decode loop keeps `progress`
     up to date, if there is one.
@@ -46,6 +48,7 @@ class GenerationRequest:
     routing: Routing = Routing()
     message_gap_s: float = 0.0
     session: str = ""
+    task: Task | None = None
     admission: AdmissionContext | None = field(default=None, compare=False)
     progress: Progress | None = field(default=None, compare=False)
 

@@ -15,7 +15,14 @@ class AnswerRecorder(Protocol):
         """An answer has ended: complete, failed, or left by its client. `table` holds what it could reach."""
         ...
 
+    def performed(self, state: GenerationState) -> None:
+        """A task that is no answer has ended."""
+        ...
+
 
 class NoRecorder:
     def ended(self, generation: GenerationRequest, state: GenerationState, table: RouteTable) -> None:
+        pass
+
+    def performed(self, state: GenerationState) -> None:
         pass

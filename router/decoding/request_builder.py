@@ -50,6 +50,7 @@ class RequestBuilder:
             in_place=self._table.in_place if allowed and not probe else {},
             only_at_start=self._decides_once(generation),
             probe=probe,
+            task=generation.task,
             adapter=self._table.entry(state.writer).adapter,
             trace_headers=state.trace_headers(),
             # Well below the gap deadline, so that text held back does not look like a stalled model.

@@ -38,6 +38,9 @@ from router.api.response_models import (
     VersionResponse,
 )
 from router.api.status import MAX_QUOTED, StatusEndpoints
+from router.api.tasks.endpoints import TaskEndpoints
+from router.api.tasks.requests import DetokenizeRequest, TokenizeRequest
+from router.api.tasks.response_models import DetokenizedText, TokenizedText
 from router.dialects.messages.endpoints import MessageEndpoints
 from router.dialects.messages.errors import MESSAGES
 from router.dialects.messages.request import CountTokensRequest, MessagesRequest
@@ -65,6 +68,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
     _add_completions(app, endpoints)
     _add_responses(app, ResponsesEndpoints(endpoints))
     _add_messages(app, MessageEndpoints(endpoints))
+    _add_tasks(app, TaskEndpoints(endpoints))
     _add_status(app, StatusEndpoints(gateway))
     app.add_exception_handler(RouterError, _router_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -106,6 +110,11 @@ def _add_messages(app: DocumentedApp, endpoints: MessageEndpoints) -> None:
     create, count = endpoints.create_message, endpoints.count_tokens
     app.add("/v1/messages", create, WrittenMessage, MessagesRequest, chunk=MessageEvent, dialect=MESSAGES)
     app.add("/v1/messages/count_tokens", count, MessageTokensCount, CountTokensRequest, dialect=MESSAGES)
+
+
+def _add_tasks(app: DocumentedApp, endpoints: TaskEndpoints) -> None:
+    app.add("/tokenize", endpoints.tokenize, TokenizedText, TokenizeRequest)
+    app.add("/detokenize", endpoints.detokenize, DetokenizedText, DetokenizeRequest)
 
 
 def _add_status(app: DocumentedApp, status: StatusEndpoints) -> None:

@@ -29,6 +29,7 @@ from router.load_report import ModelLoad
 from router.model_port import Finish, ModelChunk, ModelRequest, Models
 from router.prompt import Prompt
 from router.table import META, ModelEntry, RouteTable
+from router.tasks import Tokenize, TokenizedPrompt
 from router.tracing import NoTracer, Tracer
 
 T = TypeVar("T")
@@ -52,19 +53,21 @@ Script = Callable[[ModelRequest], Iterable[Item]]
 
 @dataclass
 class FakeModel:
-    """Streams what its script returns for a request; an error in the script is raised in its place."""
+    """Streams what its script returns for a request; an error in the script is raised in its place.
+    Tasks have a script of their own."""
 
     script: Script
     asks: list[ModelRequest] = field(default_factory=list)
     num_open: int = 0
     all_closed: threading.Event = field(default_factory=threading.Event)
+    tasks: Script = field(default=lambda ask: performs(ask))
 
     async def stream(self, ask: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         self.asks.append(ask)
         self.num_open += 1
         self.all_closed.clear()
         try:
-            for item in self.script(ask):
+            for item in (self.tasks if ask.task else self.script)(ask):
                 if isinstance(item, RouterError):
                     raise item
                 if isinstance(item, Pause):
@@ -75,6 +78,14 @@ class FakeModel:
             self.num_open -= 1
             if not self.num_open:
                 self.all_closed.set()
+
+
+def performs(ask: ModelRequest) -> list[Item]:
+    """The result of a task: two tokens, or the text of tokens."""
+    if not isinstance(ask.task, Tokenize):
+        return [ModelChunk(f"text of {ask.prompt.ids}", finish=Finish.STOP)]
+    texts = ("He", "llo") if ask.task.with_texts else None
+    return [ModelChunk(tokenized=TokenizedPrompt((5, 6), texts, 512), finish=Finish.STOP)]
 
 
 def writes(*texts: str, finish: Finish = Finish.STOP) -> Script:

@@ -116,6 +116,19 @@ class ModelTokenizer:
             thoughts=self._thoughts(request, tail, own) if request.is_routed or request.has_grammar else None,
         )
 
+    def tokenize(self, request: EngineRequest, *, add_special_tokens: bool) -> list[int]:
+        """The ids of a prompt of any length; `add_special_tokens` is of raw text. Raises InvalidPrompt."""
+        if request.text is not None and not add_special_tokens:
+            return self.renderer.text(request.text, add_special_tokens=False)
+        return self._encode_all(request, request.written, "", None)
+
+    def known_ids(self, ids: Sequence[int], param: str) -> list[int]:
+        """Raises InvalidPrompt if there are none, or one that the tokenizer does not have."""
+        num_ids = len(self.hf_tokenizer)
+        if not ids or not all(0 <= i < num_ids for i in ids):
+            raise InvalidPrompt(param, f"token ids must be one or more numbers from 0 to {num_ids - 1}")
+        return list(ids)
+
     def parts_after(self, encoded: EncodedRequest, written: Sequence[int]) -> PartStream | None:
         """The parts of what another writer adds to the same answer after the tokens `written`."""
         request = encoded.request
@@ -195,10 +208,7 @@ class ModelTokenizer:
         written += own
         if request.text is not None:
             return self.renderer.text(request.text, written, max_tokens=max_tokens)
-        ids = list(request.ids or ())
-        num_ids = len(self.hf_tokenizer)
-        if not ids or not all(0 <= i < num_ids for i in ids):
-            raise InvalidPrompt("prompt", f"token ids must be one or more numbers from 0 to {num_ids - 1}")
+        ids = self.known_ids(request.ids or (), "prompt")
         return ids + (self.renderer.text("", written) if written else [])
 
 

@@ -19,6 +19,7 @@ from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import TransformersConfig
 from experts.engine.encoding.encoded_request import EncodedRequest
+from experts.engine.encoding.tokens import perform
 from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.hf import batching
 from experts.engine.hf.adapters import BatchAdapters
@@ -98,6 +99,9 @@ class TransformersEngine:
         return self._tokenizer.vocabulary
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        if request.task is not None:
+            yield await asyncio.to_thread(perform, self._tokenizer, request)
+            return
         received_s = time.perf_counter()
         with (
             self._adapters.using(request.adapter) as adapter,

@@ -19,6 +19,8 @@ from experts.errors import ExpertsError, RemoteMisconfigured, RemoteUnavailable
 
 CHAT = "/chat/completions"
 COMPLETIONS = "/completions"
+EMBEDDINGS = "/embeddings"
+TOKENIZE, DETOKENIZE = ROOT_PATHS = ("/tokenize", "/detokenize")  # of vLLM, which has them beside `/v1`
 
 FIRST_RETRY_DELAY_S = 0.2
 MAX_RETRY_DELAY_S = 5.0  # if the server asks for more, the router decides
@@ -86,6 +88,16 @@ class RemoteClient:
             except httpx.RequestError as error:
                 raise self._unavailable(error) from error
 
+    async def post(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """POST `body` and return the whole JSON object of the response. Raises as `events`."""
+        async with self._response(path, body, headers) as response:
+            try:
+                return self._parse((await response.aread()).decode(errors="replace"), path)
+            except httpx.RequestError as error:
+                raise self._unavailable(error) from error
+
     async def close(self) -> None:
         """Close all connections. Readers of events get RemoteUnavailable."""
         await self._http.aclose()
@@ -125,7 +137,8 @@ class RemoteClient:
     ) -> httpx.Response:
         self._require_open()
         fields = {name: value for name, value in body.items() if name not in self._config.omit}
-        request = self._http.build_request("POST", self._config.url + path, json=fields, headers=headers)
+        root = self._config.url.removesuffix("/v1") if path in ROOT_PATHS else self._config.url
+        request = self._http.build_request("POST", root + path, json=fields, headers=headers)
         return await self._http.send(request, stream=True)
 
     def _require_open(self) -> None:
@@ -155,7 +168,7 @@ class RemoteClient:
         return event
 
     def _to_exception(self, reply: ErrorReply, path: str) -> ExpertsError:
-        return reply.to_exception(self._name, self._config, self._api_key, is_chat=path == CHAT)
+        return reply.to_exception(self._name, self._config, self._api_key, path)
 
     def _unavailable(self, error: httpx.RequestError) -> RemoteUnavailable:
         # Only the error's type: some messages quote what the server sent.
@@ -163,7 +176,7 @@ class RemoteClient:
 
     def _not_openai(self) -> RemoteMisconfigured:
         return RemoteMisconfigured(
-            f"{self._name}: {self._config.url} does not stream OpenAI chunks; correct remote.url"
+            f"{self._name}: {self._config.url} does not answer as OpenAI's API does; correct remote.url"
         )
 
 

@@ -15,6 +15,7 @@ from experts.engine.openai.client import CHAT, COMPLETIONS, RemoteClient
 from experts.engine.openai.continuation_probe import ContinuationProbe, open_turn
 from experts.engine.openai.request_body import chat_fields, openai_messages, sampling_fields
 from experts.engine.openai.stream_reader import StreamReader
+from experts.engine.openai.tasks import RemoteTasks
 from experts.engine.request import EngineRequest
 from experts.errors import (
     ContextLengthExceeded,
@@ -45,6 +46,7 @@ class OpenAIEngine:
         self._config = config
         self._client = RemoteClient(name, config)
         self._continuation = ContinuationProbe(name, config, self._client)
+        self._tasks = RemoteTasks(name, config, self._client)
         self._slots = asyncio.Semaphore(config.max_streams)
         self._num_requests = 0
         self._num_running = 0
@@ -69,6 +71,10 @@ class OpenAIEngine:
         self._num_requests += 1
         received_s = time.monotonic()
         try:
+            if request.task is not None:
+                async with self._slots:
+                    yield await self._tasks.perform(request)
+                return
             path, body = await self._to_http(request)
             async with self._slots:
                 self._num_running += 1

@@ -33,6 +33,20 @@ _CONTEXT_TOO_LONG = re.compile(
 _WINDOW = re.compile(r"context (?:length|window|size)\D{1,40}(\d{1,9})\b", re.IGNORECASE)
 _TELLING_FIELDS = {field for field in OPTION_FIELDS if "_" in field}  # others are ordinary words too
 _NO_SUCH_ENDPOINT = (404, 405, 501)
+_NO_TOKENS = (
+    "unsupported_task",
+    "model",
+    "this model's server does not tell tokens: ask for those of a model that runs in this cluster",
+)
+_OPTIONAL_PATHS = {  # that a server may lack: the code, the field and the message
+    "/completions": (
+        "unsupported_prompt",
+        "prompt",
+        "this model's server takes no raw prompts; send messages",
+    ),
+    "/tokenize": _NO_TOKENS,
+    "/detokenize": _NO_TOKENS,
+}
 
 
 @dataclass(frozen=True)
@@ -67,24 +81,20 @@ class ErrorReply:
         message = message if isinstance(message, str) else ""
         return cls(status, f"{code} {error.get('type')}", message, _blamed_field(error.get("param"), message))
 
-    def to_exception(
-        self, name: str, config: OpenAIConfig, api_key: str | None, *, is_chat: bool
-    ) -> ExpertsError:
-        """`name` is the model's; `api_key` is removed from the message."""
+    def to_exception(self, name: str, config: OpenAIConfig, api_key: str | None, path: str) -> ExpertsError:
+        """`name` is the model's; `api_key` is removed from the message; `path` is what was asked."""
         status = self.status
         if status in (401, 402, 403):
             return RemoteMisconfigured(f"{name}: {config.url} {_key_problem(config)} (HTTP {status})")
         if status == 429:
             return RemoteBusy(f"{name}: {config.url} accepts no more requests at present (HTTP 429)")
+        if status in _NO_SUCH_ENDPOINT and path in _OPTIONAL_PATHS:
+            return InvalidCall(*_OPTIONAL_PATHS[path])
         if status >= 500 or status in (408, 409, 425):
             return RemoteUnavailable(f"{name}: {config.url} failed (HTTP {status})")
         if _CONTEXT_TOO_LONG.search(f"{self.code} {self.message}"):
             window = _WINDOW.search(self.message)
             return ContextLengthExceeded(limit=int(window[1]) - 1 if window else None)
-        if status in _NO_SUCH_ENDPOINT and not is_chat:
-            return InvalidCall(
-                "unsupported_prompt", "prompt", "this model's server takes no raw prompts; send messages"
-            )
         if status in _NO_SUCH_ENDPOINT or not 400 <= status <= 499:
             return RemoteMisconfigured(
                 f"{name}: {config.url} does not serve '{config.model}' (HTTP {status}); correct remote.url "

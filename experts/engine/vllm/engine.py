@@ -20,6 +20,7 @@ from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.encoding.encoded_request import EncodedRequest
+from experts.engine.encoding.tokens import perform
 from experts.engine.request import EngineRequest
 from experts.engine.sampling.rules import TokenRules, rules_of
 from experts.engine.vllm.adapters import VllmAdapters, lora_request, require_applicable
@@ -91,6 +92,9 @@ class VllmEngine:
         return self._tokenizer.vocabulary
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+        if request.task is not None:
+            yield await asyncio.to_thread(perform, self._tokenizer, request)
+            return
         received_s = time.monotonic()
         encoded = await asyncio.to_thread(self._tokenizer.encode, request)
         request, prompt = encoded.request, encoded.prompt

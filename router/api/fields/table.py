@@ -21,6 +21,9 @@ class Endpoint(StrEnum):
     RESPONSES = "/v1/responses"
     MESSAGES = "/v1/messages"
     COUNT_TOKENS = "/v1/messages/count_tokens"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+    EMBEDDINGS = "/v1/embeddings"
 
 
 BOTH = (Endpoint.CHAT, Endpoint.TEXT)

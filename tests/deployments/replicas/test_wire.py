@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import pytest
+
 from deployments.replicas.wire import to_engine_request, to_model_chunk
 from experts.engine import chunk as engine
 from experts.engine import request as asked
 from experts.engine import routing_report as report
+from experts.engine import tasks as engine_tasks
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
-from router import parts, prompt, routing_report, sampling
+from router import parts, prompt, routing_report, sampling, tasks
 from router.model_port import Finish, ModelChunk, ModelRequest, Resumed
 
 SAMPLING = sampling.SamplingOptions(
@@ -41,7 +44,7 @@ CHAT = prompt.ChatOptions(
 )
 REQUEST = ModelRequest(
     request_id="r",
-    prompt=prompt.Prompt((prompt.Message("user", "q"),), "t", (1,), "begun ", CHAT),
+    prompt=prompt.Prompt((prompt.Message("user", "q"),), "t", (1,), "begun ", CHAT, ("input", (2,))),
     sampling=sampling.Sampling(temperature=0.5, top_p=0.5, top_k=5, seed=5, options=SAMPLING),
     max_tokens=5,
     written="w",
@@ -55,6 +58,7 @@ REQUEST = ModelRequest(
     in_place={"law": "law"},
     only_at_start=True,
     probe=True,
+    task=tasks.Tokenize(add_special_tokens=False, with_texts=True),
     adapter="law",
     trace_headers={"traceparent": "00-1-2-01"},
     message_gap_s=0.5,
@@ -88,6 +92,9 @@ def test_both_sides_have_the_same_fields():
         (routing_report.Candidates, report.Candidates),
         (routing_report.ShadowWin, report.ShadowWin),
         (routing_report.RoutingReport, report.RoutingReport),
+        (tasks.Tokenize, engine_tasks.Tokenize),
+        (tasks.Embed, engine_tasks.Embed),
+        (tasks.TokenizedPrompt, engine_tasks.TokenizedPrompt),
     ):
         assert names(router_kind) == names(engine_kind)
 
@@ -100,11 +107,23 @@ def test_both_sides_know_the_same_values():
 def test_no_field_of_a_request_is_forgotten_on_its_way_to_the_engine():
     sent = to_engine_request(REQUEST)
     assert unset(sent, EngineRequest("")) == []
-    for name in names(ModelRequest, "prompt", "sampling", "resumed", "written"):
+    for name in names(ModelRequest, "prompt", "sampling", "resumed", "written", "task"):
         assert getattr(sent, name) == getattr(REQUEST, name)
     for name in names(sampling.Sampling, "options"):
         assert getattr(sent, name) == getattr(REQUEST.sampling, name)
     assert sent.written == "begun w"
+    assert sent.task == engine_tasks.Tokenize(add_special_tokens=False, with_texts=True)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "performed"),
+    [
+        (tasks.Detokenize(), engine_tasks.Detokenize()),
+        (tasks.Embed(8), engine_tasks.Embed(8)),
+    ],
+)
+def test_every_task_arrives(asked_for: tasks.Task, performed: engine_tasks.Task):
+    assert to_engine_request(ModelRequest("r", prompt.Prompt(), task=asked_for)).task == performed
 
 
 def test_no_option_of_a_request_is_forgotten():
@@ -163,6 +182,8 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
         routing=report.RoutingReport(
             report.Candidates(-0.5, (("law", -1.5),)), (report.ShadowWin("law-v2", "law", 0.5, 3),)
         ),
+        tokenized=engine_tasks.TokenizedPrompt((1,), ("t",), 512),
+        vectors=(b"1234",),
         queue_s=0.25,
         prefill_s=0.125,
     )
@@ -176,6 +197,15 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
         routing_report.Candidates(-0.5, (("law", -1.5),)),
         (routing_report.ShadowWin("law-v2", "law", 0.5, 3),),
     )
-    converted = ("routing", "token_ids", "num_unnamed_tokens", "parts", "logprobs", "prompt_logprobs")
+    assert received.tokenized == tasks.TokenizedPrompt((1,), ("t",), 512)
+    converted = (
+        "routing",
+        "tokenized",
+        "token_ids",
+        "num_unnamed_tokens",
+        "parts",
+        "logprobs",
+        "prompt_logprobs",
+    )
     for name in names(EngineChunk, *converted):
         assert getattr(received, name) == getattr(chunk, name)

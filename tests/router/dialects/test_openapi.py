@@ -29,7 +29,8 @@ HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
 MESSAGES, COUNT, RESPONSES = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
 INPUT_TOKENS = "/v1/responses/input_tokens"
-POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", RESPONSES, INPUT_TOKENS, MESSAGES, COUNT)
+TASKS = ("/tokenize", "/detokenize")
+POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", RESPONSES, INPUT_TOKENS, MESSAGES, COUNT, *TASKS)
 KINDS: dict[str, type[AnswerRequest]] = {"ChatRequest": ChatRequest, "CompletionRequest": CompletionRequest}
 
 
@@ -158,6 +159,9 @@ ANSWERS: list[tuple[str, dict[str, Any] | None, str]] = [
     (MESSAGES, {"messages": HELLO, "max_tokens": 9, "routing": {"trace": True}}, "WrittenMessage"),
     (MESSAGES, {"messages": HELLO}, "MessagesErrorResponse"),
     (COUNT, {"messages": HELLO}, "MessageTokensCount"),
+    ("/tokenize", {"prompt": "Hello", "return_token_strs": True}, "TokenizedText"),
+    ("/tokenize", {"messages": HELLO}, "TokenizedText"),
+    ("/detokenize", {"tokens": [5, 6]}, "DetokenizedText"),
     ("/v1/models", None, "ModelList"),
     ("/v1/models/generalist/roman", None, "ModelCard"),
     ("/v1/models/gpt-4o", None, "ErrorResponse"),

@@ -214,7 +214,7 @@ def test_no_event_of_any_shape_breaks_the_reader(event: dict[str, Any]):
 
 @pytest.mark.parametrize("data", [b"data: not json\n\n", b"data: [1]\n\n", b"data: \xff\n\n"])
 async def test_a_server_that_does_not_stream_openai_chunks_is_misconfigured(data: bytes):
-    with pytest.raises(RemoteMisconfigured, match="does not stream OpenAI chunks"):
+    with pytest.raises(RemoteMisconfigured, match="does not answer as OpenAI"):
         await events_of([data])
     with pytest.raises(RemoteMisconfigured, match="does not stream"):
         await events_of([b"{}"], kind="application/json")

@@ -19,6 +19,7 @@ from router.api.fields.no_effect import NO_EFFECT
 from router.api.fields.refused import REFUSED
 from router.api.fields.table import SERVERS, Endpoint, HonouredField, NoEffectField, RefusedField
 from router.api.requests import AnswerRequest, ChatRequest, CompletionRequest
+from router.api.tasks import fields as tasks
 from router.dialects.messages import fields as messages
 from tests.router.api.fields.asked import chat, refusal, text
 
@@ -57,6 +58,7 @@ def test_a_field_of_one_endpoint_is_refused_by_the_other():
 def test_every_server_is_one_that_is_known():
     listed: list[HonouredField | RefusedField | NoEffectField] = [*HONOURED, *REFUSED, *NO_EFFECT]
     listed += [*messages.HONOURED, *messages.REFUSED, *messages.NO_EFFECT]
+    listed += [*tasks.HONOURED, *tasks.REFUSED, *tasks.NO_EFFECT]
     assert {letter for field in listed for letter in field.servers} == set(SERVERS)
 
 
