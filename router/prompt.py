@@ -18,7 +18,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`tool_calls` and `reasoning` are of assistant messages, `tool_call_id` of tool messages.
+    """`tool_calls` and `reasoning` are of assistant messages, `tool_call_id` of tool messages. On a message
+    of the user, it says that the text came together with the result of that call; no model gets it.
 
     `name` is that of a participant or of the called tool. `author` is the model that wrote an assistant
     message, if the client says so; no model gets it.

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from router.chain_rules import CHAIN_STOP, ChainRules
 from router.frozen import Frozen
+from router.model_ids import model_ids
 
 META = "meta"  # the name of the meta; no expert may have it
 
@@ -202,9 +203,8 @@ class RouteTable(RoutingRules):
     @field_validator("experts")
     @classmethod
     def _no_expert_has_a_reserved_name(cls, experts: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
-        for name in (META, CHAIN_STOP):
-            if name in experts:
-                raise ValueError(f"experts: '{name}' is reserved; give this expert another name")
+        for name in experts.keys() & {META, CHAIN_STOP}:
+            raise ValueError(f"experts: '{name}' is reserved; give this expert another name")
         return experts
 
     def entry(self, name: str) -> ModelEntry:
@@ -246,5 +246,5 @@ class RouteTable(RoutingRules):
     @property
     def model_ids(self) -> list[str]:
         """Every model that a request may name: the generalist, the meta, each expert, and their aliases."""
-        ids = [self.name, f"{self.name}/{META}", *(f"{self.name}/{expert}" for expert in self.experts)]
+        ids = model_ids(self.name, (META, *self.experts))
         return [*ids, *(alias for alias, model_id in self.aliases.items() if model_id in ids)]

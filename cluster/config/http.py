@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from cluster.config.base import LoadContext, StrictConfig
+from router.model_ids import model_ids
 from router.table import META
 
 DEFAULT_HOST = "127.0.0.1"
@@ -76,7 +77,7 @@ class HttpConfig(StrictConfig, title="http"):
 
     def alias_problems(self, name: str, experts: Iterable[str]) -> Iterator[str]:
         """What is wrong with the aliases in the cluster `name`, one line each."""
-        ids = [name, f"{name}/{META}", *(f"{name}/{expert}" for expert in experts)]
+        ids = model_ids(name, (META, *experts))
         for alias, model_id in self.aliases.items():
             if alias == name or alias.startswith(f"{name}/"):
                 yield f"http.aliases.{alias}: models of this cluster are named like that; choose another"

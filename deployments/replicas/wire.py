@@ -83,7 +83,9 @@ def _to_openai(message: prompt.Message) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
         ]
-    optional = {name: getattr(message, name) for name in ("reasoning", "tool_call_id", "name")}
+    optional = {name: getattr(message, name) for name in ("reasoning", "name")}
+    if message.role == "tool":
+        optional["tool_call_id"] = message.tool_call_id
     return fields | {name: value for name, value in optional.items() if value is not None}
 
 

@@ -94,9 +94,12 @@ def _message_gap_s(request: AnswerRequest) -> float:
 
 
 def _with_results(target: Target, routing: Routing, prompt: Prompt, table: RouteTable) -> Target:
-    """The results of tool calls go back to the model that made the calls, if the request may reach it."""
+    """The results of tool calls go back to the model that made the calls, if the request may reach it.
+
+    A text of the user with a `tool_call_id` was sent together with results, so it does not end the loop.
+    """
     messages = prompt.messages or ()
-    if not target.routed or not messages or messages[-1].role != "tool":
+    if not target.routed or not messages or messages[-1].role not in ("tool", "user"):
         return target
     author = author_of_call(messages[-1].tool_call_id or "")
     if author == META:

@@ -46,10 +46,17 @@ class FeedbackReceipt(ResponseModel):
 
 
 class ModelCard(ResponseModel):
+    """`max_model_len` is null unless cluster.yaml has it. The `state` of the generalist is that of the meta.
+    `aliases` are the other names of the model."""
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: int | None
+    state: ModelState
+    modalities: list[Literal["text"]]
+    aliases: list[str]
 
 
 class ModelList(ResponseModel):

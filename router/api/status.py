@@ -45,8 +45,20 @@ class StatusEndpoints:
             )
         return json_response(self._model(table, model_id))
 
-    def _model(self, table: RouteTable, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._started_at_s, "owned_by": table.name}
+    def _model(self, table: RouteTable, model_id: str) -> dict[str, Any]:
+        whole = table.aliases.get(model_id, model_id)
+        name = table.addressed(whole) or META
+        names = [whole, *(alias for alias, stands_for in table.aliases.items() if stands_for == whole)]
+        return {
+            "id": model_id,
+            "object": "model",
+            "created": self._started_at_s,
+            "owned_by": table.name,
+            "max_model_len": table.entry(name).window,
+            "state": self._gateway.state(name),
+            "modalities": ["text"],
+            "aliases": [each for each in names if each != model_id],
+        }
 
     async def health(self, request: Request) -> Response:
         """Check whether the router can answer."""

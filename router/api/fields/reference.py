@@ -34,6 +34,7 @@ _MESSAGES = """\
 | `reasoning`, `reasoning_content` | `assistant` | Passed to the chat template, which most often drops them |
 | `refusal` | `assistant` | Read as the message's text if it has no other |
 | `tool_call_id` | `tool` | The call whose result this is. The model that made the call gets the result |
+| `tool_call_id` | `user` | The text came together with the result of this call, and goes to the same model |
 
 Other fields of a message are ignored, except `audio` and `tools`, which are refused.
 """

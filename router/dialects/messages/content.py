@@ -140,17 +140,22 @@ class ConversationMessage(StrictRequest):
         return blocks
 
     def to_chat(self) -> Iterator[dict[str, Any]]:
-        """The message in a chat request: one for each result of a call, and one for each text between."""
+        """The message in a chat request: one for each result of a call, and one for each text between.
+
+        A text after a result has its `tool_call_id`: agents add reminders to results, which are no questions.
+        """
         if self.role == "assistant":
             yield self._of_assistant()
             return
         if not self.content:
             yield {"role": self.role, "content": ""}
+        call_id = None
         for block in self.content:
             if isinstance(block, ToolResultBlock):
+                call_id = block.tool_use_id
                 yield block.to_chat()
             elif isinstance(block, TextBlock):
-                yield {"role": self.role, "content": [block.model_dump()]}
+                yield {"role": self.role, "content": [block.model_dump()], "tool_call_id": call_id}
 
     def _of_assistant(self) -> dict[str, Any]:
         texts = [block.model_dump() for block in self.content if isinstance(block, TextBlock)]

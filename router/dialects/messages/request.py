@@ -143,6 +143,7 @@ class CountTokensRequest(EndpointRequest):
             is_text = turn["role"] == "user" and turn["content"]
             if is_text and turns and turns[-1]["role"] == "user" and turns[-1]["content"]:
                 turns[-1]["content"] += turn["content"]
+                turns[-1]["tool_call_id"] = turn["tool_call_id"]
             else:
                 turns.append(turn)
         return turns

@@ -235,6 +235,26 @@ async def test_route_returns_the_distribution_without_generating(
     assert (undecided["decision"], undecided["word_probability"]) == (None, 0.75)
 
 
+async def test_a_listed_model_has_its_window_state_and_aliases(
+    client: httpx.AsyncClient, gateway: FakeGateway
+):
+    roman = gateway.table.experts["roman"].model_copy(update={"window": 512})
+    aliases = {"gpt-4o": "generalist", "nine": "generalist/roman"}
+    experts = {**gateway.table.experts, "roman": roman}
+    gateway.table = gateway.table.model_copy(update={"aliases": aliases, "experts": experts})
+    gateway.meta_ready = False
+    cards = (await client.get("/v1/models")).json()["data"]
+    assert {c["id"]: (c["max_model_len"], c["state"], c["modalities"], c["aliases"]) for c in cards} == {
+        "generalist": (None, "masked", ["text"], ["gpt-4o"]),
+        "generalist/meta": (None, "masked", ["text"], []),
+        "generalist/roman": (512, "ready", ["text"], ["nine"]),
+        "generalist/morse": (None, "ready", ["text"], []),
+        "gpt-4o": (None, "masked", ["text"], ["generalist"]),
+        "nine": (512, "ready", ["text"], ["generalist/roman"]),
+    }
+    assert (await client.get("/v1/models/nine")).json() == cards[-1]
+
+
 async def test_models_that_are_scaled_to_zero_are_listed(client: httpx.AsyncClient, gateway: FakeGateway):
     gateway.ready = ()
     listed = (await client.get("/v1/models")).json()

@@ -10,7 +10,7 @@ import pytest
 from router.dialects.app import build_app
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import TextPart, ToolCallPart
-from tests.fakes.models import FakeGateway, FakeModel, Item, models, writes
+from tests.fakes.models import FakeGateway, FakeModel, Item, writes
 
 HEADERS = {
     "anthropic-version": "2023-06-01",
@@ -113,8 +113,11 @@ def calls_two(ask: ModelRequest) -> list[Item]:
     ]
 
 
-async def send(meta: FakeModel, path: str, body: dict[str, Any]) -> httpx.Response:
-    gateway = FakeGateway({**models(roman=writes("IX")), "meta": meta}, max_body_bytes=1_048_576)
+async def send(
+    meta: FakeModel, path: str, body: dict[str, Any], roman: FakeModel | None = None
+) -> httpx.Response:
+    fakes = {"meta": meta, "roman": roman or FakeModel(writes("IX"))}
+    gateway = FakeGateway(fakes, max_body_bytes=1_048_576)
     transport = httpx.ASGITransport(build_app(gateway))
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         return await client.post(path, params={"beta": "true"}, json=body, headers=HEADERS)
@@ -135,6 +138,18 @@ async def test_a_long_conversation_with_thirty_tools_is_served():
     assert messages[4].content.startswith("Error: line")
     assert asked.prompt.options is not None
     assert len(asked.prompt.options.tools) == 30
+
+
+async def test_a_reminder_beside_a_result_goes_with_it_and_a_message_after_it_does_not():
+    meta, roman = FakeModel(writes("I will.")), FakeModel(writes("IX"))
+    conversation = [*REQUEST["messages"][:1], *turn(1, "call_roman_1")]
+    question = {"role": "user", "content": "Stop, do something else."}
+    for messages, author in ((conversation, "IX"), ([*conversation, question], "I will.")):
+        body = {**REQUEST, "stream": False, "messages": messages}
+        response = await send(meta, "/v1/messages", body, roman=roman)
+        assert response.json()["content"] == [{"type": "text", "text": author}]
+    [asked] = roman.asks
+    assert [message.role for message in (asked.prompt.messages or ())][-2:] == ["tool", "user"]
 
 
 async def test_a_small_request_for_a_title_is_served():
