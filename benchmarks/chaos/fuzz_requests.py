@@ -28,6 +28,9 @@ Body = dict[str, Any]
 BodyPools = Mapping[tuple[str, GenerationMode], list[Body]]
 
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
+# These are as valid as the document can make them: their fields hardly contradict each other.
+OTHERS = ("/v1/responses", "/v1/messages", "/tokenize", "/detokenize")
+POSTS = (*(CHAT, CHAT, TEXT, ROUTE) * 3, *OTHERS)  # in these shares
 MAX_POOL = 200  # bodies of one kind for one path
 NUMBERS = (int, float)  # but not bool
 MAX_TOKENS = 4
@@ -145,9 +148,10 @@ def _pools(num: int, seed: int) -> BodyPools:
     api = schemathesis.openapi.from_dict(
         build_app(cast(Gateway, None)).openapi()
     )  # the document needs no gateway
+    sizes = {CHAT: num, TEXT: num, **dict.fromkeys(OTHERS, 1 + num // 4)}
     return {
-        (path, mode): _bodies(api[path]["POST"].as_strategy(generation_mode=mode), num, seed)
-        for path in (CHAT, TEXT)
+        (path, mode): _bodies(api[path]["POST"].as_strategy(generation_mode=mode), size, seed)
+        for path, size in sizes.items()
         for mode in GenerationMode
     }
 
@@ -160,7 +164,7 @@ def _fuzz_request(kind: str, pools: BodyPools, models: Sequence[str], random: Ra
     headers = _odd_headers(random) if random.random() < 0.3 else {"content-type": "application/json"}
     if kind == "path":
         return FuzzRequest(kind, random.choice(METHODS), random.choice(PATHS), headers, b"")
-    path = random.choice((CHAT, CHAT, TEXT, ROUTE))
+    path = random.choice(POSTS)
     body = to_json(_bounded(_body(kind, pools, CHAT if path == ROUTE else path, models, random), random))
     return FuzzRequest(kind, "POST", path, headers, mutate(body, random) if kind == "garbage" else body)
 
@@ -173,7 +177,8 @@ def _body(kind: str, pools: BodyPools, path: str, models: Sequence[str], random:
     valid, invalid = pools[path, GenerationMode.POSITIVE], pools[path, GenerationMode.NEGATIVE]
     if kind == "invalid":
         return _combined(invalid, random)
-    body = _consistent(_combined(valid, random), models, random)
+    body = _combined(valid, random)
+    body = {**body, "model": models[0]} if path in OTHERS else _consistent(body, models, random)
     if kind == "nearly":
         body |= dict(random.sample(sorted(random.choice(invalid).items())[:50] or [("n", 0)], 1))
     return body
@@ -203,11 +208,12 @@ def _consistent(body: Body, models: Sequence[str], random: Random) -> Body:
 
 def _bounded(body: Body, random: Random) -> Body:
     body = dict(body)
-    for name in ("max_tokens", "max_completion_tokens"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if type(body.get(name)) in NUMBERS:
             body[name] = min(body[name], MAX_TOKENS)
-    if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
-        body["max_tokens"] = MAX_TOKENS
+    limits = ("max_tokens", "max_output_tokens") if "input" in body else ("max_tokens",)
+    if body.get("max_completion_tokens") is None:
+        body |= {name: MAX_TOKENS for name in limits if body.get(name) is None}
     if all(type(body.get(name)) in NUMBERS for name in ("max_completion_tokens", "max_tokens")):
         del body["max_completion_tokens"]
     if type(body.get("n")) in NUMBERS:

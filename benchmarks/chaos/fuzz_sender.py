@@ -12,6 +12,13 @@ from dataclasses import dataclass, field
 import httpx
 
 from benchmarks.chaos.fuzz_requests import FuzzRequest, fuzz_requests
+from router.dialects.app import dialect_of
+from router.dialects.messages.errors import MESSAGES
+
+STREAM_ENDS = {  # how the last event of a stream begins; by default that is OpenAI's [DONE]
+    "/v1/responses": tuple(f"event: response.{end}" for end in ("completed", "incomplete", "failed")),
+    "/v1/messages": ("event: message_stop", "event: error"),
+}
 
 NUM_CLIENTS = 8
 TIMEOUT_S = 120.0
@@ -130,7 +137,9 @@ def format_error(request: FuzzRequest, response: httpx.Response) -> str | None:
     if request.method == "HEAD":
         return None
     if response.headers.get("content-type", "").startswith("text/event-stream"):
-        return None if response.content.endswith(b"data: [DONE]\n\n") else "a stream without [DONE]"
+        ends = STREAM_ENDS.get(request.path, ("data: [DONE]",))
+        last = response.text.removesuffix("\n\n").rpartition("\n\n")[2]
+        return None if last.startswith(ends) else "a stream without its end"
     try:
         answer = json.loads(response.content)
     except ValueError:
@@ -138,7 +147,10 @@ def format_error(request: FuzzRequest, response: httpx.Response) -> str | None:
     if response.is_success:
         return None if isinstance(answer, dict) else "an answer that is not a JSON object"
     error = answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(error, dict) or set(error) != {"message", "type", "param", "code"}:
+    fields = (
+        {"message", "type"} if dialect_of(request.path) is MESSAGES else {"message", "type", "param", "code"}
+    )
+    if not isinstance(error, dict) or set(error) != fields:
         return f"{response.status_code} outside the envelope: {response.text[:200]}"
     missing = response.status_code in (429, 503) and "retry-after" not in response.headers
     return f"{response.status_code} without retry-after" if missing else None

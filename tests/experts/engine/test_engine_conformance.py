@@ -19,7 +19,7 @@ from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import EngineConfig, TransformersConfig, VllmConfig
 from experts.engine.request import EngineRequest, Resumed
 from experts.engine.routing_report import Candidates, ShadowWin
-from experts.engine.tasks import Detokenize, Task, Tokenize
+from experts.engine.tasks import Detokenize, Task, Tokenize, TokenizedPrompt
 from experts.errors import ContextLengthExceeded, EngineDead, InvalidPrompt, TokenMismatch
 from experts.shadow import ShadowToken
 from experts.text.decoder import TokenDecoder, unfinished
@@ -469,18 +469,19 @@ async def test_shadows_of_many_answers_in_one_batch_are_kept_apart(engine, refer
 
 async def test_tokens_of_a_prompt_and_the_text_of_tokens_are_those_that_the_model_reads(engine, reference):
     expected = prompt_ids(reference, "hello")
-    (chunk,) = await performed(engine, Tokenize(with_texts=True), messages=question("hello"))
-    assert (chunk.tokenized.ids, chunk.finish) == (tuple(expected), FinishReason.STOP)
-    assert len(chunk.tokenized.texts) == len(expected)
-    (plain,) = await performed(engine, Tokenize(), text="hello")
-    assert plain.tokenized.ids == tuple(reference.tokenizer("hello").input_ids)
-    assert (plain.tokenized.texts, plain.tokenized.max_model_len) == (None, chunk.tokenized.max_model_len)
-    (chunk,) = await performed(engine, Detokenize(), ids=tuple(expected))
+    found = (await performed(engine, Tokenize(with_texts=True), messages=question("hello"))).tokenized
+    assert found is not None
+    assert (found.ids, len(found.texts or ())) == (tuple(expected), len(expected))
+    ids = tuple(reference.tokenizer("hello").input_ids)
+    plain = (await performed(engine, Tokenize(), text="hello")).tokenized
+    assert plain == TokenizedPrompt(ids, None, found.max_model_len)
+    chunk = await performed(engine, Detokenize(), ids=tuple(expected))
     assert chunk.text == reference.tokenizer.decode(expected)
     with pytest.raises(InvalidPrompt):
         await performed(engine, Detokenize(), ids=(10**9,))
 
 
-async def performed(engine: Engine, task: Task, **prompt: Any) -> list[EngineChunk]:
-    async with aclosing(engine.generate(EngineRequest("r", task=task, **prompt))) as chunks:
-        return [chunk async for chunk in chunks]
+async def performed(engine: Engine, task: Task, **prompt: Any) -> EngineChunk:
+    (chunk,) = [chunk async for chunk in engine.generate(EngineRequest("r", task=task, **prompt))]
+    assert chunk.finish is FinishReason.STOP
+    return chunk
