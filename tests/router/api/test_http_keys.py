@@ -92,6 +92,8 @@ BODIES: dict[str, Any] = {
     "/v1/messages": {"messages": HELLO, "max_tokens": 9},
     "/v1/responses": {"input": HELLO},
     "/v1/responses/input_tokens": {"input": HELLO},
+    "/tokenize": {"messages": HELLO},
+    "/detokenize": {"tokens": [5]},
 }
 
 
