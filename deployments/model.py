@@ -127,6 +127,8 @@ class ModelServer:
             num_tokens=stats.num_tokens,
             cache_use=stats.cache_use,
             adapters=self._adapters.loads() if self._adapters else {},
+            cache_kept=stats.cache_kept,
+            num_cached_tokens=stats.num_cached_tokens,
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

@@ -26,7 +26,8 @@ class ReplicaLoad:
     """What one replica reports about itself.
 
     `num_tokens` counts the tokens generated since the replica started, and `time_s` is its own clock. Two
-    reports of one replica therefore give a rate, however late they arrive. `cache_use` is between 0 and 1.
+    reports of one replica therefore give a rate, however late they arrive. `cache_use` and `cache_kept` are
+    between 0 and 1; they and `num_cached_tokens` are as in `EngineStats`, and 0 if the engine does not tell.
     `adapters` is by name; the load of a model that is an adapter contains only its own.
     """
 
@@ -37,6 +38,8 @@ class ReplicaLoad:
     num_tokens: int
     cache_use: float
     adapters: Mapping[str, AdapterLoad] = field(default_factory=dict)
+    cache_kept: float = 0.0
+    num_cached_tokens: int = 0
 
     def of_adapter(self, name: str) -> ReplicaLoad:
         """The part of one adapter. What is known of the whole replica only, such as `cache_use`, stays."""

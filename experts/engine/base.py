@@ -22,9 +22,12 @@ class EngineStats:
     Attributes:
         num_running: Requests in the batch.
         num_waiting: Requests that wait for a place in it.
-        cache_use: Fraction of the KV cache in use, 0 to 1.
+        cache_use: Fraction of the KV cache that running requests use, 0 to 1.
         num_tokens: Tokens generated since the engine started.
         num_tokens_in_flight: Prompt tokens plus tokens that may still be generated, of all these requests.
+        cache_kept: Fraction of the KV cache that no running request uses and a later one may, 0 to 1.
+        num_cached_tokens: Prompt tokens that were not read because they were in the cache, since the engine
+            started.
     """
 
     num_running: int
@@ -32,6 +35,8 @@ class EngineStats:
     cache_use: float
     num_tokens: int
     num_tokens_in_flight: int
+    cache_kept: float = 0.0
+    num_cached_tokens: int = 0
 
 
 class Engine(Protocol):

@@ -150,7 +150,8 @@ async def test_stats_are_served_as_json():
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         told = (await client.get("/stats")).raise_for_status().json()
     one = {"num_running": 2, "num_waiting": 1, "num_tokens": 50, "cache_use": 0.0}
-    replicas = [{"replica": "a", "time_s": 9.5, **one, "adapters": {}}]
+    cached = {"cache_kept": 0.0, "num_cached_tokens": 0}
+    replicas = [{"replica": "a", "time_s": 9.5, **one, "adapters": {}, **cached}]
     roman = {"num_running": 2, "num_queued": 1, "num_tokens": 50, "replicas": replicas}
     models_told = {"meta": None, "roman": roman, "morse": None}
     assert told == {"table_version": 7, "models": models_told, "admission": {}}

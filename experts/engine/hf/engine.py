@@ -150,7 +150,8 @@ class TransformersEngine:
         num_running = len(batch_processor.scheduler.active_requests)
         num_waiting = max(0, self._logits_processor.num_requests - num_running)
         cache_use = 1.0 - self._cache.compute_free_capacity()
-        return EngineStats(num_running, num_waiting, cache_use, self._num_tokens, in_flight)
+        kept, num_found = self._cache.kept, self._cache.num_found_tokens
+        return EngineStats(num_running, num_waiting, cache_use, self._num_tokens, in_flight, kept, num_found)
 
     async def close(self) -> None:
         self._is_closing = True
