@@ -17,6 +17,7 @@ from experts.fetch import fetch
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+INVOCATION_TOKENS = "alora_invocation_tokens"  # PEFT's setting that makes an activated LoRA
 # Modules that read the hidden state, so that the input of their lora_A is as wide as the model.
 _READS_HIDDEN = re.compile(r"\.(q_proj|k_proj|v_proj|gate_proj|up_proj)\.lora_A\.")
 # Settings of PEFT with which an adapter is more than two matrices beside a linear module, and what they add.
@@ -52,7 +53,7 @@ class Adapter:
     @property
     def invocation(self) -> tuple[int, ...]:
         """The token ids from which on an activated LoRA applies; empty for any other LoRA."""
-        return tuple(self.settings.get("alora_invocation_tokens") or ())
+        return tuple(self.settings.get(INVOCATION_TOKENS) or ())
 
     def activation(self, invocation: Invocation | None) -> tuple[int, ...] | None:
         """Where the adapter applies, for `activation_start`. `invocation`: None if it never takes over.

@@ -60,10 +60,7 @@ class LoadedModelConfig(ReplicatedConfig):
     @model_validator(mode="after")
     def _adapters_are_in_pools(self) -> Self:
         if not self.takes_adapters and self.max_adapters:
-            raise ValueError(
-                "engine.max_adapters has an effect only in pools, and in a meta of kind: transformers; "
-                "remove it"
-            )
+            raise ValueError("engine.max_adapters has an effect only in pools and in the meta; remove it")
         return self
 
     @model_validator(mode="after")
@@ -105,5 +102,5 @@ class MetaConfig(LoadedModelConfig, title="meta"):
 
     @property
     def takes_adapters(self) -> bool:
-        """They take over in place, as only one engine can have them do."""
-        return isinstance(self.engine, TransformersEngineConfig)
+        """They take over in place."""
+        return True

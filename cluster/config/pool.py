@@ -9,7 +9,6 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from cluster.config.adapter_source import LocalAdapterConfig
-from cluster.config.engine import TransformersEngineConfig
 from cluster.config.expert import AdapterExpertConfig
 from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.model_source import LocalModelConfig
@@ -68,11 +67,6 @@ def pool_problems(
 
 def _not_in_place(name: str, expert: AdapterExpertConfig, meta: LoadedModelConfig) -> Iterator[str]:
     """Why the expert cannot live in the meta."""
-    if not isinstance(meta.engine, TransformersEngineConfig):
-        yield (
-            f"experts.{name}.adapter.pool: only a meta with engine: {{kind: transformers}} lets an expert "
-            "take over in place; use that, or put the adapter into a pool of its own"
-        )
     if meta.model.adapter is not None:
         yield (
             f"meta.model.adapter: the adapter of experts.{name} was trained on the meta's model without "
@@ -103,11 +97,6 @@ def _misfit(name: str, expert: AdapterExpertConfig, pool: LoadedModelConfig) -> 
         adapter = read_adapter(expert.adapter.path)
         adapter.require_fit(hidden_size=_hidden_size(pool), max_rank=pool.max_adapter_rank)
         adapter.activation(expert.adapter.invocation_in_place)
-        if adapter.invocation and not isinstance(pool.engine, TransformersEngineConfig):
-            yield (
-                f"experts.{name}.adapter.path: is an activated LoRA, which needs engine: {{kind: "
-                "transformers}}; use that, or an ordinary LoRA"
-            )
     except ModelLoadError as error:
         yield f"experts.{name}.adapter.path: {error}"
 

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
 
 from vllm.inputs import tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from experts.adapter import Invocation
 from experts.checkpoint import Checkpoint
-from experts.engine.adapter_slots import AdapterSlots
+from experts.engine.adapter_slots import AdapterSlots, LoadedAdapter
 from experts.engine.base import EngineStats
-from experts.engine.chunk import EngineChunk
+from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import ModelSource, VllmConfig
 from experts.engine.encoding.encoded_request import EncodedRequest
 from experts.engine.encoding.tokens import perform
 from experts.engine.request import EngineRequest
-from experts.engine.sampling.rules import TokenRules, rules_of
-from experts.engine.vllm.adapters import VllmAdapters, lora_request, require_applicable
+from experts.engine.sampling.rules import rules_of
+from experts.engine.vllm.adapters import VllmAdapters
 from experts.engine.vllm.decision_store import DecisionStore
 from experts.engine.vllm.grammars import WorkerGrammars
+from experts.engine.vllm.in_place import expert_request
 from experts.engine.vllm.launch import load_tokenizer, start
 from experts.engine.vllm.plain_table import to_plain
 from experts.engine.vllm.request import RunningRequest
+from experts.engine.vllm.running import RunningRequests
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
 from experts.engine.vllm.worker_errors import worker_errors
@@ -64,21 +66,19 @@ class VllmEngine:
         self._name = self._tokenizer.name
         self._adapters = AdapterSlots(config.max_adapters)
         self._fingerprint, self._dim = checkpoint.head()
-        self._scheduler = SchedulerStats()
         self._decisions = DecisionStore.create()
-        self._running: dict[str, RunningRequest] = {}
-        self._keys = itertools.count()
-        self._num_tokens = 0
+        scheduler = SchedulerStats()
+        self._requests = RunningRequests(self._decisions, scheduler)
         self._grammars = WorkerGrammars(partial(self._call_workers, ExpertWorker.prepare_grammar))
-        self._last_output_s = time.monotonic()
         self._is_closing = False
         self._head_opening: asyncio.Task[None] | None = None
         with ExitStack() as on_failure:
             on_failure.callback(self._decisions.remove)
             merged = merged_checkpoint(checkpoint)
             # −1: the model's own window, or as many tokens as the KV cache holds.
-            self._llm = start(merged, config, config.max_model_len or -1, self._scheduler)
+            self._llm = start(merged, config, config.max_model_len or -1, scheduler)
             on_failure.pop_all()
+        self._store = VllmAdapters(self._llm, hidden_size=self._dim, max_rank=config.adapter_rank)
         window = min(self._tokenizer.max_model_len, self._llm.model_config.max_model_len)
         self._tokenizer = self._tokenizer.shortened_to(window)
         self._is_traced = self._llm.observability_config.otlp_traces_endpoint is not None
@@ -93,60 +93,76 @@ class VllmEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         if request.task is not None:
-            yield await asyncio.to_thread(perform, self._tokenizer, request, request.task)
+            yield await asyncio.to_thread(perform, self._tokenizer, request)
             return
-        received_s = time.monotonic()
-        encoded = await asyncio.to_thread(self._tokenizer.encode, request)
-        request, prompt = encoded.request, encoded.prompt
-        max_tokens = self._tokenizer.max_new_tokens(len(prompt), request)
-        await self._open_head()
-        key = str(next(self._keys))
-        rules = await self._rules(encoded)
-        running = RunningRequest(
-            encoded, key, max_tokens, rules, self._tokenizer, self._decisions, received_s
-        )
-        with self._adapters.using(request.adapter) as adapter, self._registered(running) as request_id:
+        with (
+            self._adapters.using(request.adapter) as adapter,
+            self._adapters.using_loaded(request.in_place.values()) as loaded,
+        ):
+            await self._open_head()
+            running = await self._running_request(request.with_adapters(loaded), adapter)
+            async with aclosing(self._stream(running)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            if running.heir is not None and self._is_closing:
+                yield EngineChunk(finish=FinishReason.CANCELLED)
+            elif running.heir is not None:
+                heir = loaded[request.in_place[running.heir]]
+                expert = expert_request(running, self._requests.new_key(), self._store, heir)
+                async with aclosing(self._stream(expert)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+    async def _running_request(self, request: EngineRequest, adapter: LoadedAdapter | None) -> RunningRequest:
+        received_s, tokenizer, rules = time.monotonic(), self._tokenizer, None
+        encoded = await asyncio.to_thread(tokenizer.encode, request)
+        max_tokens = tokenizer.max_new_tokens(len(encoded.prompt), encoded.request)
+        if encoded.request.sampling is not None:
+            rules = await asyncio.to_thread(rules_of, encoded, encoded.request.sampling, tokenizer)
+            await self._grammars.prepare(rules)
+        lora = await asyncio.to_thread(self._lora_request, adapter, encoded) if adapter else None
+        key, decisions = self._requests.new_key(), self._decisions
+        return RunningRequest(encoded, key, max_tokens, rules, tokenizer, decisions, received_s, lora)
+
+    def _lora_request(self, adapter: LoadedAdapter, encoded: EncodedRequest) -> LoRARequest:
+        request = encoded.request
+        found: Sequence[int] = encoded.prompt
+        if request.resumed is not None:
+            found = self._tokenizer.without_resumed(request, found)
+        return self._store.request(adapter, found, is_at_start=not request.written)
+
+    async def _stream(self, running: RunningRequest) -> AsyncGenerator[EngineChunk, None]:
+        with self._requests.registered(running) as request_id:
             outputs = self._llm.generate(
-                tokens_input(prompt),
+                tokens_input(running.prompt),
                 running.sampling_params(),
                 request_id,
-                lora_request=lora_request(adapter) if adapter else None,
-                trace_headers=request.trace_headers if self._is_traced else None,
+                lora_request=running.lora_request,
+                trace_headers=running.request.trace_headers if self._is_traced else None,
             )
             try:
                 async with aclosing(outputs):  # closing it aborts the request
                     async for output in outputs:
                         chunk = running.to_chunk(output)
-                        self._num_tokens += len(chunk.token_ids)
-                        self._last_output_s = time.monotonic()
+                        self._requests.count(chunk)
                         yield chunk
-                        if chunk.finish is not None:
+                        if chunk.finish is not None or running.heir is not None:
                             return
             except EngineDeadError as error:
                 raise self._dead() from error
             except EngineGenerateError as error:
                 raise EngineFailed(f"{self._name}: {type(error.__cause__).__name__} in vLLM") from error
 
-    async def _rules(self, encoded: EncodedRequest) -> TokenRules | None:
-        options = encoded.request.sampling
-        if options is None:
-            return None
-        rules = await asyncio.to_thread(rules_of, encoded, options, self._tokenizer)
-        await self._grammars.prepare(rules)
-        return rules
-
     async def load_adapter(self, name: str, folder: str, invocation: Invocation | None = None) -> None:
         await self._open_head()
-        rank = self._config.adapter_rank
-        await asyncio.to_thread(require_applicable, folder, invocation, hidden_size=self._dim, max_rank=rank)
         try:
-            await self._adapters.load(VllmAdapters(self._llm), name, folder)
+            await self._adapters.load(self._store, name, folder, invocation)
         except EngineDeadError as error:
             raise self._dead() from error
 
     async def unload_adapter(self, name: str) -> None:
         await self._open_head()
-        self._adapters.unload(VllmAdapters(self._llm), name)
+        self._adapters.unload(self._store, name)
 
     async def install(
         self, table_version: int, tokens: Sequence[ExpertToken], shadows: Sequence[ShadowToken] = ()
@@ -162,45 +178,27 @@ class VllmEngine:
             raise self._dead()
         if self._head_opening is not None and self._head_opening.done():
             self._head_opening.result()
-        silence_s = time.monotonic() - self._last_output_s if self._running else 0.0
+        silence_s = self._requests.silence_s
         if silence_s > self._config.stall_s:
             raise EngineDead(f"{self._name}: no token for {silence_s:.0f} s although requests are waiting")
 
     def stats(self) -> EngineStats:
-        num_requests = len(self._running)
-        num_running = min(num_requests, self._scheduler.num_running)
-        in_flight = sum(running.num_tokens_left for running in self._running.values())
-        # The scheduler reports after each step, so its figures of the last step stay when it is idle.
-        cache_use = self._scheduler.cache_use if num_requests else 0.0
-        return EngineStats(num_running, num_requests - num_running, cache_use, self._num_tokens, in_flight)
+        return self._requests.stats()
 
     async def close(self) -> None:
         if self._is_closing:
             return
         self._is_closing = True
+        request_ids = self._requests.close()
         try:
             await self._adapters.close()
             if not self._llm.errored:
-                await self._llm.abort(list(self._running))
+                await self._llm.abort(request_ids)
         finally:
             await asyncio.to_thread(self._llm.shutdown)
             self._decisions.remove()
-            del self._llm  # its finalizer would shut down again when the interpreter has unloaded its modules
-
-    @contextmanager
-    def _registered(self, running: RunningRequest) -> Iterator[str]:
-        """Yields an id for vLLM. The caller's own id occurs twice if a request is retried while its first
-        attempt is still ending."""
-        if not self._running:  # the time without a token starts now; before, the engine was idle
-            self._last_output_s = time.monotonic()
-        request_id = f"{running.request.request_id}#{running.key}"
-        self._running[request_id] = running
-        try:
-            yield request_id
-        finally:
-            del self._running[request_id]
-            if running.request.is_routed and not self._is_closing:
-                self._decisions.keep_only({other.key for other in self._running.values()})
+            # Its finalizer would shut down again when the interpreter has unloaded its modules.
+            del self._llm, self._store
 
     async def _open_head(self) -> None:
         """Make the workers score experts: once, on the event loop of the first call.

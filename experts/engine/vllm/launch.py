@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from experts.engine.config.vllm_arguments import require_known
 from experts.engine.encoding.tokenization import ModelTokenizer
 from experts.engine.vllm.adapters import NUM_EMPTY_SLOTS
 from experts.engine.vllm.parsing import choose
+from experts.engine.vllm.scheduler import make_scheduler
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
 from experts.errors import ModelLoadError
@@ -75,6 +77,7 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int)
         "max_lora_rank": config.max_adapter_rank,
         "quantization": config.quantization,
         "compilation_config": config.compilation or None,
+        "scheduler_cls": _name(make_scheduler) if config.max_adapters else None,
     }
     settings = _cpu_settings(config) if current_platform.is_cpu() else _gpu_settings(config)
     settings |= {name: value for name, value in optional.items() if value is not None}
@@ -93,11 +96,16 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int)
         enable_prefix_caching=config.prefix_caching,
         enable_lora=config.max_adapters > 0,
         max_loras=num_slots(config.max_adapters) + NUM_EMPTY_SLOTS,
-        worker_extension_cls=f"{ExpertWorker.__module__}.{ExpertWorker.__qualname__}",
+        worker_extension_cls=_name(ExpertWorker),
         generation_config="vllm",  # sampling parameters come from the request alone
         disable_log_stats=True,
         **settings,
     )
+
+
+def _name(found: Callable[..., Any]) -> str:
+    """As vLLM takes it, to find it in another process."""
+    return f"{found.__module__}.{found.__qualname__}"
 
 
 def _gpu_settings(config: VllmConfig) -> dict[str, Any]:

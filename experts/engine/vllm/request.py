@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.logprobs import Logprob
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.metrics.stats import RequestStateStats
@@ -31,7 +32,10 @@ from experts.errors import EngineFailed
 @dataclass(slots=True)
 class RunningRequest:
     """`key` names it in the decision store; `rules` are None without sampling options; `received_s` is
-    `time.monotonic()` when the engine got it; `ids` are the tokens so far."""
+    `time.monotonic()` when the engine got it; `ids` are the tokens so far. `lora_request`: its adapter.
+
+    `num_read`: of an expert that has taken over in place, how many tokens it reads itself. `heir`: the expert
+    that takes over from this request in place; the last of `ids` stands for it."""
 
     encoded: EncodedRequest
     key: str
@@ -40,7 +44,10 @@ class RunningRequest:
     tokenizer: ModelTokenizer
     decisions: DecisionStore
     received_s: float
+    lora_request: LoRARequest | None = None
+    num_read: int | None = None
     ids: list[int] = field(default_factory=list)
+    heir: str | None = None
     _detokenizer: IncrementalDetokenizer = field(init=False)
     _is_first: bool = True
     _end_ids: frozenset[int] = field(init=False)
@@ -117,7 +124,9 @@ class RunningRequest:
         is_stopped = is_last and (self.ids[-1] in self._end_ids or decision is not None)
         expert = decision.expert if decision else None
         text, ids = self._new_text(len(self.ids) - is_stopped, is_last)
-        finish = self._finish(is_stopped, expert) if is_last else None
+        if expert in self.request.in_place and not self.request.probe:
+            self.heir = expert
+        finish = self._finish(is_stopped, expert) if is_last and self.heir is None else None
         chunk = EngineChunk(
             text=text,
             token_ids=ids,
@@ -177,12 +186,11 @@ class RunningRequest:
 
     def _with_first_fields(self, chunk: EngineChunk, output: RequestOutput) -> EngineChunk:
         """Add what only a request's first chunk has."""
-        chunk = replace(
-            chunk,
-            tokenizer=self.tokenizer.fingerprint,
-            num_prompt_tokens=len(self.prompt),
-            prompt_logprobs=self._prompt_logprobs(output),
-        )
+        num_read = len(self.prompt) if self.num_read is None else self.num_read
+        chunk = replace(chunk, tokenizer=self.tokenizer.fingerprint, num_prompt_tokens=num_read)
+        if self.num_read is not None:
+            return chunk
+        chunk = replace(chunk, prompt_logprobs=self._prompt_logprobs(output))
         stats: RequestStateStats | None = output.metrics
         now_s = time.monotonic()  # the clock of the scheduler's process too
         scheduled_s = stats.scheduled_ts if stats and stats.scheduled_ts else self.received_s

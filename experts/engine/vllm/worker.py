@@ -20,6 +20,7 @@ from experts.engine.grammar.compiler import GrammarCompiler
 from experts.engine.sampling.gumbel import choose_tokens
 from experts.engine.sampling.routing import RequestState, route
 from experts.engine.sampling.rules import TokenRules
+from experts.engine.vllm.adapter_rows import AdapterRows
 from experts.engine.vllm.decision_store import DecisionStore, Observations, RoutingDecision
 from experts.engine.vllm.grammars import Outcome, outcome_in_worker
 from experts.engine.vllm.model_head import ModelHead
@@ -54,6 +55,7 @@ class ExpertWorker:
         self.decoder = decoder.showing(shown)
         self.grammars = GrammarCompiler(decoder, end_id)
         self.expert_head = RoutingHead(self.model_runner, decisions, self.decoder, self.grammars, end_id)
+        self.adapter_rows = AdapterRows(self.model_runner)
 
     def prepare_grammar(self, rules: dict[str, Any]) -> Outcome:
         """Compile the grammar of these `TokenRules` beside the steps, and tell whether that is done."""

@@ -73,9 +73,9 @@ def refused(folder: Path, world: dict[str, Any]) -> str:
             "pools.base.engine.max_adapters: 1 is below the 2 experts of the pool; raise it",
         ),
         (
-            "meta/engine",
+            "experts/roman/engine",
             {"kind": "vllm", "max_adapters": 1},
-            "meta: engine.max_adapters has an effect only in pools",
+            "experts.roman: engine.max_adapters has an effect only in pools and in the meta; remove it",
         ),
         ("experts/law/adapter/path", "adapters/nowhere", "experts.law.adapter.path: "),
         ("experts/law/adapter", {"pool": "base"}, "experts.law.adapter: needs exactly one of path, uri"),

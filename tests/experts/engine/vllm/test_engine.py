@@ -163,7 +163,7 @@ class FakeVllm:
 
     def post_decisions(self, engine: Any, *ended_keys: str) -> None:
         """For all running requests, as the workers do, and for these."""
-        for key in (*(request.key for request in engine._running.values()), *ended_keys):
+        for key in (*engine._requests.keys, *ended_keys):
             engine._decisions.post(key, RoutingDecision(1, "law", 0.5, None))
 
     def posted(self, engine: Any) -> list[str]:

@@ -14,6 +14,7 @@ from experts.engine.request import EngineRequest, SamplingOptions
 from tests.support.async_vllm import force_async_scheduling
 from tests.support.engine_world import ids_of, needs_vllm, question, run, running, token, wins_after
 from tests.support.reference_loop import ReferenceModel
+from tests.tiny.adapters import save_tiny_adapter
 from tests.tiny.models import HIDDEN_SIZE
 
 CONFIG = VllmConfig(
@@ -54,35 +55,43 @@ async def test_a_hand_over_is_told_although_the_next_step_has_begun(folder, monk
         assert [ids_of(chunks) for chunks in plain] == expected
 
 
-async def test_preempted_answers_are_those_of_an_idle_engine(folder, monkeypatch):
-    """With a cache too small for all requests; greedy, seeded and under rules, with hand-overs."""
+async def test_preempted_answers_are_those_of_an_idle_engine(folder, tmp_path, monkeypatch):
+    """With a cache too small for all requests; greedy, seeded and under rules, with hand-overs, also in place
+    and to an adapter that a prompt begins without."""
     force_async_scheduling(monkeypatch)
+    save_tiny_adapter(folder, tmp_path, seed=1)
     vector = torch.randn(HIDDEN_SIZE, generator=torch.Generator().manual_seed(3))
     expert = token(ReferenceModel(folder), "chem", vector, bias=-4.5)
-    async with started(folder) as idle:
+    async with started(folder, max_adapters=1) as idle:
+        await idle.load_adapter("chem", str(tmp_path), "approximate")
         await idle.install(1, [expert])
-        expected = [await answer(idle, i) for i in range(16)]
-    async with started(folder, cache_bytes=400_000, max_streams=16) as engine:
+        expected = await asyncio.gather(*(answer(idle, i) for i in range(20)))
+    async with started(folder, cache_bytes=400_000, max_streams=20, max_adapters=1) as engine:
+        await engine.load_adapter("chem", str(tmp_path), "approximate")
         await engine.install(1, [expert])
         preemptions = count_preemptions(monkeypatch)
-        assert await asyncio.gather(*(answer(engine, i) for i in range(16))) == expected
+        assert await asyncio.gather(*(answer(engine, i) for i in range(20))) == expected
     assert sum(preemptions)
     assert {expert for _, _, expert in expected} == {"chem", None}
+    assert any(finish is FinishReason.LENGTH for _, finish, expert in expected if expert)
 
 
 async def answer(engine: Any, number: int) -> tuple[list[int], Any, str | None]:
-    """An answer of up to 100 tokens; every second one is sampled, and every fourth one has penalties."""
+    """An answer of up to 100 tokens; every second one is sampled, and every fourth one has penalties. From
+    number 8 on, every second hand-over is in place, and the last four begin with the adapter."""
     request = EngineRequest(
         f"r{number}",
         messages=question(f"question {number} " + "more words " * (number % 4)),
         max_tokens=100,
         temperature=float(number % 2),
         seed=number,
-        allowed=("chem",),
+        allowed=("chem",) if number < 16 else (),
+        in_place={"chem": "chem"} if number in range(8, 16) and number // 2 % 2 else {},
+        adapter="chem" if number >= 16 else None,
         sampling=SamplingOptions(frequency_penalty=0.5, min_tokens=90) if number % 4 == 3 else None,
     )
     chunks = [chunk async for chunk in engine.generate(request)]
-    return ids_of(chunks), chunks[-1].finish, chunks[-1].expert
+    return ids_of(chunks), chunks[-1].finish, next((each.expert for each in chunks if each.expert), None)
 
 
 def count_preemptions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
