@@ -55,8 +55,7 @@ class ChatOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Exactly one is given of a conversation, raw text, token ids of the model that is addressed, and
-    `inputs`: texts or token ids to embed, each for itself.
+    """Exactly one of the first three: a conversation, raw text, or token ids of the model that is addressed.
 
     `written` is the text of a last assistant message that the answer continues. `options` None: the request
     asks for nothing further.
@@ -67,4 +66,3 @@ class Prompt:
     ids: tuple[int, ...] | None = None
     written: str = ""
     options: ChatOptions | None = None
-    inputs: tuple[str | tuple[int, ...], ...] | None = None
