@@ -14,6 +14,7 @@ from deployments.model_route import ModelRoute
 from deployments.probe import probe, start
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
+from router.api.key_limits import KeyLimits
 from router.availability import ModelState
 from router.decisions.metrics import Metrics, NoMetrics
 from router.decisions.recorder import DecisionLog, DecisionRecorder, NoLog
@@ -42,11 +43,18 @@ class ModelGateway:
         tracer: Tracer | None = None,
         metrics: Metrics | None = None,
         decision_log: DecisionLog | None = None,
+        limits: KeyLimits | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
         self.meter = meter or NoMeter()
         self.tracer = tracer or NoTracer()
-        self.recorder = DecisionRecorder(metrics or NoMetrics(), decision_log or NoLog(), lambda: self.table)
+        self.limits = limits or KeyLimits()
+        self.recorder = DecisionRecorder(
+            metrics or NoMetrics(),
+            decision_log or NoLog(),
+            lambda: self.table,
+            spend=self.limits.leases.spend,
+        )
         self.models = Connections(self.refresh_app)
         self.admission = Admission(self.num_slots, self.max_slots)
         self.quarantine = Quarantine(self._tell_routers)

@@ -12,6 +12,7 @@ from deployments.connections import Connect
 from deployments.decision_log import FileDecisionLog
 from deployments.http.cluster_endpoint import ClusterEndpoint
 from deployments.http.page import Page
+from deployments.limits.keeper import RayKeeper, keep_renewing, renew
 from deployments.load_reports import ServeBroadcast
 from deployments.metrics import ServeMeter, ServeMetrics
 from deployments.model_app import model_handle
@@ -22,6 +23,8 @@ from deployments.replicas.app_reports import ServeAppReports
 from deployments.replicas.cancelled_requests import log_cancelled_requests
 from deployments.replicas.state_metrics import StateMetrics
 from deployments.tracing.tracer import OtlpTracer
+from router.admission.leases import Leases
+from router.api.key_limits import KeyLimits
 from router.decisions.last_hour import LastHour
 from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
@@ -66,6 +69,8 @@ class Router:
         self._tracer = OtlpTracer()
         metrics = RouterMetrics(self._last_hour)
         self._decision_log = FileDecisionLog(metrics)
+        self._keeper = RayKeeper()
+        self._leases = Leases(self._keeper)
         self._gateway = ModelGateway(
             connect_model or connect,
             max_body_bytes,
@@ -74,8 +79,9 @@ class Router:
             self._tracer,
             metrics,
             self._decision_log,
+            KeyLimits(self._leases),
         )
-        self._observing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._is_set_up = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -93,9 +99,15 @@ class Router:
         await asyncio.to_thread(self._decision_log.configure, table.decision_log)
         await self._gateway.install(table)
         self._is_set_up = True
-        if self._observing is None:
-            self._observing = start(StateMetrics(self._gateway).keep_observing(), "observe the state")
-        if is_first:  # Serve sends requests when this returns; an expert not probed by then would be masked
+        if is_first:
+            if table.keys:  # so that no request finds the keeper away
+                await renew(self._keeper, self._leases)
+            renewing = keep_renewing(self._keeper, self._leases, lambda: bool(self._gateway.table.keys))
+            self._tasks = [
+                start(StateMetrics(self._gateway).keep_observing(), "observe the state"),
+                start(renewing, "renew leases"),
+            ]
+            # Serve sends requests when this returns; an expert not probed by then would be masked.
             await self._gateway.wait_until_settled(STARTUP_TIMEOUT_S)
 
     async def open_calls(self) -> dict[str, int]:
@@ -114,8 +126,8 @@ class Router:
         """Async, so that a blocked event loop fails it. The models have their own health checks."""
 
     async def close(self) -> None:
-        if self._observing is not None:
-            self._observing.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._gateway.close()
         await self._tracer.close()
         await asyncio.to_thread(self._decision_log.close)

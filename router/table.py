@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from router.api_key import ApiKey
 from router.chain_rules import CHAIN_STOP, ChainRules
 from router.frozen import Frozen
 from router.model_ids import model_ids
@@ -106,20 +107,6 @@ class ModelEntry(Frozen):
     gap_s: float | None = Field(None, gt=0)
     max_streams: int = Field(32, ge=1)  # of one replica
     window: int | None = Field(None, ge=1)
-
-
-class ApiKey(Frozen):
-    """An API key: a name, the hex SHA-256 digest of its UTF-8 text, the experts it may use, and its limits.
-
-    `experts` None permits every expert. Each router replica applies the limits for itself; every choice of a
-    request counts as one. None is no limit.
-    """
-
-    name: str = Field(min_length=1, max_length=64)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    experts: tuple[str, ...] | None = None
-    requests_per_minute: int | None = Field(None, ge=1)
-    max_concurrent: int | None = Field(None, ge=1)
 
 
 class Limits(Frozen):

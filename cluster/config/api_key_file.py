@@ -6,7 +6,9 @@ The file names each key. The key itself is in no file; only the client it was ma
       billing:
         sha256: 9f86d081…
         experts: [chemistry]         # if left out, every expert
-        requests_per_minute: 600     # both limits hold in each router replica; if left out, no limit
+        requests_per_minute: 600     # all limits hold for the whole cluster; if left out, no limit
+        tokens_per_minute: 60000
+        tokens_per_day: 2000000
         max_concurrent: 8
 """
 
@@ -29,7 +31,7 @@ from cluster.yaml_files.locked_edit import edit_file
 from cluster.yaml_files.reader import parse_yaml, read_text, read_yaml
 from experts.names import EXPERT_NAME
 from router.api.keys import digest_of
-from router.table import ApiKey
+from router.api_key import ApiKey, ApiKeyLimits
 
 # A shorter key that a person made up could be guessed from its digest.
 MIN_KEY_LENGTH = 20
@@ -41,22 +43,15 @@ _HEADER = (
 )
 
 
-class ApiKeyConfig(StrictConfig):
+class ApiKeyConfig(ApiKeyLimits, StrictConfig):
     """One key of a keys file."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hex digest of the key's UTF-8 text.")
     experts: list[Annotated[str, Field(pattern=f"^{EXPERT_NAME.pattern}$")]] | None = Field(
         None, description="Experts that may answer requests with this key. By default every expert."
     )
-    requests_per_minute: int | None = Field(
-        None,
-        ge=1,
-        description="Answers per minute in each router replica, one for each choice. By default no limit.",
-    )
-    max_concurrent: int | None = Field(
-        None,
-        ge=1,
-        description="Answers open at once in each router replica, one for each choice. By default no limit.",
+    sees_usage: bool = Field(
+        False, description="Whether the key may read what all keys have used; otherwise only its own usage."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from cluster.config.api_key_file import keys_from_env, load_keys, same_keys
 from cluster.config.cluster_config import ClusterConfig
 from cluster.errors import ConfigError
-from router.table import ApiKey
+from router.api_key import ApiKey
 
 
 def config_keys(config: ClusterConfig) -> tuple[ApiKey, ...]:

@@ -68,7 +68,7 @@ class Endpoints:
         answer = answer_kind(body, table, request.state.key)
         field = "n" if body.n > 1 else "prompt"
         require_one_vocabulary(body, answer.generations, table, self._gateway.vocabulary)
-        request.state.open_request.count_choices(len(answer.generations), field)
+        await request.state.open_request.count_choices(len(answer.generations), field)
         describe_request(body, answer.model, answer.id)
         decoder = self._decoder(table)
         streams = [

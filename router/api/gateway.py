@@ -9,6 +9,7 @@ from fastapi import Request
 
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
+from router.api.key_limits import KeyLimits
 from router.api.keys import find_key, permitted
 from router.availability import ModelAvailability
 from router.decisions.recorder import DecisionRecorder
@@ -36,6 +37,8 @@ class Gateway(ModelAvailability, Protocol):
     def recorder(self) -> DecisionRecorder: ...
     @property
     def tracer(self) -> Tracer: ...
+    @property
+    def limits(self) -> KeyLimits: ...
     @property
     def max_body_bytes(self) -> int: ...
     def vocabulary(self, name: str) -> str | None:

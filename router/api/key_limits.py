@@ -1,126 +1,77 @@
-"""What one API key may use of this router replica, and what all keys may use together."""
+"""What one API key may use of the cluster, and what all keys may use together of this router replica."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from router.errors import InvalidRequest, Overloaded, RateLimited
-from router.table import ApiKey
+from router.admission.lease import Limit
+from router.admission.leases import Holdings, Leases, OwnKeeper
+from router.admission.limit_ledger import LimitLedger
+from router.api_key import ApiKey
+from router.errors import InvalidRequest, Overloaded
 
-# The longest time that a bucket takes to refill, at any rate; see `_Bucket`.
-MAX_REFILL_S = 60.0
-# A client that retries exactly when it was told to must not be refused for a rounding error.
-ROUNDING = 1e-6
+# What each limit is called in OpenAI's headers. Of two limits on tokens, the first that a key has is shown.
+HEADERS = (("requests", (Limit.REQUESTS,)), ("tokens", (Limit.TOKENS, Limit.DAY_TOKENS)))
 
 
 class KeyLimits:
-    """Counts the open requests, and the open answers and the request rate of each key.
+    """Counts the open requests of this router, and what keys use by `leases`.
 
     Every choice of a request counts as one answer: `n` choices use as much of a key's limits as `n` requests.
     The counts belong to the key's name, and the limits to the current route table, so a changed limit holds
-    from the next request on. Keys without requests are forgotten. Nothing is awaited here, so one event loop
-    needs no lock.
+    from the next request on. All runs on one event loop, so nothing needs a lock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, leases: Leases | None = None) -> None:
         self.num_open = 0  # requests, of all clients
-        self._clock = clock
-        self._open_answers: Counter[str] = Counter()  # by key
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # the least recently used first
+        self.leases = leases or Leases(OwnKeeper(LimitLedger()))
 
-    @contextmanager
-    def request(self, key: ApiKey | None, max_requests: int) -> Iterator[OpenRequest]:
+    @asynccontextmanager
+    async def request(self, key: ApiKey | None, max_requests: int) -> AsyncIterator[OpenRequest]:
         """Count a request while the block runs, as one answer at first. If refused, it costs its key nothing.
 
         Raises, on entering the block:
             Overloaded: `max_requests` are open, with any key or without one.
-            RateLimited: the key has `max_concurrent` answers open, or exceeds `requests_per_minute`.
+            RateLimited: the key is over one of its limits.
         """
-        self._drop_full_buckets()
         if self.num_open >= max_requests:
             raise Overloaded(
                 f"this router has {self.num_open} requests open, which is its limit; try again in 1 s"
             )
-        request = OpenRequest(self, key)
+        request = OpenRequest(self.leases, key)
         self.num_open += 1
         try:
+            await request.begin()
             yield request
         finally:
             self.num_open -= 1
             request.release()
 
-    def take(self, key: ApiKey, num_answers: int) -> None:
-        """Count `num_answers` more answers against the limits of the key.
-
-        Raises:
-            RateLimited: they exceed one of the limits of the key; nothing is counted.
-        """
-        num_open = self._open_answers[key.name]
-        if key.max_concurrent is not None and num_open + num_answers > key.max_concurrent:
-            asked = "" if num_answers == 1 else f" and this request asks for {num_answers} more"
-            raise RateLimited(
-                f"key '{key.name}' has {num_open} answers open{asked}; max_concurrent is "
-                f"{key.max_concurrent}, and every choice counts as one; wait for one to end",
-                retry_after_s=1,
-            )
-        self._take_from_bucket(key, num_answers)
-        self._open_answers[key.name] += num_answers
-
-    def end(self, key: ApiKey, num_answers: int) -> None:
-        """Stop counting `num_answers` answers as open."""
-        self._open_answers[key.name] -= num_answers
-        if not self._open_answers[key.name]:
-            del self._open_answers[key.name]
-
-    def give_back(self, key: ApiKey, num_answers: int) -> None:
-        """Undo `take`."""
-        self.end(key, num_answers)
-        if key.name in self._buckets:
-            self._buckets[key.name].give_back(num_answers)
-
-    def _take_from_bucket(self, key: ApiKey, num_answers: int) -> None:
-        rpm = key.requests_per_minute
-        if rpm is None:
-            self._buckets.pop(key.name, None)
-            return
-        now_s = self._clock()
-        bucket = self._buckets.setdefault(key.name, _Bucket(rpm, now_s))
-        self._buckets.move_to_end(key.name)
-        wait_s = bucket.take(num_answers, rpm, now_s)
-        if wait_s > 0:
-            retry_after_s = max(1, math.ceil(wait_s - ROUNDING))
-            raise RateLimited(
-                f"key '{key.name}' asks for more than its {rpm} requests per minute (every choice counts as "
-                f"one); try again in {retry_after_s} s",
-                retry_after_s,
-            )
-
-    def _drop_full_buckets(self) -> None:
-        """Drop the buckets that must be full by now, since a new one would be too."""
-        now_s = self._clock()
-        while self._buckets:
-            name, oldest = next(iter(self._buckets.items()))
-            if now_s - oldest.at_s < MAX_REFILL_S:
-                return
-            del self._buckets[name]
+    def headers(self, key: ApiKey) -> dict[str, str]:
+        """OpenAI's headers for each limit that the key has."""
+        headers: dict[str, str] = {}
+        holdings = self.leases.holdings(key)
+        for name, limits in HEADERS:
+            limit = next((limit for limit in limits if limit.of(key) is not None), None)
+            if limit is not None:
+                headers |= _headers(name, limit, holdings, self.leases.day_left_s)
+        return headers
 
 
 class OpenRequest:
     """A request that counts against the limits of its key until it is released: as one answer at first."""
 
-    def __init__(self, limits: KeyLimits, key: ApiKey | None) -> None:
-        self._limits = limits
+    def __init__(self, leases: Leases, key: ApiKey | None) -> None:
+        self._leases = leases
         self._key = key
         self._num_answers = 0
-        if key is not None:
-            self._take(key, 1)
 
-    def count_choices(self, num_choices: int, field: str) -> None:
+    async def begin(self) -> None:
+        if self._key is not None:
+            await self._take(self._key, 1)
+
+    async def count_choices(self, num_choices: int, field: str) -> None:
         """Count the request as `num_choices` answers. `field` is the request field that asks for them.
 
         Raises:
@@ -131,57 +82,43 @@ class OpenRequest:
         if key is None or num_choices == self._num_answers:
             return
         _require_possible(key, num_choices, field)
-        self._limits.give_back(key, self._num_answers)
-        self._num_answers = 0
-        self._take(key, num_choices)
+        num_counted, self._num_answers = self._num_answers, 0
+        self._leases.give_back(key.name, num_counted)
+        await self._take(key, num_choices)
 
     def release(self) -> None:
         if self._key is not None and self._num_answers:
-            self._limits.end(self._key, self._num_answers)
+            self._leases.end(self._key.name, self._num_answers)
 
-    def _take(self, key: ApiKey, num_answers: int) -> None:
-        self._limits.take(key, num_answers)
+    async def _take(self, key: ApiKey, num_answers: int) -> None:
+        await self._leases.take(key, num_answers)
         self._num_answers = num_answers
 
 
-@dataclass(slots=True)
-class _Bucket:
-    """A token bucket. It keeps what was taken, so that a new rate or capacity needs no conversion.
-
-    It refills evenly and holds a sixth of a minute's requests, at least one. So a burst of ten seconds
-    passes, but single choices cannot reach twice the rate within a minute, as they could if the bucket held a
-    whole minute's. A request with more choices than the bucket holds passes when it is full, and leaves it in
-    debt. Refilling takes ten seconds, or the time for one request if the bucket holds only one, or up to a
-    minute if it is in debt.
-    """
-
-    rpm: int
-    at_s: float
-    taken: float = 0.0
-
-    def take(self, num: int, rpm: int, now_s: float) -> float:
-        """Take `num`, or take nothing and return how many seconds it is until they can be taken."""
-        capacity, per_s = max(1.0, rpm / 6), rpm / 60
-        if rpm != self.rpm:  # what a higher limit allowed before does not count against the key
-            self.rpm, self.taken = rpm, min(self.taken, capacity)
-        self.taken = max(0.0, self.taken - per_s * (now_s - self.at_s))
-        self.at_s = now_s
-        missing = self.taken + min(num, capacity) - capacity
-        if missing > ROUNDING:
-            return missing / per_s
-        self.taken += num
-        return 0.0
-
-    def give_back(self, num: int) -> None:
-        self.taken = max(0.0, self.taken - num)
-
-
 def _require_possible(key: ApiKey, num_choices: int, field: str) -> None:
-    limits = {"max_concurrent": key.max_concurrent, "requests_per_minute": key.requests_per_minute}
-    for name, limit in limits.items():
-        if limit is not None and num_choices > limit:
+    for limit in (Limit.OPEN, Limit.REQUESTS):
+        most = limit.of(key)
+        if most is not None and num_choices > most:
             raise InvalidRequest(
-                f"{field}: the request asks for {num_choices} choices, but {name} of key '{key.name}' is "
-                f"{limit}, and every choice counts as one; ask for at most {limit} at once",
+                f"{field}: the request asks for {num_choices} choices, but {limit.value} of key '{key.name}' "
+                f"is {most}, and every choice counts as one; ask for at most {most} at once",
                 field,
             )
+
+
+def _headers(name: str, limit: Limit, holdings: Holdings, day_left_s: float) -> dict[str, str]:
+    holding = holdings[limit]
+    return {
+        f"x-ratelimit-limit-{name}": str(holding.limit),
+        f"x-ratelimit-remaining-{name}": str(holding.remaining),
+        f"x-ratelimit-reset-{name}": _duration(holding.reset_s(day_left_s)),
+    }
+
+
+def _duration(seconds: float) -> str:
+    """As OpenAI writes it: 120ms, 1.5s, 6m0s, 2h3m4s."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    minutes, left_s = divmod(round(seconds, 3), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{left_s:.3g}s"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from router.api_key import ApiKey
 from router.errors import Unauthorized
-from router.table import ApiKey, RouteTable
+from router.table import RouteTable
 
 
 def bearer_digest(authorization: str | None) -> str | None:

@@ -6,8 +6,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.dialect import Dialect
-from router.api.key_limits import KeyLimits
+from router.api.key_limits import HEADERS, KeyLimits
 from router.api.keys import find_key, key_digest
 from router.api.sse import to_json
 from router.errors import InvalidRequest, RouterError, Unauthorized
@@ -32,7 +32,10 @@ HEALTH_PATHS = {"/healthz": "health", "/health": "vllm_health", "/ping": "ping"}
 FORBIDDEN_HEADERS = ("x-request-disconnect-disabled", "x-request-timeout-seconds")
 
 # The headers of a response that a script in a web page may read.
-EXPOSED_HEADERS = ("x-request-id", "request-id", "retry-after", "openai-processing-ms")
+EXPOSED_HEADERS = (
+    *("x-request-id", "request-id", "retry-after", "openai-processing-ms"),
+    *(f"x-ratelimit-{what}-{name}" for name, _ in HEADERS for what in ("limit", "remaining", "reset")),
+)
 
 # Safe to copy into headers and logs.
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
@@ -57,12 +60,13 @@ class RequestMiddleware:
         app: ASGIApp,
         table_of: Callable[[], RouteTable],
         dialect_of: Callable[[str], Dialect],
+        limits: KeyLimits,
         echo_request_id: bool,
     ) -> None:
         self._app = app
         self._table_of = table_of
         self._dialect_of = dialect_of
-        self._limits = KeyLimits()
+        self._limits = limits
         self._echo_request_id = echo_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +86,7 @@ class RequestMiddleware:
                 has_status = True
                 headers = MutableHeaders(scope=message)
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began_s) * 1000))
+                headers.update(self._limit_headers(scope))
                 if self._echo_request_id:
                     headers["x-request-id"] = request_id
                 if dialect.request_id_header:
@@ -91,7 +96,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            with self._admitted(scope):
+            async with self._admitted(scope):
                 await self._app(scope, receive, send_with_headers)
         except ClientDisconnect:
             logger.debug("request %s: the client disconnected", request_id)
@@ -104,8 +109,8 @@ class RequestMiddleware:
                 raise error from None
             await error_response(error, dialect, request_id)(scope, receive, send_with_headers)
 
-    @contextmanager
-    def _admitted(self, scope: Scope) -> Iterator[None]:
+    @asynccontextmanager
+    async def _admitted(self, scope: Scope) -> AsyncIterator[None]:
         # Health probes have no API key, and a router that is full is still healthy.
         if scope["path"] in HEALTH_PATHS:
             yield
@@ -117,9 +122,14 @@ class RequestMiddleware:
             if name in headers:
                 raise InvalidRequest(f"the header {name} is not allowed: send the request without it")
         scope["state"].update(key=key.name if key else "", key_digest=digest)
-        with self._limits.request(key, table.limits.max_requests) as open_request:
+        async with self._limits.request(key, table.limits.max_requests) as open_request:
             scope["state"]["open_request"] = open_request
             yield
+
+    def _limit_headers(self, scope: Scope) -> dict[str, str]:
+        digest = scope["state"].get("key_digest")
+        key = digest and self._table_of().keys_by_digest.get(digest)
+        return self._limits.headers(key) if key else {}
 
 
 class CorsMiddleware:

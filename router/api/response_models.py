@@ -89,6 +89,25 @@ class StatsResponse(ResponseModel):
     admission: dict[str, QueueLoad]
 
 
+class KeyUsage(ResponseModel):
+    """What all routers together have counted of one API key: since midnight UTC, and answers open now."""
+
+    name: str
+    sha256: str
+    requests_today: int
+    tokens_today: int
+    num_open: int
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    tokens_per_day: int | None
+    max_concurrent: int | None
+
+
+class KeyUsageList(ResponseModel):
+    object: Literal["list"]
+    data: list[KeyUsage]
+
+
 class OpenApiDocument(ResponseModel):
     openapi: str
     info: dict[str, Any]

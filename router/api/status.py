@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import Request, Response
 
+from router.admission.lease import KeyUse, Limit
 from router.api.gateway import Gateway, permitted_table
+from router.api.keys import find_key
 from router.api.middleware import error_headers, json_response
 from router.api.sse import envelope
+from router.api_key import ApiKey
 from router.availability import ModelState
 from router.errors import ModelBroken, ModelUnavailable, UnknownModel
 from router.table import META, RouteTable
@@ -19,6 +23,7 @@ from router.table import META, RouteTable
 META_UNAVAILABLE = "the meta does not answer at present"
 META_BROKEN = "the meta has failed: its replicas die whatever they are asked; its log says why"
 MAX_QUOTED = 256  # characters of a request that an error message repeats
+DIGEST_CHARS = 8  # of a key's digest, as `etr keys list` shows it
 PACKAGE = "expert-token-routing"
 
 
@@ -82,6 +87,29 @@ class StatusEndpoints:
         queues = {name: by_app[app] for name in known if (app := table.app(name)) in by_app}
         return json_response({"table_version": table.table_version, "models": models, "admission": queues})
 
+    async def key_usage(self, request: Request) -> Response:
+        """Show what your API key has used; a key that sees the usage of all keys gets every key."""
+        table = self._gateway.table
+        own = find_key(table.keys_by_digest, request.state.key_digest)
+        used = await self._gateway.limits.leases.keeper.use()
+        keys = table.keys if own is None or own.sees_usage else (own,)
+        data = [_usage(key, used.get(key.name, {})) for key in keys]
+        return json_response({"object": "list", "data": data})
+
     async def version(self, request: Request) -> Response:
         """Get the version of the server."""
         return json_response({"version": version(PACKAGE)})
+
+
+def _usage(key: ApiKey, used: Mapping[Limit, KeyUse]) -> dict[str, Any]:
+    def count(limit: Limit) -> int:
+        return round(used[limit].used) if limit in used else 0
+
+    return {
+        "name": key.name,
+        "sha256": key.sha256[:DIGEST_CHARS],
+        "requests_today": count(Limit.REQUESTS),
+        "tokens_today": count(Limit.TOKENS),
+        "num_open": count(Limit.OPEN),
+        **{limit.value: limit.of(key) for limit in Limit},
+    }

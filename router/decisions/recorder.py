@@ -49,7 +49,7 @@ class DecisionRecorder:
     """An `AnswerRecorder`; one for all requests of a router.
 
     `table` returns the table without API keys. `max_answers`: how many answers it remembers for feedback.
-    `authors` are those of earlier turns.
+    `authors` are those of earlier turns. `spend` gets the key's name and the number of tokens of each.
     """
 
     def __init__(
@@ -58,10 +58,12 @@ class DecisionRecorder:
         log: DecisionLog,
         table: Callable[[], RouteTable],
         max_answers: int = MAX_ANSWERS,
+        spend: Callable[[str, int], None] | None = None,
     ) -> None:
         self._metrics = m.BoundedMetrics(metrics)
         self._log = log
         self._table = table
+        self._spend = spend
         self._answers = RecentAnswers(max_answers)
         self.authors = TurnAuthors()
 
@@ -74,6 +76,8 @@ class DecisionRecorder:
             self._count_decision(decision, num_beyond_key)
         self._count_shadows(state)
         self._count_tokens(state, key_label(key))
+        if self._spend is not None:
+            self._spend(key, _num_tokens(state))
         target = next((each.winner for each in decisions if each.winner), None)
         if not generation.target.routed:
             target = None if generation.target.writer == META else generation.target.writer
@@ -151,6 +155,10 @@ class DecisionRecorder:
             ):
                 if num_tokens:
                     self._metrics.add(metric, num_tokens, {"model": model, "key": key})
+
+
+def _num_tokens(state: GenerationState) -> int:
+    return sum(usage.num_prompt_tokens + usage.num_completion_tokens for usage in state.usage.values())
 
 
 def _verdict(answer: RecentAnswer | None, right_expert: str | None) -> Verdict:

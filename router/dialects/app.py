@@ -30,6 +30,7 @@ from router.api.requests import ChatRequest, CompletionRequest
 from router.api.response_models import (
     FeedbackReceipt,
     HealthResponse,
+    KeyUsageList,
     ModelCard,
     ModelList,
     OpenApiDocument,
@@ -76,6 +77,7 @@ def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedAp
         RequestMiddleware,
         table_of=lambda: gateway.table,
         dialect_of=dialect_of,
+        limits=gateway.limits,
         echo_request_id=echo_request_id,
     )
     app.add_middleware(TraceMiddleware, tracer_of=lambda: gateway.tracer)
@@ -121,6 +123,7 @@ def _add_status(app: DocumentedApp, status: StatusEndpoints) -> None:
     app.add("/v1/models", status.list_models, ModelList)
     app.add("/v1/models/{model_id:path}", status.retrieve_model, ModelCard, statuses=(*GET_ERRORS, 404))
     app.add("/stats", status.stats, StatsResponse)
+    app.add("/keys/usage", status.key_usage, KeyUsageList, statuses=(*GET_ERRORS, 503))
     app.add("/version", status.version, VersionResponse)
     for path, name in HEALTH_PATHS.items():
         app.add(path, status.health, HealthResponse, name=name, statuses=(429, 500, 503), security=[])

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
+from router.api.key_limits import KeyLimits
 from router.availability import ModelState
 from router.decisions.metrics import Metrics, NoMetrics
 from router.decisions.recent_answers import MAX_ANSWERS
@@ -164,6 +165,7 @@ class FakeGateway:
     decision_log: DecisionLog = field(default_factory=NoLog)
     max_answers: int = MAX_ANSWERS
     tracer: Tracer = field(default_factory=NoTracer)
+    limits: KeyLimits = field(default_factory=KeyLimits)
     table: RouteTable = RouteTable(
         table_version=7,
         name="generalist",
@@ -213,7 +215,8 @@ class FakeGateway:
 
     @cached_property
     def recorder(self) -> DecisionRecorder:
-        return DecisionRecorder(self.metrics, self.decision_log, lambda: self.table, self.max_answers)
+        spend = self.limits.leases.spend
+        return DecisionRecorder(self.metrics, self.decision_log, lambda: self.table, self.max_answers, spend)
 
     async def load(self) -> dict[str, ModelLoad | None]:
         return {name: self.loads.get(name) for name in (META, *self.table.experts)}

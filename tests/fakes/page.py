@@ -13,6 +13,7 @@ from deployments.http.cluster_endpoint import ClusterEndpoint
 from deployments.http.page import Page
 from deployments.replicas.app_reports import AppReport, AppReports
 from router.api.keys import digest_of
+from router.api_key import ApiKey
 from router.decisions.last_hour import LastHour
 from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
@@ -22,7 +23,6 @@ from router.load_report import ModelLoad, ReplicaLoad
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import ReasoningPart, TextPart, ToolCallPart
 from router.routing_report import Candidates, RoutingReport, ShadowWin
-from router.table import ApiKey
 from tests.fakes.models import FakeGateway, FakeModel, Item, Script, served, to, word
 
 # Markdown, and what must stay text.

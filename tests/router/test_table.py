@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.table import ApiKey, ModelEntry, RouteTable
+from router.api_key import ApiKey
+from router.table import ModelEntry, RouteTable
 from tests.fakes.models import expert_table
 
 ALICE = ApiKey(name="alice", sha256="a" * 64)

@@ -17,8 +17,8 @@ from cluster.errors import ConfigError
 from cluster.process_lock import exclusive
 from cluster.yaml_files import locked_edit
 from router.api.keys import bearer_digest, digest_of, find_key
+from router.api_key import ApiKey
 from router.errors import Unauthorized
-from router.table import ApiKey
 
 ALICE, BOB = digest_of("alice's long and secret key"), digest_of("bob's long and secret key")
 WRITTEN = f"""\

@@ -6,8 +6,8 @@ import pytest
 from deployments.http.cluster_endpoint import ClusterResponse
 from deployments.replicas.app_reports import AppReport
 from router.api.keys import digest_of
+from router.api_key import ApiKey
 from router.load_report import ModelLoad, ReplicaLoad
-from router.table import ApiKey
 from tests.fakes.models import FakeGateway, FakeModel
 from tests.fakes.page import SCRIPTS, FakeReports, LastHourMeter, app_with_page
 

@@ -7,8 +7,9 @@ import pytest
 
 from deployments.http.page import CONTENT_SECURITY_POLICY, FOLDER, page_files
 from router.api.keys import digest_of
+from router.api_key import ApiKey
 from router.errors import ModelUnavailable
-from router.table import ApiKey, RouteTable
+from router.table import RouteTable
 from tests.fakes.models import FakeGateway
 from tests.fakes.page import app_with_page
 

@@ -17,12 +17,13 @@ from cluster.status.router_view import fetch_router_view
 from router.admission.context import AdmissionContext
 from router.api.keys import digest_of
 from router.api.middleware import HEALTH_PATHS
+from router.api_key import ApiKey
 from router.decoding.decode import Decoder
 from router.decoding.generation import GenerationRequest
 from router.dialects.app import build_app
 from router.errors import ModelUnavailable
 from router.model_port import Finish, ModelChunk, ModelRequest
-from router.table import ApiKey, Limits, RouteTable
+from router.table import Limits, RouteTable
 from tests.fakes.models import (
     FakeGateway,
     FakeModel,
@@ -357,6 +358,44 @@ async def test_refused_requests_do_not_count_towards_the_request_rate(
     assert 50 <= int(refused.headers["retry-after"]) <= 60
     assert (await client.get("/v1/models", headers=bearer(SOME))).status_code == 200
     assert asks(gateway, "meta") == []
+
+
+async def test_answers_to_a_limited_key_say_what_is_left_as_openai_does(
+    client: httpx.AsyncClient, gateway: FakeGateway
+):
+    limited = ALICE.model_copy(update={"requests_per_minute": 60, "tokens_per_day": 100_000})
+    change(gateway, keys=(limited, BOB))
+    answer = await client.post(CHAT, json={"messages": HELLO, "n": 2}, headers=bearer(ALL))
+    found = {name: value for name, value in answer.headers.items() if name.startswith("x-ratelimit")}
+    assert found["x-ratelimit-limit-requests"] == "60"
+    assert found["x-ratelimit-remaining-requests"] == "8"
+    assert found["x-ratelimit-limit-tokens"] == "100000"
+    assert 0 < int(found["x-ratelimit-remaining-tokens"]) <= 100_000
+    assert found["x-ratelimit-reset-requests"].endswith("s")
+    for _ in range(9):
+        refused = await client.get("/v1/models", headers=bearer(ALL))
+    assert (refused.status_code, refused.headers["x-ratelimit-remaining-requests"]) == (429, "0")
+    unlimited = await client.get("/v1/models", headers=bearer(SOME))
+    assert not any(name.startswith("x-ratelimit") for name in unlimited.headers)
+
+
+async def test_a_key_sees_its_own_usage_and_one_that_may_sees_that_of_all(
+    client: httpx.AsyncClient, gateway: FakeGateway
+):
+    change(gateway, keys=(ALICE.model_copy(update={"sees_usage": True, "max_concurrent": 3}), BOB))
+    answer = await client.post(CHAT, json={"messages": HELLO, "n": 2}, headers=bearer(SOME))
+    usage = answer.json()["usage_by_model"].values()
+    num_tokens = sum(each["prompt_tokens"] + each["completion_tokens"] for each in usage)
+    await gateway.limits.leases.renew_all()
+    own = (await client.get("/keys/usage", headers=bearer(SOME))).json()["data"]
+    assert [(each["name"], each["requests_today"], each["tokens_today"]) for each in own] == [
+        ("bob", 2, num_tokens)
+    ]
+    await gateway.limits.leases.renew_all()
+    every = (await client.get("/keys/usage", headers=bearer(ALL))).json()["data"]
+    assert [(each["name"], each["max_concurrent"]) for each in every] == [("alice", 3), ("bob", None)]
+    assert every[1]["requests_today"] == 3
+    assert every[0]["sha256"] == ALICE.sha256[:8]
 
 
 async def test_every_response_has_its_processing_time(client: httpx.AsyncClient):

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from router.api.keys import digest_of
+from router.api_key import ApiKey
 from router.decoding.transcript import new_call_id
 from router.dialects.app import build_app
 from router.model_port import Finish, ModelChunk, ModelRequest
-from router.table import ApiKey
 from tests.fakes.models import FakeGateway, FakeModel, writes
 
 CHAT = "/v1/chat/completions"

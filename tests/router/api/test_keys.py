@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.api.keys import bearer_digest, digest_of, find_key, key_digest, permitted
+from router.api_key import ApiKey
 from router.errors import Unauthorized
-from router.table import ApiKey
 from tests.fakes.models import expert_table
 
 PLAIN = "etr-0123456789abcdefghij"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from router.api.keys import permitted
+from router.api_key import ApiKey
 from router.availability import ModelState
 from router.decoding.generation import GenerationRequest
 from router.decoding.policy import Recovery, Routing, Target, after_failure, resolve, select_experts
@@ -26,7 +27,7 @@ from router.errors import (
     UnknownModel,
 )
 from router.model_port import Finish, ModelChunk
-from router.table import META, ApiKey, ModelEntry
+from router.table import META, ModelEntry
 from tests.fakes.availability import FakeRoutes
 from tests.fakes.models import (
     DIRECT,

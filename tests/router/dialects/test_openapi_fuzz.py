@@ -20,10 +20,10 @@ from router.api.body import parse
 from router.api.keys import digest_of
 from router.api.middleware import HEALTH_PATHS
 from router.api.requests import AnswerRequest, ChatRequest, CompletionRequest
+from router.api_key import ApiKey
 from router.dialects.app import build_app
 from router.errors import InvalidRequest
 from router.model_port import ModelRequest
-from router.table import ApiKey
 from tests.fakes.models import FakeGateway, Item, Script, distributes, hands_over, models, served, writes
 from tests.router.api.test_http_fuzz import Surface, assert_refused, meta
 from tests.router.api.test_http_keys import ALICE, ALL, BOB, SOME, bearer, change

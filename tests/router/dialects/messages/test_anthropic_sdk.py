@@ -9,6 +9,7 @@ from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types import Message, MessageParam, TextBlock, ThinkingBlock, ToolParam, ToolUseBlock
 
 from router.api.keys import digest_of
+from router.api_key import ApiKey
 from router.dialects.app import build_app
 from router.errors import (
     ContextLengthExceeded,
@@ -19,7 +20,6 @@ from router.errors import (
 )
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.parts import Part, ReasoningPart, TextPart, ToolCallPart
-from router.table import ApiKey
 from tests.fakes.models import (
     FakeGateway,
     FakeModel,
