@@ -10,9 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import AuthenticationError, OpenAI, RateLimitError
+from typer.testing import CliRunner
 
+from cluster.cli.main import app as etr
+from cluster.errors import AskError
 from cluster.serve.app_status import AppEvent
 from cluster.serve.readiness import ReadinessCheck
+from cluster.status.key_usage import fetch_key_usage
 from cluster.status.router_view import fetch_router_view
 from router.admission.context import AdmissionContext
 from router.api.keys import digest_of
@@ -465,3 +469,18 @@ def test_the_readiness_check_needs_no_key_and_the_router_view_needs_one(
         monkeypatch.setenv("ETR_API_KEY", f"{ALL}\n")
         seen = fetch_router_view(url)
         assert (seen.note, set(seen.loads)) == ("", {"meta", "roman", "morse"})
+
+
+def test_etr_shows_what_keys_have_used_of_their_limits(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch):
+    change(gateway, keys=(ALICE.model_copy(update={"sees_usage": True, "tokens_per_day": 5000}), BOB))
+    with served(build_app(gateway)) as url:
+        monkeypatch.setenv("ETR_API_KEY", ALL)
+        shown = CliRunner().invoke(etr, ["keys", "usage", "--url", url], env={"COLUMNS": "160"})
+        assert shown.exit_code == 0, shown.output
+        assert [name in shown.output for name in ("alice", "bob", "5,000", ALICE.sha256[:8])] == [True] * 4
+        assert ALL not in shown.output
+        monkeypatch.setenv("ETR_API_KEY", SOME)
+        assert [usage.name for usage in fetch_key_usage(url)] == ["bob"]
+        monkeypatch.delenv("ETR_API_KEY")
+        with pytest.raises(AskError, match="answers 401: set ETR_API_KEY to a valid API key"):
+            fetch_key_usage(url)
