@@ -156,6 +156,7 @@ class ModelGateway:
         for route in self._routes.values():
             self._by_app.setdefault(route.entry.app, []).append(route)
         self.models.keep(self._by_app.keys())
+        self._set_outlier_rules()
         removed = [route for name, route in old.items() if self._routes.get(name) is not route]
         for route in self._routes.values():
             route.refresh()
@@ -221,7 +222,12 @@ class ModelGateway:
             await asyncio.sleep(REFRESH_PERIOD_S)
             for route in self._routes.values():
                 route.refresh()
+            self._set_outlier_rules()
             self._share_turn_authors()
+
+    def _set_outlier_rules(self) -> None:
+        for model in self.models.values():
+            model.replicas.errors.rules = self.table.outliers
 
 
 async def _sent(what: str, message: Coroutine[Any, Any, None]) -> None:

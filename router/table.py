@@ -11,6 +11,7 @@ from router.api_key import ApiKey
 from router.chain_rules import CHAIN_STOP, ChainRules
 from router.frozen import Frozen
 from router.model_ids import model_ids
+from router.outlier_rules import OutlierRules
 
 META = "meta"  # the name of the meta; no expert may have it
 
@@ -77,6 +78,9 @@ class RoutingRules(Frozen):
         8, ge=0, description="Maximum number of times that one answer continues after a replica has failed."
     )
     deadlines: Deadlines = Field(Deadlines(), description="Deadlines of an answer.")
+    outliers: OutlierRules = Field(
+        OutlierRules(), description="When a replica that answers with errors is set aside."
+    )
     heartbeat_s: float = Field(
         10.0,
         gt=0,

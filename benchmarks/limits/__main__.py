@@ -42,7 +42,6 @@ class Phase:
     p99_us: float
 
 
-@ray.remote(num_cpus=0)
 class LimitedRouter:
     """Offers requests of the key to its own leases."""
 
@@ -77,7 +76,8 @@ def main() -> None:
     arguments = _arguments()
     ray.init(arguments.address, num_cpus=None if arguments.address else 1, log_to_driver=False)
     key = ApiKey(name="load", sha256="0" * 64, requests_per_minute=arguments.rpm)
-    routers = [LimitedRouter.remote(key.model_dump()) for _ in range(arguments.routers)]
+    router_actor: Any = ray.remote(num_cpus=0)(LimitedRouter)
+    routers = [router_actor.remote(key.model_dump()) for _ in range(arguments.routers)]
     assert all(ray.get([router.start.remote() for router in routers])), "the keeper does not answer"
     _phase("warm-up", routers, arguments, WARM_UP_S)
     phases = [_phase("steady", routers, arguments, arguments.seconds)]

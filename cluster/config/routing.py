@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from cluster.config.base import StrictConfig
 from cluster.config.expert import TokenFile
 from router.chain_rules import ChainRules
+from router.outlier_rules import OutlierRules
 from router.table import Deadlines, RoutingRules
 
 
@@ -47,11 +48,18 @@ class ChainConfig(ChainRules, StrictConfig, title="routing.chain"):
     )
 
 
+class OutlierConfig(OutlierRules, StrictConfig, title="routing.outliers"):
+    """When a replica that answers with errors is set aside. Mistakes of clients are no errors."""
+
+
 class RoutingConfig(RoutingRules, StrictConfig, title="routing"):
     """When the meta hands over, and what happens when a model fails."""
 
     chain: ChainConfig = Field(ChainConfig(), description="The rules of `after_expert: chain`.")
     deadlines: DeadlinesConfig = Field(DeadlinesConfig(), description="Deadlines of an answer.")
+    outliers: OutlierConfig = Field(
+        OutlierConfig(), description="When a replica that answers with errors is set aside."
+    )
 
     @property
     def chains(self) -> bool:

@@ -20,10 +20,12 @@ from weakref import WeakValueDictionary, ref
 
 from deployments.replicas.call_placements import CallPlacements
 from deployments.replicas.death_count import DeathCount
+from deployments.replicas.error_rate import ErrorRate
 from router.errors import (
     AdapterBroken,
     AdapterMissing,
     ModelDied,
+    ModelFailed,
     ModelOverloaded,
     ModelUnavailable,
     RouterError,
@@ -46,7 +48,8 @@ def replicas_of(app: str) -> ReplicaSet:
 class ReplicaSet:
     """The replicas of one application.
 
-    A replica that stalls or fails is ejected (avoided) until it produces anything. The set is verified once a
+    A replica that stalls or fails is ejected (avoided) until it produces anything; one that answers with too
+    many errors also for the time that `errors` says. The set is verified once a
     replica has answered; when no healthy one is left, it is unverified until the next one answers. While
     replicas die whatever they are asked (`deaths.is_broken`), only a call that is answered to its end counts.
     """
@@ -59,6 +62,7 @@ class ReplicaSet:
         self.vocabulary: str | None = None
         self.calls = CallPlacements()
         self.deaths = DeathCount()
+        self.errors = ErrorRate()
         self._app = app
         # Replaced as a whole, because Serve may choose replicas in another thread.
         self._adapters: dict[str, ref[AdapterReplicas]] = {}
@@ -104,7 +108,9 @@ class ReplicaSet:
 
     def answered(self, replica: str | None) -> None:
         """The replica produced something."""
-        if replica not in self.running:  # a replica that is leaving may finish its calls
+        if replica is None or replica not in self.running:  # a replica that is leaving may finish its calls
+            return
+        if self.errors.is_set_aside(replica):
             return
         if replica in self.ejected:
             logger.info("%s: replica %s answers again", self._app, replica)
@@ -118,6 +124,8 @@ class ReplicaSet:
             self.eject(replica, "it cancels its calls")
             return
         replicas = self.for_adapter(adapter)
+        if finish is not None and replica is not None:
+            self.errors.ended(replica, failed=False)
         if finish is not None:
             for deaths in {self.deaths, replicas.deaths}:
                 deaths.answered()
@@ -130,7 +138,12 @@ class ReplicaSet:
             for replicas in {self, self.for_adapter(adapter)}:
                 replicas.deaths.died(failure.replica, len(self.running))
                 replicas.is_verified = replicas.is_verified and not replicas.deaths.is_broken
-        if isinstance(failure, AdapterMissing) and adapter is not None:
+        if isinstance(failure, ModelFailed) and replica is not None:
+            self.errors.ended(replica, failed=True)
+            if self.errors.is_outlier(replica, len(self.running)):
+                self.errors.set_aside(replica)
+                self.eject(replica, "too many of its calls fail")
+        elif isinstance(failure, AdapterMissing) and adapter is not None:
             is_broken = isinstance(failure, AdapterBroken)
             self._adapter_set(adapter).mark_missing(replica, is_broken=is_broken)
         elif isinstance(failure, ModelUnavailable) and not isinstance(failure, ModelOverloaded):
@@ -142,6 +155,7 @@ class ReplicaSet:
 
     def _update(self, running: frozenset[str], ejected: frozenset[str]) -> None:
         self.running, self.ejected = running, ejected & running
+        self.errors.keep(running)
         self.is_verified = self.is_verified and bool(self.healthy)
         for adapter in self._adapters:
             if known := self._known(adapter):
