@@ -18,7 +18,7 @@ from router.errors import ModelUnavailable
 
 NAME, NAMESPACE = "limit-keeper", "expert-token-routing"
 ANSWER_TIMEOUT_S = 0.5  # requests wait so long at most, and only once while the keeper is away
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 20.0  # making one takes a process some seconds
 
 T = TypeVar("T")
 
@@ -44,9 +44,15 @@ class RayKeeper:
         self._actor: Any = None
 
     async def start(self) -> None:
-        """Find the actor, or make it; has no effect if it is known. Raises ModelUnavailable."""
+        """Find the actor, or make it, and wait until it answers; has no effect if it is known.
+
+        Raises:
+            ModelUnavailable: it does not answer in time.
+        """
         if self._actor is None:
-            self._actor = await _in_time(asyncio.to_thread(_find_or_make, self._name), START_TIMEOUT_S)
+            actor = await _in_time(asyncio.to_thread(_find_or_make, self._name), START_TIMEOUT_S)
+            await _in_time(actor.use.remote(), START_TIMEOUT_S)
+            self._actor = actor
 
     async def renew(self, router: str, day: int, reports: Reports) -> Renewal:
         return cast("Renewal", await self._ask(lambda actor: actor.renew.remote(router, day, reports)))
