@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 from experts.engine.request import EngineRequest
 
@@ -65,9 +66,19 @@ def _beginning(request: EngineRequest) -> Iterator[str]:
         return
     for message in request.messages[:MAX_MESSAGES]:
         yield message["role"]
-        yield message["content"][:MAX_CHARACTERS]
+        yield from _texts(message["content"])
         if message["role"] == "user":
             return
+
+
+def _texts(content: str | Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The beginning of each text, and the end of each picture, since pictures begin alike."""
+    if isinstance(content, str):
+        yield content[:MAX_CHARACTERS]
+        return
+    for part in content:
+        url = part["image_url"]["url"] if part["type"] == "image_url" else ""
+        yield part.get("text", "")[:MAX_CHARACTERS] + url[-MAX_CHARACTERS:]
 
 
 def _weight(digest: bytes, replica: str) -> bytes:

@@ -13,9 +13,9 @@ from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from router.decision_log_rules import DecisionLogRules
 from router.decisions.log_lines import Line
 from router.decisions.metrics import LOG_DROPPED, LOG_LINES, Metrics
-from router.table import DecisionLogRules
 
 # Answers whose lines are not written yet. If a disk stops for longer, lines are lost, and no answer waits.
 MAX_QUEUED = 4096

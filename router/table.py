@@ -9,7 +9,9 @@ from pydantic import Field, field_validator
 
 from router.api_key import ApiKey
 from router.chain_rules import CHAIN_STOP, ChainRules
+from router.decision_log_rules import DecisionLogRules
 from router.frozen import Frozen
+from router.media_rules import MediaRules, Modality
 from router.model_ids import model_ids
 from router.outlier_rules import OutlierRules
 
@@ -99,7 +101,7 @@ class ModelEntry(Frozen):
     `on_unavailable` says the same for a model without a healthy replica. `wait` gives the answer that an
     undisturbed cluster would give; `meta` keeps no client waiting.
     `first_token_s` and `gap_s` override the general deadlines.
-    `window` is the context window in tokens, as far as it is configured.
+    `window` is the context window in tokens, as far as it is configured. `modalities` are what it reads.
     """
 
     app: str
@@ -111,6 +113,7 @@ class ModelEntry(Frozen):
     gap_s: float | None = Field(None, gt=0)
     max_streams: int = Field(32, ge=1)  # of one replica
     window: int | None = Field(None, ge=1)
+    modalities: tuple[Modality, ...] = ("text",)
 
 
 class Limits(Frozen):
@@ -154,20 +157,6 @@ class Tracing(Frozen):
     )
 
 
-class DecisionLogRules(Frozen):
-    """Where a router replica writes its decisions, and how much of them is kept."""
-
-    kind: Literal["file"] = Field("file", description="`file`: files of JSON lines on the router's node.")
-    folder: str = Field(min_length=1, description="Folder of the files; it is made if it does not exist.")
-    max_bytes: int = Field(
-        64 * 2**20, ge=4096, description="Bytes of a file after which the next one begins."
-    )
-    num_files: int = Field(8, ge=1, le=1000, description="Full files that are kept, for each router replica.")
-    text: bool = Field(
-        False, description="Whether prompts are written too, so that they can be learned from."
-    )
-
-
 class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
@@ -190,6 +179,7 @@ class RouteTable(RoutingRules):
     aliases: dict[str, str] = Field(default_factory=dict)
     has_chain_stop: bool = False
     decision_log: DecisionLogRules | None = None
+    media: MediaRules = MediaRules()
 
     @field_validator("experts")
     @classmethod

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config.base import StrictConfig
 from cluster.config.replicated_model import AutoscalingConfig, ResourcesConfig
-from router.table import DecisionLogRules, Limits
+from router.decision_log_rules import DecisionLogRules
+from router.table import Limits
 
 # Open requests per replica that autoscaling aims at, unless half of `limits.max_requests` is less.
 TARGET_ONGOING_REQUESTS = 128.0

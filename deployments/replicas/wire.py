@@ -75,7 +75,8 @@ def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
 
 def _to_openai(message: prompt.Message) -> dict[str, Any]:
     """The message as OpenAI's API has it, without fields that say nothing."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    content = [*map(_content_part, message.parts())] if message.media else message.content
+    fields: dict[str, Any] = {"role": message.role, "content": content}
     if message.tool_calls:
         fields["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -85,6 +86,21 @@ def _to_openai(message: prompt.Message) -> dict[str, Any]:
     if message.role == "tool":
         optional["tool_call_id"] = message.tool_call_id
     return fields | {name: value for name, value in optional.items() if value is not None}
+
+
+def _content_part(part: str | prompt.Media) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    match part.modality:
+        case "audio":
+            header, _, data = part.url.partition(",")
+            audio_format = "wav" if header.startswith("data:audio/wav") else "mp3"
+            return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format}}
+        case "file":
+            return {"type": "file", "file": {"filename": part.name or "file.pdf", "file_data": part.url}}
+        case _:
+            detail = {} if part.detail is None else {"detail": part.detail}
+            return {"type": "image_url", "image_url": {"url": part.url, **detail}}
 
 
 def _to_sampling_options(options: sampling.SamplingOptions) -> asked.SamplingOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -27,6 +27,7 @@ from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest
 from router.decoding.policy import Target, admission_context, resolve
 from router.errors import InvalidRequest
+from router.media.loader import MediaLoader
 from router.model_port import ModelChunk
 from router.prompt import Prompt
 from router.table import META, RouteTable
@@ -38,8 +39,9 @@ AnyBody = TypeVar("AnyBody", bound=EndpointRequest)
 
 
 class Endpoints:
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, media: MediaLoader | None = None) -> None:
         self._gateway = gateway
+        self._media = media or MediaLoader()
 
     async def create_chat_completion(self, request: Request) -> Response:
         """Answer a conversation."""
@@ -70,10 +72,8 @@ class Endpoints:
         require_one_vocabulary(body, answer.generations, table, self._gateway.vocabulary)
         await request.state.open_request.count_choices(len(answer.generations), field)
         describe_request(body, answer.model, answer.id)
-        decoder = self._decoder(table)
-        streams = [
-            decoder.decode(self._staying(request, generation, table)) for generation in answer.generations
-        ]
+        decoder, loaded = self._decoder(table), await self._loaded(answer.generations, table)
+        streams = [decoder.decode(self._staying(request, generation, table)) for generation in loaded]
         if body.stream:
             write_events = partial(answer.write_events, streams)
             return EventStream(write_events, request.state.request_id, table.heartbeat_s, answer.framing)
@@ -83,7 +83,7 @@ class Endpoints:
         """Show which expert would answer, without generating."""
         body = await self.read(request, ChatRequest)
         table = self.table(request, body)
-        generation = self._generation(request, body, table, "route")
+        generation = await self._generation(request, body, table, "route")
         is_routed = resolve(table, body.model, generation.routing).routed
         if is_routed and generation.target != Target(META, routed=True):  # the model that made the calls
             chunk = _decided(generation.target.writer)
@@ -102,7 +102,7 @@ class Endpoints:
     async def count_tokens(self, request: Request, body: ChatRequest) -> int:
         """How many tokens the prompt has for the model that would be called first. That model is asked."""
         table = self.table(request, body)
-        generation = self._generation(request, body, table, "count")
+        generation = await self._generation(request, body, table, "count")
         decoder = self._decoder(table)
         if generation.target.routed and generation.target.writer == META:
             chunk = await while_connected(request.receive, decoder.distribution(generation))
@@ -135,7 +135,7 @@ class Endpoints:
             )
         return table
 
-    def _generation(
+    async def _generation(
         self, request: Request, body: ChatRequest, table: RouteTable, purpose: str
     ) -> GenerationRequest:
         """The first choice of a request that asks for no answer."""
@@ -143,7 +143,16 @@ class Endpoints:
         generation = generations(body, table, request_id, request.state.key)[0]
         describe_request(body, body.model or table.name, request_id)
         require_one_vocabulary(body, [generation], table, self._gateway.vocabulary)
-        return self._staying(request, generation, table)
+        (loaded,) = await self._loaded([generation], table)
+        return self._staying(request, loaded, table)
+
+    async def _loaded(
+        self, generations: Sequence[GenerationRequest], table: RouteTable
+    ) -> Sequence[GenerationRequest]:
+        """With the media of their prompt. Only conversations have media, and a request has one."""
+        prompt = generations[0].prompt
+        loaded = await self._media.load(prompt, table.media)
+        return generations if loaded is prompt else [replace(each, prompt=loaded) for each in generations]
 
     def _staying(
         self, request: Request, generation: GenerationRequest, table: RouteTable

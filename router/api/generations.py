@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from router.api.fields.sampling import TOKEN_ID_FIELDS
 from router.api.requests import AnswerRequest
 from router.decoding.generation import GenerationRequest, Progress
-from router.decoding.policy import Routing, Target, admission_context, resolve
+from router.decoding.policy import Routing, Target, admission_context, readers, reads, resolve
 from router.decoding.transcript import StopRule, author_of_call
 from router.errors import InvalidRequest
 from router.prompt import Prompt
@@ -16,6 +16,7 @@ from router.table import META, RouteTable
 # How long models may hold back text of an answer that is sent as a whole: a message costs as much as a token.
 UNSTREAMED_MESSAGE_GAP_S = 0.25
 MAX_NAMED = 8  # models in an error
+_PLURALS: Mapping[str, str] = {"image": "pictures", "audio": "recordings", "file": "files"}
 
 
 def generations(
@@ -27,7 +28,8 @@ def generations(
 
     Raises:
         UnknownModel: the route table has no such model.
-        InvalidRequest: a routing option names an unknown expert or has no effect.
+        InvalidRequest: a routing option names an unknown expert or has no effect, or no model that may answer
+            can read a prompt.
     """
     routing = request.routing.to_routing() if request.routing else Routing()
     target = resolve(table, request.model, routing)
@@ -36,12 +38,15 @@ def generations(
     prompts = request.prompts()
     if target.routed and routing.experts != ():
         request.refuse_prompt_ids()
+    targets = [_with_results(target, routing, prompt, table) for prompt in prompts]
+    for prompt, each in zip(prompts, targets, strict=True):
+        _require_reader(prompt, each, routing, table)
     admission, stop = admission_context(table, key, request.priority), _stop_rule(request)
     return [
         GenerationRequest(
             request_id=f"{answer_id}-{index}",
             prompt=prompts[index // request.n],
-            target=_with_results(target, routing, prompts[index // request.n], table),
+            target=targets[index // request.n],
             sampling=request.sampling(index % request.n),
             max_tokens=1 if request.writes_nothing else request.token_limit(),  # no engine writes none
             stop=stop,
@@ -102,12 +107,26 @@ def _with_results(target: Target, routing: Routing, prompt: Prompt, table: Route
     if not target.routed or not messages or messages[-1].role not in ("tool", "user"):
         return target
     author = author_of_call(messages[-1].tool_call_id or "")
-    if author == META:
+    if author == META and reads(table.meta, prompt.modalities):
         return Target(META, routed=False)
-    is_permitted = routing.experts is None or author in routing.experts
-    if author not in table.experts or not is_permitted or author in routing.exclude:
-        return target
-    return Target(author, routed=True)
+    may_answer = author in readers(table, routing, prompt.modalities)
+    return Target(author, routed=True) if author is not None and may_answer else target
+
+
+def _require_reader(prompt: Prompt, target: Target, routing: Routing, table: RouteTable) -> None:
+    """Raises InvalidRequest if no model that may answer can read the prompt."""
+    modalities = prompt.modalities
+    if reads(table.entry(target.writer), modalities):  # nearly always
+        return
+    if target.routed and table.max_handoffs and readers(table, routing, modalities):
+        return
+    able = [f"{table.name}/{n}" for n in (META, *table.experts) if reads(table.entry(n), modalities)]
+    kinds = " and ".join(sorted(_PLURALS[modality] for modality in modalities))
+    who = (
+        "no model that may answer takes" if target.routed else f"'{table.name}/{target.writer}' does not take"
+    )
+    remedy = f"models that do: {', '.join(able[:MAX_NAMED])}" if able else "no model here does"
+    raise InvalidRequest(f"messages: {who} {kinds}; {remedy}", "messages", "unsupported_modality")
 
 
 def _stop_rule(request: AnswerRequest) -> StopRule:

@@ -187,7 +187,7 @@ class Chain:
         """The generation with the prompt for the next expert. Raises ModelFailed."""
         *before, last = generation.prompt.messages or ()
         content = self._table.chain.render(last.content, answer.transcript.text)
-        messages = (*before, replace(last, content=content))
+        messages = (*before, last.reworded(content))
         return replace(generation, prompt=replace(generation.prompt, messages=messages))
 
     def _remaining(
@@ -197,6 +197,7 @@ class Chain:
         selection = select_experts(
             self._table,
             generation.routing,
+            generation.prompt.modalities,
             state_of=self._availability.state,
             masked={*state.masked, *hops},
             num_handoffs=state.num_handoffs,

@@ -8,13 +8,15 @@ With `after_expert: chain`, `router/decoding/chain.py` writes several such answe
 
 If a model fails, it is called again and resumes from the text received so far. If that is not possible, the
 meta decides the same position again with that expert masked. It also does so if it has chosen an expert that
-is asleep and not waited for (cold_start: meta). The client's text is always the concatenation of the spans.
+is asleep and not waited for (cold_start: meta). A meta that cannot read the prompt, because it holds a
+picture, only chooses who answers. The client's text is always the concatenation of the spans.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -27,13 +29,13 @@ from router.decoding.chain import Chain, may_chain
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
-from router.decoding.policy import admission_context, is_left_to_meta
+from router.decoding.policy import admission_context, is_left_to_meta, reads
 from router.decoding.recorder import AnswerRecorder, NoRecorder
 from router.decoding.recovery import FailureRecovery
 from router.decoding.request_builder import RequestBuilder
 from router.decoding.timing import Meter, NoMeter
 from router.decoding.transcript import Transcript
-from router.errors import ModelFailed, RouterError
+from router.errors import ModelFailed, ModelUnavailable, RouterError
 from router.model_port import Finish, ModelChunk, Models
 from router.table import META, RouteTable
 from router.tracing import CURRENT_TRACE
@@ -100,7 +102,7 @@ class Decoder:
         """
         state = self._begin(generation, Transcript())
         try:
-            chunk = await self._probe(generation, state)
+            chunk = await (self._probe if self._meta_reads(generation) else self._best)(generation, state)
             state.finish = chunk.finish
             return chunk
         finally:
@@ -131,7 +133,7 @@ class Decoder:
             last = ModelChunk()
             try:
                 # 1. Call the active model and pass on its text, up to a stop string.
-                async with aclosing(self._call(generation, state)) as chunks:
+                async with aclosing(self._turn(generation, state)) as chunks:
                     async for last in chunks:
                         state.count(last)
                         if last.num_prompt_tokens and state.writer == META:
@@ -155,6 +157,31 @@ class Decoder:
         for delta in state.transcript.close():
             yield delta
         yield state.done(finish)
+
+    def _turn(
+        self, generation: GenerationRequest, state: GenerationState
+    ) -> AsyncGenerator[ModelChunk, None]:
+        if state.writer == META and not self._meta_reads(generation):
+            return self._chosen(generation, state)
+        return self._call(generation, state)
+
+    async def _chosen(
+        self, generation: GenerationRequest, state: GenerationState
+    ) -> AsyncGenerator[ModelChunk, None]:
+        chunk = await self._best(generation, state)
+        yield ModelChunk(finish=chunk.finish, expert=chunk.expert, probability=chunk.probability)
+
+    async def _best(self, generation: GenerationRequest, state: GenerationState) -> ModelChunk:
+        """The meta's distribution over the experts that can read the prompt, and the likeliest of them."""
+        chunk = await self._probe(generation, state)
+        found = chunk.distribution
+        if not found:
+            raise ModelUnavailable("no model that can read this conversation can be called at present")
+        expert = max(found, key=found.__getitem__)
+        return replace(chunk, finish=Finish.EXPERT, expert=expert, probability=found[expert])
+
+    def _meta_reads(self, generation: GenerationRequest) -> bool:
+        return reads(self._table.meta, generation.prompt.modalities)
 
     async def _probe(
         self, generation: GenerationRequest, state: GenerationState, others: tuple[str, ...] = ()
@@ -214,7 +241,8 @@ class Decoder:
         if last.finish is Finish.EXPERT:
             assert last.expert is not None, "ModelCaller checks that the expert is allowed"
             state.trail.handed_over(last.expert, last.probability)
-            if is_left_to_meta(self._table, self._availability, last.expert):
+            is_left = is_left_to_meta(self._table, self._availability, last.expert)
+            if is_left and self._meta_reads(generation):
                 self._availability.wake(last.expert)
                 state.masked.add(last.expert)
                 state.trail.redecided("asleep")
@@ -226,7 +254,7 @@ class Decoder:
             return last.finish
         if last.finish is not Finish.STOP or state.writer == META or self._table.after_expert != "return":
             return last.finish
-        if not generation.target.routed:
+        if not generation.target.routed or not self._meta_reads(generation):
             return Finish.STOP
         state.hand_over_to(META)
         return None

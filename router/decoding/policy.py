@@ -95,9 +95,10 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
 class Selection:
     """The experts that a decision may choose from, and the others by name, each with the reason.
 
-    Reasons: `limit` (no further hand-over), `excluded` (by the request), `failed` (it is broken, failed
-    during this answer, or is blocked for its prompt), `asleep` (it is starting and not waited for),
-    `unavailable` (no healthy replica), `starting` (it has never answered).
+    Reasons: `limit` (no further hand-over), `excluded` (by the request), `modality` (it cannot read what the
+    conversation holds), `failed` (it is broken, failed during this answer, or is blocked for its prompt),
+    `asleep` (it is starting and not waited for), `unavailable` (no healthy replica), `starting` (it has never
+    answered).
     """
 
     allowed: tuple[str, ...] = ()
@@ -107,6 +108,7 @@ class Selection:
 def select_experts(
     table: RouteTable,
     routing: Routing,
+    modalities: Collection[str] = (),
     *,
     state_of: Callable[[str], ModelState],
     masked: Collection[str],
@@ -114,22 +116,37 @@ def select_experts(
 ) -> Selection:
     """Which experts the meta may hand over to at this position; nothing else decides this.
 
-    `masked` are those that failed during this answer or are blocked for its prompt.
+    `modalities` are those of the prompt. `masked` are the experts that failed during this answer or are
+    blocked for its prompt. If the meta cannot read the prompt, it cannot answer in the place of an expert.
     """
     if num_handoffs >= table.max_handoffs:
         return Selection((), dict.fromkeys(table.experts, "limit"))
     wanted = table.experts if routing.experts is None else frozenset(routing.experts)
     excluded, allowed, reasons = frozenset(routing.exclude), [], {}
+    meta_reads = reads(table.meta, modalities)
     for name, entry in table.experts.items():
         if name not in wanted or name in excluded:
             reasons[name] = "excluded"
-        elif reason := _why_not_called(entry, state_of(name)):
+        elif not reads(entry, modalities):
+            reasons[name] = "modality"
+        elif reason := _why_not_called(entry, state_of(name), may_wait=not meta_reads):
             reasons[name] = reason
         elif name in masked:
             reasons[name] = "failed"
         else:
             allowed.append(name)
     return Selection(tuple(allowed), reasons)
+
+
+def reads(entry: ModelEntry, modalities: Collection[str]) -> bool:
+    """Whether a model can read a prompt with these modalities besides text."""
+    return all(modality in entry.modalities for modality in modalities)
+
+
+def readers(table: RouteTable, routing: Routing, modalities: Collection[str]) -> list[str]:
+    """The experts that the request may reach, and that can read its prompt."""
+    wanted = [*table.experts] if routing.experts is None else routing.experts
+    return [n for n in wanted if n not in routing.exclude and reads(table.experts[n], modalities)]
 
 
 def is_left_to_meta(table: RouteTable, availability: ModelAvailability, expert: str) -> bool:
@@ -161,16 +178,17 @@ def after_failure(error: RouterError, *, is_expert: bool, routed: bool, may_retr
     return Recovery.REDECIDE if is_expert and routed else Recovery.FAIL
 
 
-def _why_not_called(entry: ModelEntry, state: ModelState) -> str | None:
-    """Why a model in this state cannot be called; None if it can."""
+def _why_not_called(entry: ModelEntry, state: ModelState, *, may_wait: bool) -> str | None:
+    """Why a model in this state cannot be called; None if it can. `may_wait`: even if it is configured that
+    the meta answers meanwhile."""
     match state:
         case ModelState.READY | ModelState.ASLEEP:
             return None
         case ModelState.WAKING:
             # Choosing an expert that is starting would only make the meta decide again.
-            return None if entry.cold_start == "wait" else "asleep"
+            return None if entry.cold_start == "wait" or may_wait else "asleep"
         case ModelState.UNAVAILABLE:
-            return None if entry.on_unavailable == "wait" else "unavailable"
+            return None if entry.on_unavailable == "wait" or may_wait else "unavailable"
         case ModelState.MASKED:
             return "starting"
         case ModelState.FAILED:

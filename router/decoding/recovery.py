@@ -8,7 +8,7 @@ import random
 from router.admission.quarantine import Quarantine, poison_error
 from router.availability import ModelAvailability, ModelState
 from router.decoding.generation import GenerationRequest, GenerationState
-from router.decoding.policy import Recovery, after_failure
+from router.decoding.policy import Recovery, after_failure, readers, reads
 from router.errors import ContextLengthExceeded, ModelStalled, RouterError
 from router.model_port import Finish
 from router.table import META, RouteTable
@@ -55,6 +55,8 @@ class FailureRecovery:
             raise error
         if recovery is Recovery.REDECIDE:
             state.masked.add(failed)
+            if not self._may_redecide(generation, state):
+                raise error
             state.trail.redecided(error.code or error.type)
             state.num_handoffs -= 1  # the failed hand-over leaves its hop to the next best expert
             state.hand_over_to(META)
@@ -79,6 +81,12 @@ class FailureRecovery:
             return error  # the model is to blame, because it answers nothing else either
         self._quarantine.add(self._table.app(state.writer), generation.prompt)
         return poison_error(state.writer)
+
+    def _may_redecide(self, generation: GenerationRequest, state: GenerationState) -> bool:
+        """Whether the meta can read the prompt, or another expert is left that can."""
+        modalities = generation.prompt.modalities
+        others = readers(self._table, generation.routing, modalities)
+        return reads(self._table.meta, modalities) or not state.masked.issuperset(others)
 
     def _may_retry(self, state: GenerationState, *, is_replaceable: bool) -> bool:
         if state.failures[state.writer] > self._table.retries or state.num_failures > self._table.max_resumes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from router.availability import ModelAvailability
 from router.decoding.generation import GenerationRequest, GenerationState
-from router.decoding.policy import Selection, select_experts
+from router.decoding.policy import Selection, reads, select_experts
 from router.model_port import ModelRequest
 from router.sampling import Sampling
 from router.table import META, RouteTable
@@ -34,9 +34,10 @@ class RequestBuilder:
         written, resumed = state.transcript.split()
         num_written, max_tokens = state.transcript.num_tokens, generation.max_tokens
         allowed, shadows = self._begin_decision(generation, state) if state.writer == META else ((), ())
+        entry, prompt = self._table.entry(state.writer), generation.prompt
         return ModelRequest(
             request_id=generation.request_id,
-            prompt=generation.prompt,
+            prompt=prompt if reads(entry, prompt.modalities) else prompt.without_media(),
             sampling=_after(num_written, generation.sampling),
             max_tokens=None if max_tokens is None else max_tokens - num_written,
             written=written,
@@ -51,7 +52,7 @@ class RequestBuilder:
             only_at_start=self._decides_once(generation),
             probe=probe,
             task=generation.task,
-            adapter=self._table.entry(state.writer).adapter,
+            adapter=entry.adapter,
             trace_headers=state.trace_headers(),
             # Well below the gap deadline, so that text held back does not look like a stalled model.
             message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
@@ -75,6 +76,7 @@ class RequestBuilder:
         return select_experts(
             self._table,
             generation.routing,
+            generation.prompt.modalities,
             state_of=self._availability.state,
             masked=state.masked,
             num_handoffs=state.num_handoffs,

@@ -52,6 +52,7 @@ from router.dialects.responses.errors import RESPONSES
 from router.dialects.responses.models import InputTokenCount, ResponseBody, ResponseEvent
 from router.dialects.responses.request import ResponsesRequest
 from router.errors import RequestError, RouterError
+from router.media.loader import MediaLoader
 
 # By the beginning of their paths; every other path is OpenAI's.
 DIALECTS: Mapping[str, Dialect] = {"/v1/responses": RESPONSES, "/v1/messages": MESSAGES}
@@ -59,13 +60,16 @@ DIALECTS: Mapping[str, Dialect] = {"/v1/responses": RESPONSES, "/v1/messages": M
 logger = logging.getLogger(__name__)
 
 
-def build_app(gateway: Gateway, *, echo_request_id: bool = True) -> DocumentedApp:
+def build_app(
+    gateway: Gateway, *, echo_request_id: bool = True, media: MediaLoader | None = None
+) -> DocumentedApp:
     """The ASGI app.
 
     Args:
         echo_request_id: Whether responses get an `x-request-id` header. Ray Serve adds one itself.
+        media: Loads pictures. None: one of its own.
     """
-    app, endpoints = DocumentedApp(), Endpoints(gateway)
+    app, endpoints = DocumentedApp(), Endpoints(gateway, media)
     _add_completions(app, endpoints)
     _add_responses(app, ResponsesEndpoints(endpoints))
     _add_messages(app, MessageEndpoints(endpoints))

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
-from router.api.fields.messages import ChatMessage, TextPart
+from router.api.fields.messages import ChatMessage
+from router.api.fields.parts import ContentPart
 from router.api.fields.strict import MAX_INT32, StrictRequest
 from router.api.fields.table import EndpointRequest
 from router.api.requests import MAX_CHOICES, CompletionRequest
@@ -56,7 +57,9 @@ class _Generator(GenerateJsonSchema):
             fields[name] = _or_null(fields[name])
         if issubclass(schema["cls"], ChatMessage):
             return {**described, "anyOf": _BY_ROLE}
-        return {"anyOf": [described, _REFUSAL]} if issubclass(schema["cls"], TextPart) else described
+        if issubclass(schema["cls"], ContentPart):
+            return {"anyOf": [{**described, "anyOf": _BY_TYPE}, _REFUSAL]}
+        return described
 
 
 def _refused_fields(kind: type[EndpointRequest]) -> dict[str, Schema]:
@@ -74,6 +77,14 @@ _BY_ROLE: list[Schema] = [
             "function_call": {"type": "null"},
         },
     },
+]
+# A part has the field that its type names.
+_BY_TYPE: list[Schema] = [
+    {
+        "required": [name],
+        "properties": {"type": {"const": name}, name: {"not": {"type": "null"}}},
+    }
+    for name in ("text", "image_url", "input_audio", "file")
 ]
 _REFUSAL = {
     "type": "object",

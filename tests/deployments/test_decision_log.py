@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from deployments.decision_log import FileDecisionLog
+from router.decision_log_rules import DecisionLogRules
 from router.decisions.metrics import LOG_DROPPED, LOG_LINES
-from router.table import DecisionLogRules
 from tests.fakes.metrics import CountedMetrics
 
 

@@ -13,12 +13,13 @@ from experts.engine.config import TransformersConfig
 from experts.learn import read_queries
 from experts.shadow import ShadowToken
 from experts.token import ExpertToken
+from router.decision_log_rules import DecisionLogRules
 from router.decisions.log_lines import Line
 from router.decisions.recorder import DecisionRecorder
 from router.decoding.decode import Decoder
 from router.model_port import Model
 from router.prompt import Message, Prompt
-from router.table import DecisionLogRules, ModelEntry, RouteTable
+from router.table import ModelEntry, RouteTable
 from tests.fakes.availability import FakeRoutes
 from tests.fakes.metrics import CountedMetrics, ListedLog
 from tests.fakes.models import GENERATION, FakeModel, writes

@@ -5,30 +5,19 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from router.api.fields.parts import ContentPart
 from router.api.fields.strict import Name, StrictRequest
-from router.prompt import Message, ToolCall
+from router.prompt import Media, Message, ToolCall, joined
 
 MAX_PARTS = 2048  # per message
 MAX_TOOL_CALLS = 128  # per message
 
 
-class TextPart(StrictRequest):
-    type: Literal["text"]
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reads_a_refusal(cls, value: Any) -> Any:
-        """In the history, the words of a refusal are what the assistant said."""
-        is_refusal = isinstance(value, dict) and value.get("type") == "refusal"
-        return {"type": "text", "text": value.get("refusal")} if is_refusal else value
-
-
 _Nothing = Annotated[list[Any], Field(max_length=0)] | None
-_Parts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+_Parts = Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS)]
 
 
 class MessageFunction(StrictRequest):
@@ -57,7 +46,7 @@ class ChatMessage(StrictRequest):
     `function_call` are those of OpenAI's first API for tools."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: list[TextPart] = Field(
+    content: list[ContentPart] = Field(
         None, validate_default=True, min_length=1, max_length=MAX_PARTS, fail_fast=True
     )
     tool_calls: list[MessageToolCall] = Field(default_factory=list, max_length=MAX_TOOL_CALLS, fail_fast=True)
@@ -77,8 +66,15 @@ class ChatMessage(StrictRequest):
         if value is None and info.data.get("role") == "assistant":
             value = ""
         if not isinstance(value, str | list):
-            raise PydanticCustomError("content", "must be a string or a list of text parts")
+            raise PydanticCustomError("content", "must be a string or a list of parts")
         return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+    @field_validator("content")
+    @classmethod
+    def _fits_the_role(cls, content: list[ContentPart], info: ValidationInfo) -> list[ContentPart]:
+        if info.data.get("role") != "user" and any(part.type != "text" for part in content):
+            raise PydanticCustomError("role", "only a message of the user has parts that are not text")
+        return content
 
     @field_validator("tool_calls", "function_call")
     @classmethod
@@ -96,23 +92,29 @@ class ChatMessage(StrictRequest):
 
     @property
     def text(self) -> str:
-        return "\n".join(part.text for part in self.content) or self.refusal or ""
+        return self._joined()[0]
 
     def to_message(self) -> Message:
         is_assistant, is_function = self.role == "assistant", self.role == "function"
+        text, media = self._joined()
         tool_calls = tuple(call.to_tool_call() for call in self.tool_calls)
         if self.function_call is not None:
             call = self.function_call
             tool_calls += (ToolCall(_function_id(call.name), call.name, call.arguments),)
         return Message(
             _ROLES.get(self.role, self.role),
-            self.text,
+            text,
             tool_calls=tool_calls,
             reasoning=(self.reasoning or self.reasoning_content) if is_assistant else None,
             tool_call_id=_function_id(self.name or "") if is_function else self.tool_call_id,
             name=self.name,
             author=self.author if is_assistant else None,
+            media=media,
         )
+
+    def _joined(self) -> tuple[str, tuple[Media, ...]]:
+        text, media = joined(part.to_prompt() for part in self.content)
+        return text or self.refusal or "", media
 
 
 # OpenAI renamed the system role to `developer` and the function role to `tool`; the chat templates of open

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from router.api.fields.messages import MAX_PARTS
@@ -13,15 +13,13 @@ from router.api.fields.strict import Name, StrictRequest, at_most
 
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
 
-_TEXT_ONLY = "models here read and write text only"
 _SERVER_TOOL = "it is of a tool that runs on Anthropic's servers, and there are none here"
 _UNSUPPORTED_BLOCKS = {
-    "image": _TEXT_ONLY,
     "document": "send its text as a block of type text",
     "container_upload": "no code runs here",
     "search_result": "send its text as a block of type text",
     "tool_reference": "every tool is offered from the beginning",
-    "browser_state": _TEXT_ONLY,
+    "browser_state": "models here read no browsers; send its text as a block of type text",
     "mid_conv_system": "send a message with the role system",
     "server_tool_use": _SERVER_TOOL,
     "web_search_tool_result": _SERVER_TOOL,
@@ -35,15 +33,22 @@ _UNSUPPORTED_BLOCKS = {
 }
 
 
-def _supported(value: Any) -> Any:
+_NOT_HERE = {"image": "only a message of the user has images, outside of the results of tools"}
+
+
+def _supported(value: Any, unsupported: Mapping[str, str] = _UNSUPPORTED_BLOCKS) -> Any:
     kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind in _UNSUPPORTED_BLOCKS:
+    if isinstance(kind, str) and kind in unsupported:
         raise PydanticCustomError(
             "unsupported_parameter",
             "a block of type {kind} is not supported: {remedy}",
-            {"kind": kind, "remedy": _UNSUPPORTED_BLOCKS[kind]},
+            {"kind": kind, "remedy": unsupported[kind]},
         )
     return value
+
+
+def _text_only(value: Any) -> Any:
+    return _supported(value, {**_UNSUPPORTED_BLOCKS, **_NOT_HERE})
 
 
 def _as_blocks(value: Any) -> Any:
@@ -55,6 +60,32 @@ def _as_blocks(value: Any) -> Any:
 class TextBlock(StrictRequest):
     type: Literal["text"]
     text: str
+
+
+class ImageSource(StrictRequest):
+    """Data in base64 with their `media_type`, or a `url`."""
+
+    type: Literal["base64", "url"]
+    media_type: str = Field("", max_length=64)
+    data: str = ""
+    url: str = ""
+
+    @model_validator(mode="after")
+    def _has_what_it_names(self) -> Self:
+        if not (self.url if self.type == "url" else self.data and self.media_type):
+            raise PydanticCustomError("source", "has to be base64 with media_type and data, or url with url")
+        return self
+
+
+class ImageBlock(StrictRequest):
+    type: Literal["image"]
+    source: ImageSource
+
+    def to_chat(self) -> dict[str, Any]:
+        source = self.source
+        is_url = source.type == "url"
+        url = source.url if is_url else f"data:{source.media_type};base64,{source.data}"
+        return {"type": "image_url", "image_url": {"url": url}}
 
 
 class ToolUseBlock(StrictRequest):
@@ -80,7 +111,7 @@ class RedactedThinkingBlock(StrictRequest):
     type: Literal["redacted_thinking"]
 
 
-_Texts = list[Annotated[TextBlock, BeforeValidator(_supported)]]
+_Texts = list[Annotated[TextBlock, BeforeValidator(_text_only)]]
 Texts = Annotated[
     _Texts,
     at_most(MAX_PARTS),
@@ -103,7 +134,7 @@ class ToolResultBlock(StrictRequest):
 
 
 Block = Annotated[
-    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock,
+    TextBlock | ImageBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock,
     Field(discriminator="type"),
     BeforeValidator(_supported),
 ]
@@ -111,7 +142,7 @@ _Blocks = list[Block]
 
 
 _BLOCKS_BY_ROLE = {
-    "user": ("text", "tool_result"),
+    "user": ("text", "image", "tool_result"),
     "assistant": ("text", "tool_use", "thinking", "redacted_thinking"),
     "system": ("text",),
 }
@@ -156,6 +187,8 @@ class ConversationMessage(StrictRequest):
                 yield block.to_chat()
             elif isinstance(block, TextBlock):
                 yield {"role": self.role, "content": [block.model_dump()], "tool_call_id": call_id}
+            elif isinstance(block, ImageBlock):
+                yield {"role": self.role, "content": [block.to_chat()], "tool_call_id": call_id}
 
     def _of_assistant(self) -> dict[str, Any]:
         texts = [block.model_dump() for block in self.content if isinstance(block, TextBlock)]

@@ -137,7 +137,7 @@ class CountTokensRequest(EndpointRequest):
         return [{"role": "system", "content": texts}] if texts else []
 
     def _turns(self) -> list[dict[str, Any]]:
-        """Texts of the user in a row are one turn."""
+        """Texts and images of the user in a row are one turn."""
         turns: list[dict[str, Any]] = []
         for turn in (turn for message in self.messages for turn in message.to_chat()):
             is_text = turn["role"] == "user" and turn["content"]

@@ -23,15 +23,16 @@ class Conversation:
         if instructions:
             self.say("system", instructions)
 
-    def say(self, role: str, text: str) -> None:
-        if role == "assistant":
-            self._texts.append(text)
+    def say(self, role: str, content: str | list[dict[str, Any]]) -> None:
+        """`content` is text, except that of a user, which may be the parts of a chat message."""
+        if role == "assistant" and isinstance(content, str):
+            self._texts.append(content)
             return
         self._end_turn()
         if role == "system" and [message["role"] for message in self._messages] == ["system"]:
-            self._messages[0]["content"] += f"\n\n{text}"
+            self._messages[0]["content"] += f"\n\n{content}"
         else:
-            self._messages.append({"role": role, "content": text})
+            self._messages.append({"role": role, "content": content})
 
     def think(self, text: str) -> None:
         self._thoughts.append(text)

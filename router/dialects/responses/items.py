@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from router.api.fields.strict import Name, StrictRequest
 from router.api.requests import MAX_MESSAGES
-from router.dialects.responses.content import parts
+from router.dialects.responses.content import ChatContent, any_parts, parts
 from router.dialects.responses.conversation import Conversation
 from router.dialects.responses.tools import flat_name
 from router.dialects.responses.typed import parse_list, parse_typed
+from router.errors import InvalidRequest
 
 MAX_ITEMS = MAX_MESSAGES - 1  # beside `instructions`
 
@@ -30,7 +31,13 @@ class MessageItem(_Item):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[str, parts("content")]
+    content: Annotated[ChatContent, any_parts("content")]
+
+    @model_validator(mode="after")
+    def _fits_the_role(self) -> Self:
+        if self.role != "user" and not isinstance(self.content, str):
+            raise InvalidRequest("content: only a message of the role user has pictures or files", "content")
+        return self
 
     def add_to(self, conversation: Conversation) -> None:
         role = "system" if self.role == "developer" else self.role

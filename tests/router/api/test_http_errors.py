@@ -79,6 +79,9 @@ async def test_an_unsupported_parameter_is_refused_by_name(
     assert name in response.json()["error"]["message"]
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+FILE_ID = {"type": "file", "file": {"file_id": "file-1"}}
+
 BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"messages": None}, "messages"),
@@ -88,8 +91,15 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "wizard", "content": "a"}]}, "messages.0.role"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        "messages.0.content.0.type",
+        "messages.0.content.0.image_url.url",
     ),
+    ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages.0.content.0.type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}]},
+        "messages.0.content.0",
+    ),
+    ({"messages": [{"role": "system", "content": [PICTURE]}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [FILE_ID]}]}, "messages.0.content.0.file"),
     ({"model": 5}, "model"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),

@@ -7,8 +7,8 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
+from router.decision_log_rules import DecisionLogRules
 from router.dialects.app import build_app
-from router.table import DecisionLogRules
 from tests.fakes.metrics import ListedLog
 from tests.fakes.models import FakeGateway, hands_over, models, writes
 

@@ -13,6 +13,7 @@ import pytest
 from router.api.keys import permitted
 from router.api_key import ApiKey
 from router.availability import ModelState
+from router.decision_log_rules import DecisionLogRules
 from router.decisions import metrics as m
 from router.decisions.log_lines import Line, key_label
 from router.decisions.prompt_digest import messages_digest, prompt_digest
@@ -27,7 +28,7 @@ from router.model_port import ModelChunk
 from router.parts import ReasoningPart, TextPart
 from router.prompt import Message, Prompt
 from router.routing_report import Candidates, RoutingReport, ShadowWin
-from router.table import DecisionLogRules, ModelEntry, RouteTable
+from router.table import ModelEntry, RouteTable
 from tests.fakes.availability import FakeRoutes
 from tests.fakes.metrics import CountedMetrics, ListedLog
 from tests.fakes.models import (

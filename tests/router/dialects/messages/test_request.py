@@ -184,7 +184,6 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        (_user(IMAGE), "messages.0.content.0", "image is not supported"),
         (_user({"type": "document", "source": {}}), "messages.0.content.0", "send its text"),
         (
             _user({"type": "tool_result", "tool_use_id": "a", "content": [IMAGE]}),
@@ -213,6 +212,9 @@ def test_what_no_model_here_can_do_is_refused_by_name(fields: dict[str, Any], pa
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         (_user({"type": "tool_use", "id": "a", "name": "f", "input": {}}), "messages.0.content"),
+        (_user({"type": "image", "source": {"type": "url"}}), "messages.0.content.0.image.source"),
+        (_user({"type": "image", "source": {"type": "file"}}), "messages.0.content.0.image.source.type"),
+        ({"messages": [{"role": "assistant", "content": [IMAGE]}]}, "messages.0.content"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": 9}]}, "messages.0.content"),
         ({"messages": [{"role": "tool", "content": ""}]}, "messages.0.role"),
@@ -225,3 +227,15 @@ def test_what_no_model_here_can_do_is_refused_by_name(fields: dict[str, Any], pa
 )
 def test_a_wrong_value_is_named(fields: dict[str, Any], param: str):
     assert refusal(**fields).param == param
+
+
+def test_images_of_the_user_stand_where_the_client_put_them():
+    elsewhere = {"type": "image", "source": {"type": "url", "url": "https://pictures.example/a.png"}}
+    text = {"type": "text", "text": "Compare"}
+    [prompt] = chat(**_user(text, IMAGE, elsewhere)).prompts()
+    [message] = prompt.messages or ()
+    assert message.content == "Compare\n[image]\n[image]"
+    assert [each.url for each in message.media] == [
+        "data:image/png;base64,iVBORw0KGgo=",
+        "https://pictures.example/a.png",
+    ]

@@ -122,9 +122,22 @@ def test_thoughts_come_back_in_the_form_that_the_client_has_kept(fields: dict[st
     assert messages([USER, thoughts(**fields), said("so")])[1] == Message("assistant", "so", reasoning=wanted)
 
 
+PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}
+PDF = {"type": "input_file", "file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}
+
+
 def test_sealed_thoughts_can_be_read_again():
     assert unseal(seal("thoughts é")) == "thoughts é"
     assert unseal("thoughts:AAA") == ""
+
+
+def test_pictures_and_files_stand_where_the_user_put_them():
+    content = [{"type": "input_text", "text": "a"}, PICTURE, {"type": "input_text", "text": "b"}, PDF]
+    [message] = messages([{"role": "user", "content": content}])
+    assert message.content == "a\n[image]\nb\n[file]"
+    picture, pdf = message.media
+    assert (picture.url, picture.detail) == ("data:image/png;base64,AAAA", "low")
+    assert (pdf.modality, pdf.url, pdf.name) == ("file", "data:application/pdf;base64,AAAA", "a.pdf")
 
 
 def test_a_call_of_a_namespace_has_the_name_that_models_see():
@@ -139,12 +152,11 @@ def test_a_call_of_a_namespace_has_the_name_that_models_see():
         ({"id": "msg_1"}, "input.1.type", "send the item itself"),
         ({"type": "web_search_call", "id": "ws_1"}, "input.1.type", "send one of message"),
         (
-            {"role": "user", "content": [{"type": "input_text", "text": ""}, {"type": "input_image"}]},
+            {"role": "user", "content": [{"type": "input_text", "text": ""}, {"type": "input_audio"}]},
             "input.1.content.1.type",
-            "text only",
+            "/v1/chat/completions",
         ),
-        ({"role": "user", "content": [{"type": "input_file"}]}, "input.1.content.0.type", "text only"),
-        (result("a", [{"type": "input_image"}]), "input.1.output.0.type", "text only"),
+        (result("a", [{"type": "input_image"}]), "input.1.output.0.type", "a message of the user"),
     ],
 )
 def test_an_item_that_is_not_supported_is_refused_by_name(item: Any, param: str, remedy: str):
@@ -163,6 +175,11 @@ def test_an_item_that_is_not_supported_is_refused_by_name(item: Any, param: str,
         ({"role": "user"}, "input.1.content"),
         ({"role": "user", "content": 5}, "input.1.content"),
         ({"role": "user", "content": [{"type": "input_text"}]}, "input.1.content.0.text"),
+        (
+            {"role": "user", "content": [{"type": "input_image", "file_id": "f"}]},
+            "input.1.content.0.image_url",
+        ),
+        ({"role": "system", "content": [PICTURE]}, "input.1.content"),
         ({"type": "function_call", "call_id": "a", "name": "f"}, "input.1.arguments"),
         ({"type": "function_call_output", "output": "r"}, "input.1.call_id"),
     ],
