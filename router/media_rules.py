@@ -19,7 +19,7 @@ Host = Annotated[str, StringConstraints(pattern=_HOST)]
 class MediaRules(Frozen):
     """The limits of the media in one request."""
 
-    allowed_hosts: tuple[Host, ...] = Field(
+    allowed_hosts: Annotated[tuple[Host, ...], Field(strict=False)] = Field(
         (),
         description="Hosts from which the router fetches pictures: `images.example.org`, or `*.example.org` "
         "for all below it; with a port if it is not that of http or https. By default none: clients send "
@@ -29,10 +29,12 @@ class MediaRules(Frozen):
         16 * 2**20,
         ge=1024,
         le=2**28,
-        description="Bytes of all media in one request together, decoded. A request body may be larger than "
-        "`http.max_body_bytes` by 4/3 of it.",
+        description="Bytes of all pictures, recordings and files in one request together. If a model reads "
+        "any, a body may be larger than `http.max_body_bytes` by as much as they take in base64.",
     )
-    max_images: int = Field(16, ge=1, le=256, description="Maximum number of media in one request.")
+    max_images: int = Field(
+        16, ge=1, le=256, description="Maximum number of pictures, recordings and files in one request."
+    )
     max_pixels: int = Field(
         4096 * 4096, ge=1, le=MAX_PIXELS, description="Maximum number of pixels of one picture."
     )

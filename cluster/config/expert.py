@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from cluster.config.adapter_source import AnyAdapterConfig
 from cluster.config.base import LoadContext, StrictConfig
@@ -13,6 +13,7 @@ from cluster.config.loaded_model import LoadedModelConfig
 from cluster.config.model_source import one_of
 from cluster.config.replicated_model import ReplicatedConfig, ResourcesConfig
 from experts.engine.config import OpenAIConfig
+from router.media_rules import Modality
 
 
 def _token_file(token: str, info: ValidationInfo) -> str:
@@ -102,6 +103,11 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
     streams_field = "remote.max_streams"
 
     remote: RemoteConfig = Field(description="The server, and how to call it.")
+    modalities: list[Modality] = Field(
+        ["text"],
+        description="What the model reads: `text`, and `image`, `audio` (WAV, MP3) or `file` (PDF) if its "
+        "server takes them in messages.",
+    )
     resources: RemoteResourcesConfig = Field(
         RemoteResourcesConfig(), description="What one forwarding replica reserves in Ray."
     )
@@ -109,6 +115,13 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
     @property
     def max_streams(self) -> int:
         return self.remote.max_streams
+
+    @field_validator("modalities")
+    @classmethod
+    def _has_text(cls, modalities: list[Modality]) -> list[Modality]:
+        if "text" not in modalities or len({*modalities}) < len(modalities):
+            raise ValueError("must have text, and each entry once; correct it")
+        return modalities
 
     @model_validator(mode="after")
     def _scales_by_requests(self) -> Self:
@@ -118,6 +131,11 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
                 "server can count the tokens of a prompt; use target_ongoing_requests"
             )
         return self
+
+
+def modalities_of(expert: AnyServingExpertConfig) -> list[Modality]:
+    """What an expert reads. The engines that run here read text only."""
+    return expert.modalities if isinstance(expert, RemoteExpertConfig) else ["text"]
 
 
 AnyServingExpertConfig = ModelExpertConfig | AdapterExpertConfig | RemoteExpertConfig

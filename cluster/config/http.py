@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from cluster.config.base import LoadContext, StrictConfig
+from router.media_rules import MediaRules
 from router.model_ids import model_ids
 from router.table import META
 
@@ -16,6 +17,10 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 ALIAS = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"
 ORIGIN = r"^(\*|https?://[^/\s]+)$"
+
+
+class MediaConfig(MediaRules, StrictConfig, title="http.media"):
+    """Pictures, recordings and files in messages, for models whose `modalities` have them."""
 
 
 class HttpConfig(StrictConfig, title="http"):
@@ -59,6 +64,9 @@ class HttpConfig(StrictConfig, title="http"):
         "what it asks the cluster does.",
     )
 
+    media: MediaConfig = Field(
+        MediaConfig(), description="Limits of pictures in messages, and from where they may be fetched."
+    )
     aliases: dict[Annotated[str, Field(pattern=ALIAS)], str] = Field(
         {},
         description="Further names for models, for clients that know other ones, such as `gpt-4o: "

@@ -16,7 +16,7 @@ from cluster.errors import ConfigError
 from cluster.serve.app_names import META_APP, ROUTER_APP, expert_app, pool_app
 from cluster.serve.deploy_schema import check_deploy_config
 from cluster.serve.replica_resources import resource_options
-from cluster.serve.route_table import route_table
+from cluster.serve.route_table import reads_media, require_pillow, route_table
 from cluster.serve.telemetry import logging_options, require_otel, tracing_settings
 from deployments.apps import ROUTER_DEPLOYMENT
 from deployments.model_app import MODEL_DEPLOYMENT
@@ -43,6 +43,7 @@ def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict
             Serve does not accept a value.
     """
     require_otel(config)
+    require_pillow(config)
     experts = [_expert_app(config, name, block) for name, block in config.replicated_experts.items()]
     pools = [_pool_app(config, name) for name in config.pools]
     deploy = {
@@ -180,9 +181,14 @@ def _router_app(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "name": ROUTER_APP,
         "route_prefix": "/",
         "import_path": "deployments.apps:build_router",
-        "args": {"max_body_bytes": config.http.max_body_bytes},
+        "args": {"max_body_bytes": config.http.max_body_bytes + _max_media_bytes(config)},
         "deployments": [deployment],
     }
+
+
+def _max_media_bytes(config: ClusterConfig) -> int:
+    """How many bytes of a request body its media may take."""
+    return config.http.media.max_encoded_bytes if reads_media(config) else 0
 
 
 def _common(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from cluster.config.api_keys import config_keys
 from cluster.config.cluster_config import ClusterConfig
-from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig
+from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig, modalities_of
 from cluster.config.replicated_model import ReplicatedConfig
+from cluster.errors import ConfigError
 from cluster.serve.app_names import META_APP, expert_app, pool_app
 from cluster.serve.telemetry import tracing_settings
 from router.table import META
@@ -23,6 +25,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
             name: {
                 "cold_start": block.cold_start,
                 "on_unavailable": block.on_unavailable,
+                **({"modalities": modalities_of(block)} if len(modalities_of(block)) > 1 else {}),
                 **_expert_entry(config, name, block),
             }
             for name, block in sorted(config.experts.items())
@@ -36,8 +39,25 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "cors_origins": config.http.cors_origins,
         "allow_chat_template": config.http.allow_chat_template,
         "page": config.http.page,
+        **({"media": config.http.media.model_dump(mode="json")} if reads_media(config) else {}),
         **tracing_settings(config),
     }
+
+
+def reads_media(config: ClusterConfig) -> bool:
+    """Whether any model reads more than text."""
+    return any(len(modalities_of(expert)) > 1 for expert in config.experts.values())
+
+
+def require_pillow(config: ClusterConfig) -> None:
+    """If routers run on this machine, they check pictures with the Pillow that is installed here.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if reads_media(config) and config.models_are_here and find_spec("PIL") is None:
+        problem = "needs Pillow, which is not installed here; install expert-token-routing[images]"
+        raise ConfigError([f"{config.source}: modalities: {problem}"])
 
 
 def _decision_log(config: ClusterConfig) -> dict[str, Any]:

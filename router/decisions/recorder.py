@@ -19,7 +19,7 @@ from router.table import META, RouteTable
 
 ANSWER_ID = re.compile("(?:chatcmpl|cmpl|resp|msg)-([0-9a-f]{32})")
 # Reasons that are the same at every decision of a request, and may concern every expert.
-_COUNTED_TOGETHER = ("excluded", "limit")
+_COUNTED_TOGETHER = ("excluded", "modality", "limit")
 
 
 class Verdict(StrEnum):

@@ -79,7 +79,7 @@ class OpenAIServer:
 
     def answer(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         num_tokens: int = MAX_ANSWER_TOKENS,
         *,
         is_open: bool = False,
@@ -165,7 +165,7 @@ class OpenAIServer:
         prompt: list[str] = []
         for message in messages:
             opening = before if message["role"] == "assistant" else [f"<{message['role']}>"]
-            prompt += [*opening, *tokens(message["content"]), *after]
+            prompt += [*opening, *_content_tokens(message["content"]), *after]
         if is_open:
             return prompt[: len(prompt) - len(after)]
         return prompt + before if opens else prompt
@@ -192,6 +192,14 @@ def serving(server: OpenAIServer) -> Iterator[str]:
     """Run the server in a thread; yields the address for `remote.url`."""
     with served(server.app) as url:
         yield f"{url}/v1"
+
+
+def _content_tokens(content: str | list[dict[str, Any]]) -> list[str]:
+    """A part that is not text is one token."""
+    if isinstance(content, str):
+        return tokens(content)
+    written = (tokens(part["text"]) if part["type"] == "text" else [json.dumps(part)] for part in content)
+    return [token for part in written for token in part]
 
 
 def _error(status: int, message: str) -> JSONResponse:

@@ -7,7 +7,7 @@ from router.api.fields.table import NoEffectField as F
 _LABEL = "A label for the records of a provider"
 _HINT = "A hint about caches; answers do not depend on it"
 _PART = "A parameter of a sampler that is refused"
-_MEDIA = "Models here read text only, so it applies to nothing"
+_MEDIA = "It concerns how a server reads pictures, which remote experts decide for themselves"
 
 NO_EFFECT: tuple[F, ...] = (
     F("user", "OVS", _LABEL),

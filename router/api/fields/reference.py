@@ -28,6 +28,7 @@ _MESSAGES = """\
 |---|---|---|
 | `role` | | `system`, `developer`, `user`, `assistant`, `tool`, or `function` of OpenAI's first API |
 | `content` | | Text, or a list of parts of type `text`. A message of the assistant may be without |
+| `content` | `user` | Also parts of type [`image_url`, `input_audio` and `file`](../images.md) |
 | `name` | | Passed to the chat template |
 | `author` | `assistant` | Who wrote it, as an answer [says](../conversations.md). No model gets it |
 | `tool_calls`, `function_call` | `assistant` | The calls that the message made |

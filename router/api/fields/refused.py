@@ -6,7 +6,7 @@ from router.api.fields.table import Endpoint
 from router.api.fields.table import RefusedField as F
 
 _CHAT, _TEXT = (Endpoint.CHAT,), (Endpoint.TEXT,)
-_TEXT_ONLY = "models here read and write text only"
+_TEXT_ONLY = "models here write text only"
 _BEAM = "there is no beam search; leave it out"
 _SAMPLER = "there is no such sampler; leave it out"
 _OF_CHAT = "send it to /v1/chat/completions"
@@ -118,7 +118,7 @@ REFUSED: tuple[F, ...] = (
     F("timings_per_token", "L", (False,), 'send "routing": {"trace": true}'),
     F("response_fields", "L", ([],), "answers have all of their fields"),
     F("lora", "L", ([],), _ADAPTER),
-    F("image_data", "L", ([],), _TEXT_ONLY),
+    F("image_data", "L", ([],), "send pictures in messages, as parts of type image_url"),
     F("reasoning_format", "L", ("auto", "deepseek"), "thoughts always have a field of their own"),
     F("reasoning_control", "L", (False,), _BUDGET),
     F("reasoning_budget", "L", (-1,), _BUDGET),

@@ -17,6 +17,7 @@ _CHAT = "send it to /v1/chat/completions"
 _INTERNAL = "it concerns the inside of another server; leave it out"
 _LABEL = "A label; the response repeats it"
 _HINT = "A hint about caches; answers do not depend on it"
+_MEDIA = "It concerns how a server reads pictures, which remote experts decide for themselves"
 
 HONOURED = (
     H("input", "OV", "text, or list of items", "The whole conversation; see [Items](#items)"),
@@ -111,12 +112,12 @@ AS_IN_CHAT = tuple(
 NO_EFFECT = (
     N("max_tool_calls", "OV", "It limits tools that a server runs; here the client runs all of them"),
     N("background_options", "O", "There are no answers in the background"),
-    N("image", "O", "Models here read text only, so it applies to nothing"),
+    N("image", "O", _MEDIA),
     N("prompt_cache_options", "O", _HINT),
     N("prompt_cache_retention", "O", _HINT),
     N("session_id", "V", "Conversations find the replica with their beginning by themselves"),
-    N("media_io_kwargs", "V", "Models here read text only, so it applies to nothing"),
-    N("mm_processor_kwargs", "V", "Models here read text only, so it applies to nothing"),
+    N("media_io_kwargs", "V", _MEDIA),
+    N("mm_processor_kwargs", "V", _MEDIA),
     N("mm_payload", "V", "It concerns vLLM's render endpoints only"),
     N("return_mm_kwargs", "V", "It concerns vLLM's render endpoints only"),
 )

@@ -43,7 +43,7 @@ _REMEDIES = {
     "shell": "offer a function that runs a command",
     "apply_patch": "offer a function that applies a patch",
     "mcp": "the client runs all tools; offer those of the MCP server as functions",
-    "image_generation": "models here read and write text only; leave it out",
+    "image_generation": "models here write text only; leave it out",
 }
 
 

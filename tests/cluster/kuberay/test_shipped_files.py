@@ -159,7 +159,7 @@ def test_the_image_for_gpus_has_the_same_ray_and_the_vllm_that_is_tested():
     stage = dockerfile().partition(" AS gpu\n")[2].partition("\nFROM ")[0]
     assert all(
         text in stage
-        for text in ("COPY requirements-gpu.lock /opt/etr/requirements.lock", "[vllm,learn,otel]")
+        for text in ("COPY requirements-gpu.lock /opt/etr/requirements.lock", "[vllm,learn,images,otel]")
     )
 
 

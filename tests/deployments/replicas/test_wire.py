@@ -154,6 +154,28 @@ def test_a_message_arrives_as_openai_has_it():
     )
 
 
+def test_media_arrive_as_the_content_parts_of_openai():
+    content, media = prompt.joined(
+        [
+            "look",
+            prompt.Media("image", "data:image/png;base64,AA", detail="low"),
+            prompt.Media("audio", "data:audio/wav;base64,BB"),
+            prompt.Media("audio", "data:audio/mpeg;base64,CC"),
+            prompt.Media("file", "data:application/pdf;base64,DD", name="a.pdf"),
+        ]
+    )
+    message = prompt.Message("user", content, media=media)
+    sent = to_engine_request(ModelRequest("r", prompt.Prompt((message,))))
+    assert sent.messages is not None
+    assert sent.messages[0]["content"] == [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}},
+        {"type": "input_audio", "input_audio": {"data": "BB", "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": "CC", "format": "mp3"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,DD"}},
+    ]
+
+
 def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
     token = engine.TokenLogprobs("t", b"t", -0.5, (engine.Alternative("u", b"u", -1.5, 8),), 7)
     chunk = EngineChunk(

@@ -80,7 +80,6 @@ async def test_an_unsupported_parameter_is_refused_by_name(
 
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-FILE_ID = {"type": "file", "file": {"file_id": "file-1"}}
 
 BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
@@ -99,7 +98,6 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
         "messages.0.content.0",
     ),
     ({"messages": [{"role": "system", "content": [PICTURE]}]}, "messages.0.content"),
-    ({"messages": [{"role": "user", "content": [FILE_ID]}]}, "messages.0.content.0.file"),
     ({"model": 5}, "model"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),

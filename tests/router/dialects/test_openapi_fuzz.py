@@ -45,7 +45,7 @@ BEYOND_SCHEMA = (
     "must be a non-empty string|stream_options needs|differ|best_of|expert|token ids|at most|needs"
     "|not valid JSON|cannot be streamed|give the form|min_tokens is above|the request has no"
     "|contradict|cannot be set|not allowed here|not supported|send tools|a message of the role|has to be"
-    "|there is no message|send either|an effect only"
+    "|there is no message|send either|an effect only|takes |does not take|only a message of"
 )
 TOO_OFTEN = "key-of-hasty-0123456789"
 HASTY = ApiKey(name="hasty", sha256=digest_of(TOO_OFTEN), requests_per_minute=1)

@@ -114,6 +114,12 @@ async def test_a_bad_picture_is_refused_before_a_model_is_asked():
     assert prompts(gateway, "meta") == []
 
 
+async def test_a_file_that_would_have_to_be_stored_is_refused_by_name():
+    part = {"type": "file", "file": {"file_id": "file-1"}}
+    error = (await post(cluster("meta"), messages=[{"role": "user", "content": [part]}])).json()["error"]
+    assert (error["param"], error["code"]) == ("messages.0.content.0.file", "unsupported_parameter")
+
+
 async def test_all_choices_of_a_request_share_the_picture():
     gateway = cluster("meta")
     response = await post(gateway, n=3)
@@ -142,17 +148,18 @@ async def test_the_result_of_a_tool_call_goes_to_its_author_only_if_it_sees():
 
 
 @pytest.mark.parametrize(
-    ("path", "part"),
+    ("path", "field", "part"),
     [
-        ("/v1/messages", {"type": "image", "source": {"type": "url", "url": URL}}),
-        ("/v1/responses", {"type": "input_image", "image_url": URL}),
+        ("/v1/messages", "messages", {"type": "image", "source": {"type": "url", "url": URL}}),
+        ("/v1/responses", "input", {"type": "input_image", "image_url": URL}),
     ],
 )
-async def test_other_dialects_have_pictures_too(path: str, part: Mapping[str, Any]):
+async def test_other_dialects_have_pictures_too(path: str, field: str, part: Mapping[str, Any]):
     gateway = cluster("morse")
-    turns = [{"role": "user", "content": [part]}]
-    response = await post(gateway, path, messages=turns, input=turns, max_tokens=9)
+    limit = {"max_tokens": 9} if field == "messages" else {"messages": None}
+    fields: dict[str, Any] = {field: [{"role": "user", "content": [part]}], **limit}
+    response = await post(gateway, path, **fields)
     assert response.status_code == 200, response.text
     [asked] = prompts(gateway, "morse")
     assert [each.url for each in asked.media] == [URL]
-    assert (await post(cluster(), path, messages=turns, input=turns, max_tokens=9)).status_code == 400
+    assert (await post(cluster(), path, **fields)).status_code == 400

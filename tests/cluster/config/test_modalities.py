@@ -1,0 +1,60 @@
+"""What a model reads, as cluster.yaml says it, and what follows for the routers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config.cluster_config import ClusterConfig, check_config
+from cluster.config.unused_settings import unused_settings
+from cluster.errors import ConfigError
+from cluster.serve.route_table import route_table
+from router.table import RouteTable
+
+MEDIA = {"allowed_hosts": ["pictures.example"], "max_bytes": 3_000_000}
+
+
+def config_of(expert: dict[str, Any], **http: Any) -> ClusterConfig:
+    remote = {"url": "https://eye.example/v1", "model": "eye"}
+    data = {
+        "meta": {"model": {"hub": "a/meta"}},
+        "experts": {"eye": {"remote": remote, "token": "eye.safetensors", **expert}},
+        "http": http,
+    }
+    return check_config(data, Path("cluster.yaml"), tokens_required=False, models_required=False)
+
+
+def test_the_route_table_says_what_a_model_reads_and_from_where_pictures_may_come():
+    table = RouteTable.model_validate(
+        route_table(config_of({"modalities": ["text", "image"]}, media=MEDIA), 1)
+    )
+    assert table.experts["eye"].modalities == ("text", "image")
+    assert table.meta.modalities == ("text",)
+    assert (table.media.allowed_hosts, table.media.max_bytes) == (("pictures.example",), 3_000_000)
+
+
+def test_without_a_model_that_reads_pictures_the_table_does_not_mention_them():
+    fields = route_table(config_of({}), 1)
+    assert "media" not in fields
+    assert "modalities" not in fields["experts"]["eye"]
+
+
+@pytest.mark.parametrize("modalities", [[], ["image"], ["text", "text"], ["text", "video"], "text"])
+def test_modalities_are_known_ones_with_text(modalities: Any):
+    with pytest.raises(ConfigError, match=r"experts\.eye\.modalities"):
+        config_of({"modalities": modalities})
+
+
+@pytest.mark.parametrize("host", ["https://pictures.example", "pictures.example/a", "*", "*.", "a b", ""])
+def test_an_allowed_host_is_a_host(host: str):
+    with pytest.raises(ConfigError, match=r"http\.media\.allowed_hosts"):
+        config_of({"modalities": ["text", "image"]}, media={"allowed_hosts": [host]})
+
+
+def test_limits_of_pictures_that_no_model_reads_are_reported():
+    assert [*unused_settings(config_of({}, media=MEDIA))] == [
+        "http.media has no effect, because no model reads more than text; set modalities"
+    ]
+    assert not [*unused_settings(config_of({"modalities": ["text", "image"]}, media=MEDIA))]
