@@ -121,7 +121,7 @@ def test_a_meta_that_cannot_see_does_not_go_on_after_an_expert():
 
 
 def test_the_distribution_of_a_meta_that_cannot_see_names_the_expert_that_would_answer():
-    models = playing() | {META: playing()[META]}
+    models = playing()
     models[META].script = distributes(law=0.02, weather=0.01)
     decoder = Decoder(expert_table(experts=EXPERTS), models, FakeRoutes())
     chunk = in_virtual_time(decoder.distribution(ASKED))

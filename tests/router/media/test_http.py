@@ -43,7 +43,7 @@ def cluster(*seeing: str, **changes: Any) -> FakeGateway:
         experts=experts,
         **changes,
     )
-    fakes = models(roman=writes("IX"), morse=writes("-")) | {"meta": FakeModel(meta)}
+    fakes = {**models(roman=writes("IX"), morse=writes("-")), "meta": FakeModel(meta)}
     return FakeGateway(fakes, table=table, max_body_bytes=1_000_000)
 
 

@@ -84,8 +84,11 @@ def test_fields_that_clients_add_are_no_obstacle():
     [
         ({"role": "user"}, "content"),
         ({"role": "tool", "content": None}, "content"),
-        ({"role": "user", "content": [{"type": "refusal"}]}, "content.0.text"),
-        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "content.0.type"),
+        ({"role": "user", "content": [{"type": "refusal"}]}, "content.0"),
+        (
+            {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},
+            "content.0.input_audio.data",
+        ),
         ({"role": "user", "content": "x", "tool_calls": [CALL]}, "tool_calls"),
         ({"role": "user", "content": "x", "function_call": CALL["function"]}, "function_call"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "tool_calls.0.function"),
