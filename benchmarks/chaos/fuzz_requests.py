@@ -193,7 +193,8 @@ def _consistent(body: Body, models: Sequence[str], random: Random) -> Body:
     """Apply the rules that the document cannot express: no contradicting fields, only known names."""
     kept = random.choice(CONDITIONAL[2:])
     body = {name: value for name, value in body.items() if name not in CONDITIONAL or name == kept}
-    body.setdefault("messages", [{"role": "user", "content": "9?"}])
+    texts = [message for message in body.get("messages", ()) if _is_text(message.get("content"))]
+    body["messages"] = texts or [{"role": "user", "content": "9?"}]
     body.setdefault("prompt", "9 is")
     body["model"] = random.choice([None, *models])
     if body.get("stream_options") is not None:
@@ -204,6 +205,11 @@ def _consistent(body: Body, models: Sequence[str], random: Random) -> Body:
         options = {"trace": True, "exclude": experts[:1], "bias": bias, "call_bias": 1.5}
         body["routing"] = {name: options[name] for name in random.sample(list(options), 2)}
     return body
+
+
+def _is_text(content: Any) -> bool:
+    """Whether models that take no pictures can read it."""
+    return not isinstance(content, list) or all(part["type"] in ("text", "refusal") for part in content)
 
 
 def _bounded(body: Body, random: Random) -> Body:

@@ -44,6 +44,11 @@ class _Generator(GenerateJsonSchema):
         described = super().default_schema(schema)
         return {key: value for key, value in described.items() if (key, value) != ("default", None)}
 
+    def dict_schema(self, schema: core_schema.DictSchema) -> Schema:
+        described = super().dict_schema(schema)
+        # Pydantic leaves out that keys of any other form are refused.
+        return {**described, "additionalProperties": False} if "patternProperties" in described else described
+
     def model_schema(self, schema: core_schema.ModelSchema) -> Schema:
         described = super().model_schema(schema)
         if not issubclass(schema["cls"], StrictRequest):
