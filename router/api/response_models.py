@@ -13,6 +13,7 @@ from router.api.completion_models import ExpertProbability, ResponseModel, Token
 from router.availability import ModelState
 from router.decisions.recorder import Verdict
 from router.load_report import ModelLoad
+from router.media_rules import Modality
 
 
 class ErrorObject(ResponseModel):
@@ -47,7 +48,8 @@ class FeedbackReceipt(ResponseModel):
 
 class ModelCard(ResponseModel):
     """`max_model_len` is null unless cluster.yaml has it. The `state` of the generalist is that of the meta.
-    `aliases` are the other names of the model."""
+    `modalities` are what the model reads, those of the generalist what any of its models does. `aliases` are
+    the other names of the model."""
 
     id: str
     object: Literal["model"]
@@ -55,7 +57,7 @@ class ModelCard(ResponseModel):
     owned_by: str
     max_model_len: int | None
     state: ModelState
-    modalities: list[Literal["text"]]
+    modalities: list[Modality]
     aliases: list[str]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import Request, Response
 
@@ -18,6 +18,7 @@ from router.api.sse import envelope
 from router.api_key import ApiKey
 from router.availability import ModelState
 from router.errors import ModelBroken, ModelUnavailable, UnknownModel
+from router.media_rules import Modality
 from router.table import META, RouteTable
 
 META_UNAVAILABLE = "the meta does not answer at present"
@@ -54,6 +55,8 @@ class StatusEndpoints:
         whole = table.aliases.get(model_id, model_id)
         name = table.addressed(whole) or META
         names = [whole, *(alias for alias, stands_for in table.aliases.items() if stands_for == whole)]
+        readers = (META, *table.experts) if whole == table.name else (name,)
+        read = {modality for reader in readers for modality in table.entry(reader).modalities}
         return {
             "id": model_id,
             "object": "model",
@@ -61,7 +64,7 @@ class StatusEndpoints:
             "owned_by": table.name,
             "max_model_len": table.entry(name).window,
             "state": self._gateway.state(name),
-            "modalities": ["text"],
+            "modalities": [each for each in get_args(Modality) if each in read],
             "aliases": [each for each in names if each != model_id],
         }
 

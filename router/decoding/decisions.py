@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from router.decoding.policy import Selection
+from router.errors import ModelUnavailable
+from router.model_port import Finish, ModelChunk
 from router.routing_report import Candidates, RoutingReport, ShadowWin
 
 
@@ -71,3 +73,15 @@ class DecisionTrail:
         """The expert that won does not answer, or no longer."""
         if self.decisions:  # an expert that gets the result of its tool call was not chosen
             self.decisions[-1].redecided = reason
+
+
+def likeliest_expert(chunk: ModelChunk) -> ModelChunk:
+    """The answer to a probe, with the likeliest expert as the choice, whatever the words are.
+
+    Raises ModelUnavailable: there is none.
+    """
+    found = chunk.distribution
+    if not found:
+        raise ModelUnavailable("no model that can read this conversation can be called at present")
+    expert = max(found, key=found.__getitem__)
+    return replace(chunk, finish=Finish.EXPERT, expert=expert, probability=found[expert])

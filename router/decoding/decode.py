@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -26,6 +25,7 @@ from router.availability import ModelAvailability
 from router.clock import now_s
 from router.decoding.answer_spans import add_answer
 from router.decoding.chain import Chain, may_chain
+from router.decoding.decisions import likeliest_expert
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
@@ -35,7 +35,7 @@ from router.decoding.recovery import FailureRecovery
 from router.decoding.request_builder import RequestBuilder
 from router.decoding.timing import Meter, NoMeter
 from router.decoding.transcript import Transcript
-from router.errors import ModelFailed, ModelUnavailable, RouterError
+from router.errors import ModelFailed, RouterError
 from router.model_port import Finish, ModelChunk, Models
 from router.table import META, RouteTable
 from router.tracing import CURRENT_TRACE
@@ -128,12 +128,14 @@ class Decoder:
     async def _write(
         self, generation: GenerationRequest, state: GenerationState
     ) -> AsyncGenerator[Delta | Done, None]:
-        finish = state.limit(generation)
+        finish, modalities = state.limit(generation), generation.prompt.modalities
         while finish is None:
             last = ModelChunk()
             try:
                 # 1. Call the active model and pass on its text, up to a stop string.
-                async with aclosing(self._turn(generation, state)) as chunks:
+                may_read = reads(self._table.entry(state.writer), modalities)
+                turn = self._call(generation, state) if may_read else self._chosen(generation, state)
+                async with aclosing(turn) as chunks:
                     async for last in chunks:
                         state.count(last)
                         if last.num_prompt_tokens and state.writer == META:
@@ -158,13 +160,6 @@ class Decoder:
             yield delta
         yield state.done(finish)
 
-    def _turn(
-        self, generation: GenerationRequest, state: GenerationState
-    ) -> AsyncGenerator[ModelChunk, None]:
-        if state.writer == META and not self._meta_reads(generation):
-            return self._chosen(generation, state)
-        return self._call(generation, state)
-
     async def _chosen(
         self, generation: GenerationRequest, state: GenerationState
     ) -> AsyncGenerator[ModelChunk, None]:
@@ -173,12 +168,7 @@ class Decoder:
 
     async def _best(self, generation: GenerationRequest, state: GenerationState) -> ModelChunk:
         """The meta's distribution over the experts that can read the prompt, and the likeliest of them."""
-        chunk = await self._probe(generation, state)
-        found = chunk.distribution
-        if not found:
-            raise ModelUnavailable("no model that can read this conversation can be called at present")
-        expert = max(found, key=found.__getitem__)
-        return replace(chunk, finish=Finish.EXPERT, expert=expert, probability=found[expert])
+        return likeliest_expert(await self._probe(generation, state))
 
     def _meta_reads(self, generation: GenerationRequest) -> bool:
         return reads(self._table.meta, generation.prompt.modalities)

@@ -114,6 +114,18 @@ async def test_a_bad_picture_is_refused_before_a_model_is_asked():
     assert prompts(gateway, "meta") == []
 
 
+async def test_the_list_of_models_says_what_each_reads():
+    transport = httpx.ASGITransport(build_app(cluster("morse")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+    assert {each["id"]: each["modalities"] for each in listed} == {
+        "generalist": ["text", "image"],
+        "generalist/meta": ["text"],
+        "generalist/roman": ["text"],
+        "generalist/morse": ["text", "image"],
+    }
+
+
 async def test_a_file_that_would_have_to_be_stored_is_refused_by_name():
     part = {"type": "file", "file": {"file_id": "file-1"}}
     error = (await post(cluster("meta"), messages=[{"role": "user", "content": [part]}])).json()["error"]
