@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import Coroutine
-from typing import Any
 
 from deployments.connections import Connect, Connections, target_key
 from deployments.load_reports import Broadcast, LoadReports
 from deployments.model_route import ModelRoute
 from deployments.probe import probe, start
+from deployments.router_notices import RouterNotices
 from router.admission.controller import Admission
 from router.admission.quarantine import Quarantine
 from router.api.key_limits import KeyLimits
 from router.availability import ModelState
+from router.clock import now_s
 from router.decisions.metrics import Metrics, NoMetrics
 from router.decisions.recorder import DecisionLog, DecisionRecorder, NoLog
 from router.decoding.timing import Meter, NoMeter
-from router.errors import ModelUnavailable, RouterError
+from router.errors import ModelUnavailable, RouterError, TableStale
 from router.load_report import ModelLoad
 from router.table import META, ModelEntry, RouteTable
 from router.tracing import NoTracer, Tracer
-
-logger = logging.getLogger(__name__)
 
 # How soon a change of the replicas is noticed, for example a model that another router woke. A refresh only
 # reads what Serve has already sent to our handle.
@@ -52,26 +49,42 @@ class ModelGateway:
         self.recorder = DecisionRecorder(
             metrics or NoMetrics(),
             decision_log or NoLog(),
-            lambda: self.table,
+            lambda: self._known_table,
             spend=self.limits.leases.spend,
         )
         self.models = Connections(self.refresh_app)
         self.admission = Admission(self.num_slots, self.max_slots)
-        self.quarantine = Quarantine(self._tell_routers)
-        self._broadcast = broadcast
+        self._notices = RouterNotices(broadcast)
+        self.quarantine = Quarantine(self._notices.quarantine)
         self._loads = LoadReports(broadcast)
         self._connect = connect
         self._table: RouteTable | None = None
+        self._confirmed_s = 0.0  # when the controller last gave a sign that the table is the newest
         self._routes: dict[str, ModelRoute] = {}
         self._by_app: dict[str, list[ModelRoute]] = {}
         self._refreshing: asyncio.Task[None] | None = None
-        self._notifications: set[asyncio.Task[None]] = set()
 
     @property
     def table(self) -> RouteTable:
+        """For new requests. Raises TableStale if it may have been withdrawn for too long."""
+        table = self._known_table
+        age_s, max_age_s = now_s() - self._confirmed_s, table.max_table_age_s
+        if max_age_s is not None and age_s > max_age_s:
+            raise TableStale(
+                f"this router has not heard from Serve's controller for {age_s:.0f} s, so its models and API "
+                "keys may be out of date; send the request to another router"
+            )
+        return table
+
+    @property
+    def _known_table(self) -> RouteTable:
         if self._table is None:
             raise ModelUnavailable("this router has no route table yet")
         return self._table
+
+    def confirm_table(self) -> None:
+        """The controller has reached this router, so it would have delivered a newer table."""
+        self._confirmed_s = now_s()
 
     def state(self, name: str) -> ModelState:
         route = self._routes.get(name)  # read for every expert at every decision
@@ -148,6 +161,7 @@ class ModelGateway:
         # meanwhile would be opened twice.
         is_first = self._table is None
         old, self._table = self._routes, table
+        self.confirm_table()
         self._routes = {
             name: self._kept(old.get(name), entry) or self._new(entry, is_first)
             for name, entry in {META: table.meta, **table.experts}.items()
@@ -179,24 +193,11 @@ class ModelGateway:
         # Emptied first, or a call that fails from now on would open a route again.
         routes, self._routes, self._by_app = list(self._routes.values()), {}, {}
         refreshing, self._refreshing = self._refreshing, None
-        tasks = [*self._notifications, *([refreshing] if refreshing else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if refreshing:
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
+        await self._notices.close()
         await _close(routes)
-
-    def _tell_routers(self, digest: str) -> None:
-        """Runs in its own task: the request that caused it neither waits for it nor fails with it."""
-        self._notify("a quarantined prompt", self._broadcast.quarantine(digest))
-
-    def _share_turn_authors(self) -> None:
-        if turns := self.recorder.authors.take_new():
-            self._notify("the authors of turns", self._broadcast.turn_authors(turns))
-
-    def _notify(self, what: str, message: Coroutine[Any, Any, None]) -> None:
-        notification = start(_sent(what, message), "notify routers")
-        self._notifications.add(notification)
-        notification.add_done_callback(self._notifications.discard)
 
     def _route_to(self, app: str) -> ModelRoute | None:
         """Any route to the application, since all of them share its replicas. A route that is not connected
@@ -208,13 +209,13 @@ class ModelGateway:
         # A model that a router finds when it starts may have served before and be unavailable for a moment.
         # Only a model that is added later is certainly new.
         may_have_served = is_first and entry.on_unavailable == "wait" and not entry.scales_to_zero
-        deadlines = self.table.deadlines
+        deadlines = self._known_table.deadlines
         return ModelRoute(entry, deadlines, self.models, self._connect, may_have_served=may_have_served)
 
     def _kept(self, route: ModelRoute | None, entry: ModelEntry) -> ModelRoute | None:
         if route is None or (route.entry.app, route.entry.adapter) != (entry.app, entry.adapter):
             return None
-        route.update(entry, self.table.deadlines)
+        route.update(entry, self._known_table.deadlines)
         return route
 
     async def _keep_refreshing(self) -> None:
@@ -223,18 +224,12 @@ class ModelGateway:
             for route in self._routes.values():
                 route.refresh()
             self._set_outlier_rules()
-            self._share_turn_authors()
+            if turns := self.recorder.authors.take_new():
+                self._notices.turn_authors(turns)
 
     def _set_outlier_rules(self) -> None:
         for model in self.models.values():
-            model.replicas.errors.rules = self.table.outliers
-
-
-async def _sent(what: str, message: Coroutine[Any, Any, None]) -> None:
-    try:
-        await message
-    except ModelUnavailable as error:
-        logger.warning("%s could not be sent to the other routers: %s", what, error)
+            model.replicas.errors.rules = self._known_table.outliers
 
 
 async def _close(routes: list[ModelRoute]) -> None:

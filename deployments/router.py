@@ -123,7 +123,11 @@ class Router:
         self._gateway.recorder.authors.learn(turns)
 
     async def check_health(self) -> None:
-        """Async, so that a blocked event loop fails it. The models have their own health checks."""
+        """Async, so that a blocked event loop fails it. The models have their own health checks.
+
+        Serve's controller alone calls this, so a router that it cannot reach notices that.
+        """
+        self._gateway.confirm_table()
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -21,6 +21,7 @@ RouterError
     │   └── ModelOverloaded         429: the queues of all replicas are full
     ├── ModelFailed             500: the engine raised an error that every replica would raise; never retried
     │   └── ModelBroken             503: no replica of the model can answer, whatever it is asked
+    ├── TableStale              503: the router has lost the controller, so its route table may be withdrawn
     ├── WakeFailed              503: a model that was scaled to zero did not start in time
     └── DeadlineExceeded        504: the answer took longer than its total time limit
 
@@ -160,6 +161,12 @@ class ModelFailed(ServiceError):
 
 class ModelBroken(ModelFailed):
     status = 503
+    retry_after_s = 10
+
+
+class TableStale(ServiceError):
+    status = 503
+    code = "table_stale"
     retry_after_s = 10
 
 

@@ -161,8 +161,7 @@ class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
     Web pages of `cors_origins` may use the API. With `allow_chat_template`, a request may bring a template.
-    `aliases` are further names of models. With `page`, browsers get a page that shows the cluster. With
-    `has_chain_stop`, the meta has a row named `CHAIN_STOP`.
+    With `page`, browsers get a page. With `has_chain_stop`, the meta has a row named `CHAIN_STOP`.
     """
 
     table_version: int
@@ -176,10 +175,11 @@ class RouteTable(RoutingRules):
     page: bool = True
     tracing: Tracing | None = None
     shadows: tuple[str, ...] = ()
-    aliases: dict[str, str] = Field(default_factory=dict)
+    aliases: dict[str, str] = Field(default_factory=dict)  # further names of models
     has_chain_stop: bool = False
     decision_log: DecisionLogRules | None = None
     media: MediaRules = MediaRules()
+    max_table_age_s: float | None = None  # since the last sign of what delivers tables
 
     @field_validator("experts")
     @classmethod

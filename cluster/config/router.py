@@ -64,6 +64,12 @@ class RouterConfig(StrictConfig, title="router"):
         None, ge=1, le=100, description="Maximum number of replicas on one node. By default no limit."
     )
     limits: LimitsConfig = Field(LimitsConfig(), description="How many requests one replica takes.")
+    max_table_age_s: float | None = Field(
+        600.0,
+        ge=60.0,
+        description="How long a replica takes requests without a sign of Serve's controller, from which it "
+        "learns about removed experts and API keys. After that it answers 503. `null`: without limit.",
+    )
     decision_log: DecisionLogConfig | None = Field(
         None, description="The decision log. By default decisions are counted, but not logged."
     )

@@ -35,6 +35,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         **_decision_log(config),
         **config.routing.rules(),
         "keys": [key.model_dump(mode="json") for key in config_keys(config)],
+        "max_table_age_s": config.router.max_table_age_s,
         "limits": config.router.limits.model_dump(mode="json"),
         "cors_origins": config.http.cors_origins,
         "allow_chat_template": config.http.allow_chat_template,

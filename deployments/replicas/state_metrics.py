@@ -10,6 +10,7 @@ from ray.serve.metrics import Gauge
 from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet, replicas_of
 from router.api.gateway import Gateway
 from router.availability import ModelState
+from router.errors import RouterError
 from router.table import META
 
 PERIOD_S = 5.0  # Ray forgets a gauge that is not set within two of its exports, ten seconds each
@@ -44,7 +45,10 @@ class StateMetrics:
             await asyncio.sleep(PERIOD_S)
 
     async def observe(self) -> None:
-        now = dict(state_of(self._gateway))
+        try:
+            now = dict(state_of(self._gateway))
+        except RouterError:  # its table is stale: the gauges keep what was true last
+            return
         removed = {series: OF_REMOVED.get(series[0], 0.0) for series in self._known - now.keys()}
         self._known = set(now)
         for (name, values), value in (now | removed).items():

@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
+from httpx import ASGITransport, AsyncClient
 
 from deployments.model_gateway import ModelGateway
 from deployments.router import Router
 from router.availability import ModelState
-from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError
+from router.dialects.app import build_app
+from router.errors import ModelFailed, ModelOverloaded, ModelUnavailable, RouterError, TableStale
 from router.model_port import Finish, ModelChunk
 from router.prompt import Message, Prompt
 from router.table import Deadlines, ModelEntry
@@ -263,6 +265,48 @@ async def test_a_router_that_ends_leaves_no_task_behind(monkeypatch: pytest.Monk
     assert asyncio.all_tasks() > before
     await router.close()
     assert asyncio.all_tasks() == before
+
+
+def test_a_router_that_lost_the_controller_refuses_requests_until_it_is_back():
+    """Otherwise one that is cut off would take revoked API keys, and call removed experts, for ever."""
+
+    async def main() -> None:
+        async with gateway_to(Cluster(), table(max_table_age_s=600.0)) as gateway:
+            transport = ASGITransport(build_app(gateway))
+            async with AsyncClient(transport=transport, base_url="http://router") as http:
+
+                async def codes() -> set[str | None]:
+                    replies = [(await http.get(path)).json() for path in ("/healthz", "/v1/models")]
+                    return {reply.get("error", {}).get("code") for reply in replies}
+
+                await settle(590)
+                gateway.confirm_table()
+                await settle(590)
+                assert await codes() == {None}
+                await settle(20)
+                assert await codes() == {"table_stale"}
+                gateway.confirm_table()
+                assert await codes() == {None}
+
+    in_virtual_time(main())
+
+
+def test_the_controllers_health_check_is_the_sign_that_the_table_is_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("deployments.router.connect", Cluster().connect)
+
+    async def main() -> None:
+        router = Router(max_body_bytes=1024)
+        await router._gateway.install(table(max_table_age_s=600.0))
+        await settle(610)
+        with pytest.raises(TableStale):
+            _ = router._gateway.table
+        await router.check_health()
+        assert router._gateway.table.name == "g"
+        await router._gateway.close()
+
+    in_virtual_time(main())
 
 
 def test_all_routers_learn_what_one_puts_into_quarantine():
