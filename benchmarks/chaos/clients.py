@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from benchmarks.chaos.replies import Reply, ask
+from benchmarks.chaos.replies import DEADLINE_S, Reply, ask
 from benchmarks.hot_change.answers import Question
 
 
 @asynccontextmanager
 async def asking(
-    http: httpx.AsyncClient, questions: Sequence[Question], num_clients: int
+    http: httpx.AsyncClient, questions: Sequence[Question], num_clients: int, deadline_s: float = DEADLINE_S
 ) -> AsyncIterator[list[Reply]]:
     """All clients ask while the block runs. At its end, each finishes the answer that it has begun.
 
@@ -29,7 +29,7 @@ async def asking(
         for question in itertools.cycle([*questions[first:], *questions[:first]]):
             if ending.is_set():
                 return
-            replies.append(await ask(http, question))
+            replies.append(await ask(http, question, deadline_s))
 
     async with asyncio.TaskGroup() as tasks:
         for i in range(num_clients):
