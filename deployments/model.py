@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from deployments.adapters import STARTUP_TIMEOUT_S, AdapterSource, ReplicaAdapters
-from deployments.affinity import KEEPS_PREFIXES, VOCABULARY
 from deployments.coalescing import Coalescer
 from deployments.error_text import describe
+from deployments.replicas.affinity import KEEPS_PREFIXES, VOCABULARY
 from deployments.scaling import TOKEN_LOAD
 from deployments.tracing.replica_span import traced_call
 from deployments.tracing.tracer import OtlpTracer

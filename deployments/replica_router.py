@@ -20,7 +20,7 @@ from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequ
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from deployments.affinity import (
+from deployments.replicas.affinity import (
     KEEPS_PREFIXES,
     VOCABULARY,
     conversation_digest,

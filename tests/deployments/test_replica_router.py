@@ -22,8 +22,8 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from deployments.affinity import KEEPS_PREFIXES, VOCABULARY, conversation_digest, rank_replicas
 from deployments.replica_router import REQUEST_ROUTER
+from deployments.replicas.affinity import KEEPS_PREFIXES, VOCABULARY, conversation_digest, rank_replicas
 from deployments.replicas.call_placements import CallPlacement
 from deployments.replicas.probe_ids import new_probe_id
 from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet, replicas_of

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from deployments.affinity import (
+from deployments.model import ModelServer
+from deployments.replicas.affinity import (
     KEEPS_PREFIXES,
     MAX_CHARACTERS,
     MAX_IDS,
@@ -21,7 +22,6 @@ from deployments.affinity import (
     least_busy_in_order,
     rank_replicas,
 )
-from deployments.model import ModelServer
 from experts.engine.request import EngineRequest, Resumed
 from tests.fakes.grpc_replica import ScriptedEngine
 
