@@ -128,6 +128,7 @@ bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	-$(BIN)/python -m benchmarks.handoff
 	-$(BIN)/python -m benchmarks.handoff.in_place
 	-$(BIN)/python -m benchmarks.handoff.returns
+	-$(BIN)/python -m benchmarks.handoff.exact
 	-$(BIN)/python -m benchmarks.reference_loop
 	-$(BIN)/python -m benchmarks.many_experts --picture .cache/pictures
 	-$(BIN)/python -m benchmarks.chaos
