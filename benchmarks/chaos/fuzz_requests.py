@@ -20,6 +20,7 @@ from schemathesis import GenerationMode
 
 from benchmarks.chaos.body_mutations import mutate
 from router.api.gateway import Gateway
+from router.api.key_limits import KeyLimits
 from router.api.sse import to_json
 from router.dialects.app import build_app
 
@@ -144,10 +145,14 @@ def draw_examples(strategy: SearchStrategy[T], num: int, seed: int) -> list[T]:
     return collected
 
 
+class _NoCluster:
+    """All that an app reads of a gateway before the first request."""
+
+    limits = KeyLimits()
+
+
 def _pools(num: int, seed: int) -> BodyPools:
-    api = schemathesis.openapi.from_dict(
-        build_app(cast(Gateway, None)).openapi()
-    )  # the document needs no gateway
+    api = schemathesis.openapi.from_dict(build_app(cast(Gateway, _NoCluster)).openapi())
     sizes = {CHAT: num, TEXT: num, **dict.fromkeys(OTHERS, 1 + num // 4)}
     return {
         (path, mode): _bodies(api[path]["POST"].as_strategy(generation_mode=mode), size, seed)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import AuthenticationError, OpenAI, RateLimitError
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cluster.cli.main import app as etr
@@ -475,7 +476,8 @@ def test_etr_shows_what_keys_have_used_of_their_limits(gateway: FakeGateway, mon
     change(gateway, keys=(ALICE.model_copy(update={"sees_usage": True, "tokens_per_day": 5000}), BOB))
     with served(build_app(gateway)) as url:
         monkeypatch.setenv("ETR_API_KEY", ALL)
-        shown = CliRunner().invoke(etr, ["keys", "usage", "--url", url], env={"COLUMNS": "160"})
+        monkeypatch.setattr("cluster.cli.keys.out", Console(width=160))
+        shown = CliRunner().invoke(etr, ["keys", "usage", "--url", url])
         assert shown.exit_code == 0, shown.output
         assert [name in shown.output for name in ("alice", "bob", "5,000", ALICE.sha256[:8])] == [True] * 4
         assert ALL not in shown.output
