@@ -45,10 +45,18 @@ demo: install  ## serve SmolLM2 with six experts, and ask it questions
 test:  ## everything CI runs: linters, types, docs, all tests, and those of vLLM and of real clients in environments of their own
 	@$(MAKE) --no-print-directory -j2 install vllm-installed clients-installed system-packages node-packages
 	@$(MAKE) --no-print-directory test-fast
-	@$(MAKE) --no-print-directory test-models
+	@$(MAKE) --no-print-directory --output-sync=target -j2 test-serving test-computing
+
+# Clusters wait much of the time; meanwhile the engines use the idle cores, and give way.
+.PHONY: test-serving test-computing
+test-serving:
 	@$(MAKE) --no-print-directory test-cluster
-	@$(MAKE) --no-print-directory test-vllm
+	@$(MAKE) --no-print-directory test-vllm-cluster
 	@$(MAKE) --no-print-directory test-clients
+
+test-computing:
+	@nice -n 10 $(MAKE) --no-print-directory test-models
+	@nice -n 10 $(MAKE) --no-print-directory test-vllm-engine
 
 test-fast: install  ## linters, types, docs, and all tests that need neither a cluster nor a real model: minutes
 	@$(MAKE) --no-print-directory -j2 check test-unit
@@ -65,13 +73,23 @@ test-models: install  ## the tests that load a real model, or one of every model
 test-cluster: install  ## the tests that start Ray
 	$(BIN)/python -m pytest -m cluster $(call files_marked,cluster)
 
-test-vllm:  ## the tests of the vLLM engine only
-	@if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
-	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm -n 2 --dist loadfile tests/experts/engine tests/families tests/router/api/fields tests/router/dialects/responses/test_fields.py && \
-	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/system/test_vllm.py tests/system/test_vllm_pools.py tests/system/test_smollm2.py; \
+# $(1): tests
+vllm_tests = @if $(MAKE) --no-print-directory $(VLLM)/.installed; then \
+	  OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm $(1); \
 	else \
 	  echo "!!! SKIPPED: vLLM's CPU build cannot be installed here; its engine is NOT tested !!!"; \
 	fi
+
+test-vllm:  ## the tests of the vLLM engine only
+	@$(MAKE) --no-print-directory test-vllm-engine
+	@$(MAKE) --no-print-directory test-vllm-cluster
+
+.PHONY: test-vllm-engine test-vllm-cluster
+test-vllm-engine:
+	$(call vllm_tests,-n 2 --dist loadfile tests/experts/engine tests/families tests/router/api/fields tests/router/dialects/responses/test_fields.py)
+
+test-vllm-cluster:
+	$(call vllm_tests,tests/system/test_vllm.py tests/system/test_vllm_pools.py tests/system/test_smollm2.py)
 
 # Without the fixtures of the other tests, which need the project's own environment; warnings are the clients'.
 test-clients: install  ## the tests with LangChain, LiteLLM, lm-evaluation-harness and load tools only
