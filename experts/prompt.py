@@ -49,18 +49,16 @@ class PromptRenderer:
         begun: bool = False,
         max_tokens: int | None = None,
     ) -> list[int]:
-        """Ids of `messages` in the chat template, with an open assistant turn at their end.
+        """Ids of `messages` in the chat template, with an open assistant turn at their end if `opens_turn`.
 
         `written` is the turn's text so far, by any model; the template renders it as an assistant message.
         Without it the turn is the template's generation prompt, or, if the turn has `begun`, goes as far as
         the first character of an answer. `own` is what this model itself wrote after that; it follows as it
         is, and may end in the middle of a thought.
-
-        `variables` are what the template gets besides the messages, such as `tools`. If not `opens_turn`, the
-        prompt ends where the last message does.
-        Each message has a `role` (developer counts as system) and a `content`, both str; an assistant message
-        may have OpenAI's `tool_calls` and a `reasoning`, a tool message its `tool_call_id`. For a template
-        that has no system role, a system message becomes the beginning of the next user message.
+        The template also gets `variables`, such as `tools`. Each message has a `role` (developer counts as
+        system) and a `content`, both str; an assistant message may have OpenAI's `tool_calls` and a
+        `reasoning`, a tool message its `tool_call_id`. For a template that has no system role, a system
+        message becomes the beginning of the next user message.
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """
@@ -72,10 +70,9 @@ class PromptRenderer:
         so_far, after = (self._guard(text, sentinels, "written") for text in (written, own))
         if written or begun:
             prompt = self._template.continued(conversation, so_far, sentinels.end, variables)
-        elif opens_turn:
-            prompt = self._template.opened(conversation, variables)
         else:
-            prompt = self._template.closed(conversation, variables)
+            render = self._template.opened if opens_turn else self._template.closed
+            prompt = render(conversation, variables)
         return self._encode(prompt + after, sentinels, add_special_tokens=False, max_tokens=max_tokens)
 
     def text(

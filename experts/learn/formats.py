@@ -37,14 +37,9 @@ def read_queries(
     queries, problems = [], []
     for place, row in rows:
         try:
-            query = parse(_parsed(row) if isinstance(row, str) else row, place)
+            queries.append(_query(row, place, parse, check))
         except ValueError as error:
             problems.append(f"{place}: {error}")
-            continue
-        if problem := check(query):
-            problems.append(f"{place}: {problem}")
-        else:
-            queries.append(query)
     if problems and not (skip_broken and queries):
         remedy = "correct or remove them, or go on without them by --skip-broken"
         raise DataError(broken_rows(path, problems, len(rows), remedy))
@@ -53,6 +48,14 @@ def read_queries(
     for line in [*_skipped(path, problems, len(rows)), *_repeated_choices(path, queries)]:
         warn(line)
     return queries
+
+
+def _query(row: Any, place: str, parse: Callable[[Any, str], Query], check: Check) -> Query:
+    """Raises ValueError for a broken row."""
+    query = parse(_parsed(row) if isinstance(row, str) else row, place)
+    if problem := check(query):
+        raise ValueError(problem)
+    return query
 
 
 def _read(path: Path) -> str:

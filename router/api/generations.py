@@ -26,10 +26,8 @@ def generations(
 
     `key` is the name of the request's API key, empty without keys.
 
-    Raises:
-        UnknownModel: the route table has no such model.
-        InvalidRequest: a routing option names an unknown expert or has no effect, or no model that may answer
-            can read a prompt.
+    Raises UnknownModel, or InvalidRequest if a routing option names an unknown expert or has no effect, or if
+    no model that may answer can read a prompt.
     """
     routing = request.routing.to_routing() if request.routing else Routing()
     target = resolve(table, request.model, routing)
@@ -38,9 +36,7 @@ def generations(
     prompts = request.prompts()
     if target.routed and routing.experts != ():
         request.refuse_prompt_ids()
-    targets = [_with_results(target, routing, prompt, table) for prompt in prompts]
-    for prompt, each in zip(prompts, targets, strict=True):
-        _require_reader(prompt, each, routing, table)
+    targets = [_readable(prompt, target, routing, table) for prompt in prompts]
     admission, stop = admission_context(table, key, request.priority), _stop_rule(request)
     return [
         GenerationRequest(
@@ -57,6 +53,13 @@ def generations(
         )
         for index in range(len(prompts) * request.n)
     ]
+
+
+def _readable(prompt: Prompt, target: Target, routing: Routing, table: RouteTable) -> Target:
+    """The target of one prompt. Raises InvalidRequest if no model that may answer can read the prompt."""
+    found = _with_results(target, routing, prompt, table)
+    _require_reader(prompt, found, routing, table)
+    return found
 
 
 def require_one_vocabulary(

@@ -86,11 +86,7 @@ class RequestMiddleware:
                 has_status = True
                 headers = MutableHeaders(scope=message)
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began_s) * 1000))
-                headers.update(self._limit_headers(scope))
-                if self._echo_request_id:
-                    headers["x-request-id"] = request_id
-                if dialect.request_id_header:
-                    headers[dialect.request_id_header] = request_id
+                headers.update(self._own_headers(scope))
             elif is_head:
                 message = {**message, "body": b""}
             await send(message)
@@ -126,10 +122,15 @@ class RequestMiddleware:
             scope["state"]["open_request"] = open_request
             yield
 
-    def _limit_headers(self, scope: Scope) -> dict[str, str]:
-        digest = scope["state"].get("key_digest")
+    def _own_headers(self, scope: Scope) -> dict[str, str]:
+        """The request's id, and the limits of its key."""
+        state = scope["state"]
+        digest, names = state.get("key_digest"), [state["dialect"].request_id_header]
+        if self._echo_request_id:
+            names.append("x-request-id")
         key = digest and self._table_of().keys_by_digest.get(digest)
-        return self._limits.headers(key) if key else {}
+        limits = self._limits.headers(key) if key else {}
+        return limits | {name: state["request_id"] for name in names if name}
 
 
 class CorsMiddleware:

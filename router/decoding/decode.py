@@ -74,9 +74,8 @@ class Decoder:
     async def decode(self, generation: GenerationRequest) -> AsyncGenerator[Delta | Done, None]:
         """Write one answer: any number of `Delta`, then one `Done`.
 
-        Raises:
-            RequestError: the request cannot be served as it is.
-            ServiceError: no model could continue; the text yielded so far stays valid.
+        Raises RequestError if the request cannot be served as it is, and ServiceError if no model could
+        continue; the text yielded so far stays valid.
         """
         state = self._begin(generation, Transcript(generation.stop))
         write = self._chain.write if may_chain(self._table, generation) else self._write

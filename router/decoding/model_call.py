@@ -39,15 +39,9 @@ class ModelCaller:
         """Stream a call of the writer up to its finish reason. `make_request` is called once it has a slot.
         The writer may change within the call, by a chunk that hands over in place.
 
-        Raises:
-            ModelUnavailable: no healthy replica in time, or the replica is gone or gave up the call.
-            ModelStalled: no chunk within the deadline.
-            WakeFailed: the model was asleep and did not start in time.
-            ModelBroken: no replica can answer, whatever it is asked.
-            ModelFailed: the model handed over to an expert that was not allowed.
-            Overloaded: an answer without output got no slot.
-            PoisonRequest: the prompt was quarantined meanwhile.
-            DeadlineExceeded: the answer's total time is up.
+        Raises every ServiceError but TableStale (ModelFailed also if the model hands over to an expert that
+        was not allowed, Overloaded only before the first output), and PoisonRequest if the prompt was
+        quarantined meanwhile.
         """
         entry = self._table.entry(state.writer)
         with state.timing.call(state.writer) as timing:

@@ -11,6 +11,8 @@ from router.model_port import ModelRequest
 from router.sampling import Sampling
 from router.table import META, RouteTable
 
+Names = tuple[str, ...]
+
 
 class RequestBuilder:
     """Builds the requests of one route table."""
@@ -20,12 +22,7 @@ class RequestBuilder:
         self._availability = availability
 
     def build(
-        self,
-        generation: GenerationRequest,
-        state: GenerationState,
-        *,
-        probe: bool,
-        others: tuple[str, ...] = (),
+        self, generation: GenerationRequest, state: GenerationState, *, probe: bool, others: Names = ()
     ) -> ModelRequest:
         """What the writer is asked now; with `probe`, only where the conversation would go.
 
@@ -58,9 +55,7 @@ class RequestBuilder:
             message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
         )
 
-    def _begin_decision(
-        self, generation: GenerationRequest, state: GenerationState
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _begin_decision(self, generation: GenerationRequest, state: GenerationState) -> tuple[Names, Names]:
         """The experts that the meta may hand over to, and the shadows that it scores beside them."""
         is_decided = self._decides_once(generation) and state.has_begun
         if not generation.target.routed or (is_decided and not self._may_go_on(generation, state)):

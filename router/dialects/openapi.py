@@ -76,6 +76,7 @@ class DocumentedApp(FastAPI):
         self._models += [model for model in models if model is not None]
         parameters = [_REQUEST_ID, _MODEL_ID] if "{model_id" in path else [_REQUEST_ID]
         if request is not None:
+            statuses = tuple(_codes_by_status())
             extra["requestBody"] = {"required": True, "content": _json(request)}
         self.add_api_route(
             path,
@@ -83,9 +84,7 @@ class DocumentedApp(FastAPI):
             methods=["GET" if request is None else "POST"],
             operation_id=to_camel(name or endpoint.__name__),
             response_model=None,
-            responses=_responses(
-                answer, chunk, statuses if request is None else tuple(_codes_by_status()), dialect
-            ),
+            responses=_responses(answer, chunk, statuses, dialect),
             openapi_extra={"parameters": parameters, **extra},
         )
 

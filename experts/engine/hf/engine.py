@@ -64,10 +64,8 @@ class TransformersEngine:
         self._config = config
         loaded = load(source, config, revision, trust_remote_code=trust_remote_code, adapter=adapter)
         tokenizer = loaded.tokenizer
-        self._name = tokenizer.name
-        self._model = loaded.model
+        self._name, self._model, self._fingerprint = tokenizer.name, loaded.model, loaded.fingerprint
         self._head = ExtendedHead(loaded.model)
-        self._fingerprint = loaded.fingerprint
         decoder, end_id = tokenizer.marked_decoder, tokenizer.end_id
         self._logits_processor = RoutingLogitsProcessor(self._head, decoder, end_id)
         self._grammars = GrammarCompiler(tokenizer.decoder, end_id)
@@ -76,13 +74,9 @@ class TransformersEngine:
         self._adapters = AdapterSlots(config.max_adapters)
         slots = num_slots(config.max_adapters)
         self._batch_adapters = BatchAdapters(loaded.model, slots, config.adapter_rank)
+        adapters = self._batch_adapters if config.max_adapters else None
         self._manager, longest = batching.start(
-            self._name,
-            loaded.model,
-            config,
-            tokenizer.max_model_len,
-            self._logits_processor,
-            self._batch_adapters if config.max_adapters else None,
+            self._name, loaded.model, config, tokenizer.max_model_len, self._logits_processor, adapters
         )
         self._cache = batching.kv_cache(self._manager)
         self._cache.writer_of = self._writer

@@ -123,8 +123,7 @@ def route(
         transform: what the model does to its head's scores.
         states: B requests that may hand over.
 
-    Returns:
-        The rows that hand over; their states have an `expert` and a `probability`.
+    Returns the rows that hand over; their states have an `expert` and a `probability`.
     """
     masks = [_masks(state, table, hidden.device) for state in states]
     allowed = torch.stack([mask.allowed for mask in masks])
@@ -136,15 +135,22 @@ def route(
         _record_distributions(found, table, [states[i] for i in probes])
     decision = decide(words, index, experts, allowed, bias)
     winners = decision.expert.tolist()
-    for state, winner, probability in zip(states, winners, decision.probability.tolist(), strict=True):
-        if winner >= 0:
-            state.expert, state.probability = table.names[winner], probability
+    _record_winners(winners, decision.probability.tolist(), table, states)
     reported = [i for i, state in enumerate(states) if _is_reported(state)]
     if reported or table.shadows is not None:
         step = _Step(words, index, mask_experts(experts + bias, allowed), decision.best_word, table, states)
         step.record_candidates(reported)
         step.record_shadow_wins(hidden, transform, [mask.shadow_bias for mask in masks])
     return [row for row, winner in zip(rows, winners, strict=True) if winner >= 0]
+
+
+def _record_winners(
+    winners: Sequence[int], probabilities: Sequence[float], table: ExpertTable, states: Sequence[RequestState]
+) -> None:
+    """`winners`: indices of experts; −1: none."""
+    for state, winner, probability in zip(states, winners, probabilities, strict=True):
+        if winner >= 0:
+            state.expert, state.probability = table.names[winner], probability
 
 
 def _masks(state: RequestState, table: ExpertTable, device: torch.device) -> ExpertMasks:
