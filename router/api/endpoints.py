@@ -22,6 +22,7 @@ from router.api.middleware import json_response
 from router.api.request_trace import describe_request
 from router.api.requests import AnswerRequest, ChatRequest, CompletionRequest
 from router.api.sse import EventStream, while_connected
+from router.decoding.decisions import Distribution
 from router.decoding.decode import Decoder
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest
@@ -86,7 +87,7 @@ class Endpoints:
         generation = await self._generation(request, body, table, "route")
         is_routed = resolve(table, body.model, generation.routing).routed
         if is_routed and generation.target != Target(META, routed=True):  # the model that made the calls
-            chunk = _decided(generation.target.writer)
+            found = Distribution(_decided(generation.target.writer))
         elif not is_routed:
             param = "routing.force" if generation.routing.force else "model"
             raise InvalidRequest(
@@ -94,9 +95,9 @@ class Endpoints:
                 param,
             )
         else:
-            chunk = await while_connected(request.receive, self._decoder(table).distribution(generation))
+            found = await while_connected(request.receive, self._decoder(table).distribution(generation))
         return json_response(
-            {"object": "routing.distribution", "model": body.model or table.name, **_decision(chunk)}
+            {"object": "routing.distribution", "model": body.model or table.name, **_decision(found)}
         )
 
     async def count_tokens(self, request: Request, body: ChatRequest) -> int:
@@ -105,8 +106,8 @@ class Endpoints:
         generation = await self._generation(request, body, table, "count")
         decoder = self._decoder(table)
         if generation.target.routed and generation.target.writer == META:
-            chunk = await while_connected(request.receive, decoder.distribution(generation))
-            return chunk.num_prompt_tokens or 0
+            found = await while_connected(request.receive, decoder.distribution(generation))
+            return found.chunk.num_prompt_tokens or 0
         stream = decoder.decode(replace(generation, max_tokens=1))
         return await while_connected(request.receive, _num_prompt_tokens(stream))
 
@@ -207,12 +208,14 @@ def _decided(writer: str) -> ModelChunk:
     )
 
 
-def _decision(chunk: ModelChunk) -> dict[str, Any]:
+def _decision(found: Distribution) -> dict[str, Any]:
+    chunk = found.chunk
     experts = sorted((chunk.distribution or {}).items(), key=lambda pair: -pair[1])
     return {
         "decision": chunk.expert,
         "experts": [{"name": name, "probability": probability} for name, probability in experts],
         "word_probability": max(0.0, 1.0 - sum(probability for _, probability in experts)),
+        "left_out": [{"name": name, "reason": reason} for name, reason in found.masked.items()],
         "usage": token_counts(chunk.num_prompt_tokens or 0, 0),
     }
 

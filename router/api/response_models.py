@@ -27,12 +27,22 @@ class ErrorResponse(ResponseModel):
     error: ErrorObject
 
 
+class LeftOutExpert(ResponseModel):
+    """`reason` is one of those in the documentation of decisions, such as `modality`."""
+
+    name: str
+    reason: str
+
+
 class RoutingDistribution(ResponseModel):
+    """`left_out` are the experts that could not be chosen."""
+
     object: Literal["routing.distribution"]
     model: str
     decision: str | None
     experts: list[ExpertProbability]
     word_probability: float
+    left_out: list[LeftOutExpert]
     usage: TokenUsage
 
 

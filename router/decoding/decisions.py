@@ -28,6 +28,15 @@ class Decision:
     redecided: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What the meta says of a conversation. `masked` are the experts that it could not choose, each with the
+    reason."""
+
+    chunk: ModelChunk
+    masked: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class DecisionTrail:
     """The decisions of one answer in order, and the shadow experts that were scored beside them.
@@ -47,6 +56,11 @@ class DecisionTrail:
         self.decisions.append(Decision(position, selection.allowed, selection.masked))
         self.shadows = self.shadows or shadows
         self._is_open = True
+
+    @property
+    def masked(self) -> Mapping[str, str]:
+        """The experts that the last decision could not choose."""
+        return self.decisions[-1].masked if self.decisions else {}
 
     def prefilled(self, num_prompt_tokens: int, windows: Mapping[str, int]) -> None:
         """The meta knows the length of its prompt now, and leaves out experts whose window is too small."""

@@ -25,7 +25,7 @@ from router.availability import ModelAvailability
 from router.clock import now_s
 from router.decoding.answer_spans import add_answer
 from router.decoding.chain import Chain, may_chain
-from router.decoding.decisions import likeliest_expert
+from router.decoding.decisions import Distribution, likeliest_expert
 from router.decoding.delta import Delta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
 from router.decoding.model_call import ModelCaller
@@ -91,10 +91,10 @@ class Decoder:
             self._recorder.ended(generation, state, self._table)
             add_answer(generation, state, self._table)
 
-    async def distribution(self, generation: GenerationRequest) -> ModelChunk:
+    async def distribution(self, generation: GenerationRequest) -> Distribution:
         """Ask the meta where the conversation would go, and write nothing.
 
-        Returns the chunk with the distribution over the experts.
+        Returns the chunk with the distribution over the experts, and which experts are not in it.
 
         Raises:
             RouterError: as `decode`; the meta is called again while that may help.
@@ -103,7 +103,7 @@ class Decoder:
         try:
             chunk = await (self._probe if self._meta_reads(generation) else self._best)(generation, state)
             state.finish = chunk.finish
-            return chunk
+            return Distribution(chunk, state.trail.masked)
         finally:
             add_answer(generation, state, self._table)
 

@@ -229,10 +229,12 @@ async def test_route_returns_the_distribution_without_generating(
         "decision": "roman",
         "experts": [{"name": "roman", "probability": 0.625}, {"name": "morse", "probability": 0.25}],
         "word_probability": 0.125,
+        "left_out": [],
         "usage": {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3},
     }
     undecided = (await client.post(ROUTE, json=chat(routing={"exclude": ["roman"]}))).json()
     assert (undecided["decision"], undecided["word_probability"]) == (None, 0.75)
+    assert undecided["left_out"] == [{"name": "roman", "reason": "excluded"}]
 
 
 async def test_a_listed_model_has_its_window_state_and_aliases(

@@ -160,10 +160,10 @@ def test_an_expert_addressed_by_name_is_waited_for_also_with_cold_start_meta():
 def test_a_probe_of_the_distribution_starts_no_expert():
     routes = chem_starts(Pause(60))
     models = playing(meta=[[replace(to("chem"), distribution={"chem": 0.9})]])
-    chunk = in_virtual_time(
+    found = in_virtual_time(
         Decoder(expert_table(**with_sleeping_chem("meta")), models, routes).distribution(GENERATION)
     )
-    assert (chunk.expert, routes.num_starts) == ("chem", {})
+    assert (found.chunk.expert, routes.num_starts) == ("chem", {})
 
 
 async def _text(decoder: Decoder, generation: GenerationRequest = GENERATION) -> str:

@@ -139,7 +139,7 @@ def test_an_expert_that_is_elsewhere_cannot_take_over_in_place(expert: str):
 def test_a_probe_asks_for_no_hand_over():
     async def main() -> ModelChunk:
         decoder = Decoder(expert_table(experts=EXPERTS), models, FakeRoutes())
-        return await decoder.distribution(GENERATION)
+        return (await decoder.distribution(GENERATION)).chunk
 
     models = playing(meta=[[ModelChunk(distribution={"chem": 0.5}, finish=Finish.STOP)]])
     assert in_virtual_time(main()).distribution == {"chem": 0.5}

@@ -124,8 +124,9 @@ def test_the_distribution_of_a_meta_that_cannot_see_names_the_expert_that_would_
     models = playing()
     models[META].script = distributes(law=0.02, weather=0.01)
     decoder = Decoder(expert_table(experts=EXPERTS), models, FakeRoutes())
-    chunk = in_virtual_time(decoder.distribution(ASKED))
-    assert (chunk.expert, chunk.distribution) == ("law", {"law": 0.02, "weather": 0.01})
+    found = in_virtual_time(decoder.distribution(ASKED))
+    assert (found.chunk.expert, found.chunk.distribution) == ("law", {"law": 0.02, "weather": 0.01})
+    assert found.masked == {"chem": "modality"}
 
 
 def test_in_a_chain_the_next_expert_gets_the_picture_in_the_question():

@@ -145,6 +145,7 @@ async def test_route_says_which_expert_would_see_the_picture():
     response = await post(cluster("morse"), "/v1/route")
     body = response.json()
     assert (body["decision"], [each["name"] for each in body["experts"]]) == ("morse", ["morse"])
+    assert body["left_out"] == [{"name": "roman", "reason": "modality"}]
 
 
 async def test_the_result_of_a_tool_call_goes_to_its_author_only_if_it_sees():
