@@ -15,8 +15,8 @@ from deployments.logs import set_up_logs
 from deployments.model import ModelServer
 from deployments.model_app import model_app
 from deployments.router import Router
-from experts.engine.config import EngineConfig, ModelSource, OpenAIConfig
-from experts.engine.factory import make_engine
+from experts.engine.config import EmbeddingConfig, EngineConfig, ModelSource, OpenAIConfig
+from experts.engine.factory import make_embedding_engine, make_engine
 
 ROUTER_DEPLOYMENT = "Router"
 MODEL_NICENESS = 10  # added to that of every process that Ray starts
@@ -34,6 +34,12 @@ class ModelArgs(Args):
     engine: EngineConfig
 
 
+class EmbedderArgs(Args):
+    name: str
+    model: ModelSource
+    engine: EmbeddingConfig
+
+
 class RemoteArgs(Args):
     name: str
     remote: OpenAIConfig
@@ -45,6 +51,10 @@ class RouterArgs(Args):
 
 def build_model(args: ModelArgs) -> Application:
     return model_app(LoadedModelServer, args.model_dump(mode="json"))
+
+
+def build_embedder(args: EmbedderArgs) -> Application:
+    return model_app(EmbeddingServer, args.model_dump(mode="json"))
 
 
 def build_remote(args: RemoteArgs) -> Application:
@@ -69,6 +79,20 @@ class LoadedModelServer(ModelServer):
         super().__init__(engine)
 
     async def __del__(self) -> None:  # Serve awaits it when it stops a replica; the interpreter would not
+        await self.close()
+
+
+class EmbeddingServer(ModelServer):
+    """Loads a model that only embeds."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        os.nice(MODEL_NICENESS)
+        args = EmbedderArgs.model_validate(raw)
+        engine = make_embedding_engine(args.model, args.engine)
+        set_up_logs()
+        super().__init__(engine)
+
+    async def __del__(self) -> None:
         await self.close()
 
 

@@ -20,7 +20,7 @@ from router.decisions.recorder import DecisionLog, DecisionRecorder, NoLog
 from router.decoding.timing import Meter, NoMeter
 from router.errors import ModelUnavailable, RouterError, TableStale
 from router.load_report import ModelLoad
-from router.table import META, ModelEntry, RouteTable
+from router.table import ModelEntry, RouteTable
 from router.tracing import NoTracer, Tracer
 
 # How soon a change of the replicas is noticed, for example a model that another router woke. A refresh only
@@ -141,7 +141,7 @@ class ModelGateway:
 
     async def load(self) -> dict[str, ModelLoad | None]:
         table = self.table
-        return await self._loads.by_model({META: table.meta, **table.experts})
+        return await self._loads.by_model(table.models)
 
     @property
     def open_calls(self) -> dict[str, int]:
@@ -164,7 +164,7 @@ class ModelGateway:
         self.confirm_table()
         self._routes = {
             name: self._kept(old.get(name), entry) or self._new(entry, is_first)
-            for name, entry in {META: table.meta, **table.experts}.items()
+            for name, entry in table.models.items()
         }
         self._by_app = {}
         for route in self._routes.values():

@@ -88,7 +88,7 @@ class Checkpoint:
         """Raises ModelLoadError."""
         try:
             config: PretrainedConfig = AutoConfig.from_pretrained(local_source(self.source), **self._local())
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise _unloadable(self.source, error) from error
         return config
 
@@ -170,12 +170,12 @@ def load_checkpoint(
     renderer = _load_renderer(source, local)
     try:
         model = _load_model(source, attention, dtype=dtype, device_map=device_map, **local)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unloadable(source, error) from error
     return model.eval(), renderer
 
 
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     ValueError,
     ImportError,
@@ -220,7 +220,7 @@ def _load_renderer(source: str, local: dict[str, Any]) -> PromptRenderer:
     try:
         # Not Mistral's own tokenizer library, which transformers prefers where it is installed.
         tokenizer = AutoTokenizer.from_pretrained(source, mistral_format=False, **local)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unloadable(source, error) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelLoadError(

@@ -11,7 +11,7 @@ from router.parts import Part, TokenLogprobs
 from router.prompt import Prompt
 from router.routing_report import RoutingReport
 from router.sampling import Sampling
-from router.tasks import Task, TokenizedPrompt
+from router.tasks import Detokenize, Task, Tokenize, TokenizedPrompt
 
 
 class Finish(StrEnum):
@@ -79,7 +79,7 @@ class ModelRequest:
     @property
     def runs_model(self) -> bool:
         """Whether a result shows that the replica can run its model."""
-        return self.task is None
+        return not isinstance(self.task, Tokenize | Detokenize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class ModelChunk:
     they belong to. None means that the ids cannot be used.
     On the last chunk, `stop_token` is the one of `SamplingOptions.stop_token_ids` that ended the answer.
     `routing` is what the meta has to report of its decisions.
-    `tokenized` is the result of the task `Tokenize`; that of `Detokenize` is `text`.
+    `tokenized` and `vectors` are results of a task; a vector is its numbers as 32-bit floats, little-endian.
     An `expert` without `finish` takes over in place: the chunks that follow are its own, and the first of
     them has what the first chunk of a call has.
     On the first chunk, `queue_s` is the time in the engine's queue and `prefill_s` the time from there to the
@@ -118,6 +118,7 @@ class ModelChunk:
     distribution: Mapping[str, float] | None = None
     routing: RoutingReport | None = None
     tokenized: TokenizedPrompt | None = None
+    vectors: tuple[bytes, ...] = ()
     queue_s: float = 0.0
     prefill_s: float = 0.0
 

@@ -113,7 +113,8 @@ class ChatOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Exactly one of the first three: a conversation, raw text, or token ids of the model that is addressed.
+    """Exactly one is given of a conversation, raw text, token ids of the model that is addressed, and
+    `inputs`: texts or token ids to embed, each for itself.
 
     `written` is the text of a last assistant message that the answer continues. `options` None: the request
     asks for nothing further.
@@ -124,6 +125,7 @@ class Prompt:
     ids: tuple[int, ...] | None = None
     written: str = ""
     options: ChatOptions | None = None
+    inputs: tuple[str | tuple[int, ...], ...] | None = None
 
     @property
     def media(self) -> Iterator[Media]:

@@ -168,6 +168,7 @@ class RouteTable(RoutingRules):
     name: str
     meta: ModelEntry
     experts: dict[str, ModelEntry] = Field(default_factory=dict)
+    embedders: dict[str, ModelEntry] = Field(default_factory=dict)  # models that only embed
     keys: tuple[ApiKey, ...] = ()
     limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
@@ -189,20 +190,30 @@ class RouteTable(RoutingRules):
         return experts
 
     def entry(self, name: str) -> ModelEntry:
-        return self.meta if name == META else self.experts[name]
+        return self.models[name]
 
     def gap_s(self, name: str) -> float:
         """How long the model may be silent between two tokens."""
         return self.entry(name).gap_s or self.deadlines.gap_s
 
     def addressed(self, model_id: str) -> str | None:
-        """The model that the id `{self.name}/MODEL` addresses; None if there is none."""
+        """The model that the id `{self.name}/MODEL` addresses; None if there is none. It writes answers."""
         name = model_id.removeprefix(f"{self.name}/")
         return name if name != model_id and (name == META or name in self.experts) else None
+
+    def embedder(self, model_id: str) -> str | None:
+        """The same for models that embed; `model_id` may be an alias."""
+        name = self.aliases.get(model_id, model_id).removeprefix(f"{self.name}/")
+        return name if name in self.embedders and model_id != name else None
 
     def app(self, name: str) -> str:
         """The application of a model. Models with the same one share its slots and its queue."""
         return self.entry(name).app
+
+    @cached_property
+    def models(self) -> dict[str, ModelEntry]:
+        """Everything that can be called: the meta, the experts and the embedders."""
+        return {META: self.meta, **self.experts, **self.embedders}
 
     @cached_property
     def keys_by_digest(self) -> dict[str, ApiKey]:
@@ -226,6 +237,7 @@ class RouteTable(RoutingRules):
 
     @property
     def model_ids(self) -> list[str]:
-        """Every model that a request may name: the generalist, the meta, each expert, and their aliases."""
-        ids = model_ids(self.name, (META, *self.experts))
+        """Every model that a request may name: the generalist, the meta, each expert and embedder, and
+        their aliases."""
+        ids = model_ids(self.name, (META, *self.experts, *self.embedders))
         return [*ids, *(alias for alias, model_id in self.aliases.items() if model_id in ids)]

@@ -1,4 +1,4 @@
-"""What a model can be asked besides an answer: the tokens of a prompt, and the text of tokens."""
+"""What a model can be asked besides an answer: the tokens of a prompt, the text of tokens, embeddings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ class Detokenize:
     """The text of the prompt's token ids."""
 
 
-Task = Tokenize | Detokenize
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """A vector for each of the prompt's `inputs`, of its first `dimensions` numbers, or all if None."""
+
+    dimensions: int | None = None
+
+
+Task = Tokenize | Detokenize | Embed
 
 
 @dataclass(frozen=True, slots=True)

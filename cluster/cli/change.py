@@ -136,6 +136,7 @@ def _block_of(config: ClusterConfig, name: str) -> tuple[str, ...]:
         expert: ("experts", expert) for expert in config.experts if expert in config.replicated_experts
     }
     blocks |= {pool: ("pools", pool) for pool in config.pools}
+    blocks |= {name: ("embeddings", name) for name in config.embeddings}
     if name not in blocks:
         raise typer.BadParameter(f"there is no '{name}'; use one of: {', '.join(blocks)}")
     return blocks[name]

@@ -44,7 +44,7 @@ def _env_keys(config: ClusterConfig) -> tuple[ApiKey, ...]:
 def _unknown_experts(config: ClusterConfig, keys: Iterable[ApiKey]) -> Iterator[str]:
     for key in keys:
         for expert in key.experts or ():
-            if expert not in config.entries:
+            if expert not in config.entries and expert not in config.embeddings:
                 yield (
                     f"http.keys_file: key '{key.name}' permits expert '{expert}', which does not exist; "
                     "revoke the key, correct its experts, or add the expert"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
@@ -20,30 +19,20 @@ from cluster.config.expert import (
 )
 from cluster.config.http import HttpConfig
 from cluster.config.kubernetes import KubernetesConfig
-from cluster.config.loaded_model import LoadedModelConfig, MetaConfig
+from cluster.config.loaded_model import EmbedderConfig, LoadedModelConfig, MetaConfig
 from cluster.config.pool import PoolConfig, pool_problems
 from cluster.config.replicated_model import ReplicatedConfig
-from cluster.config.router import RouterConfig
+from cluster.config.router import RouterConfig, TracingConfig
 from cluster.config.routing import RoutingConfig
 from cluster.errors import ConfigError
 from cluster.yaml_files.reader import read_yaml
 from experts.names import EXPERT_NAME
 from router.chain_rules import CHAIN_STOP
-from router.table import META, Tracing
+from router.table import META
 
 ROUTER = "router"
+NamedBlock = TypeVar("NamedBlock", bound=ReplicatedConfig)
 _NAMES: JsonDict = {"propertyNames": {"pattern": f"^(?:{EXPERT_NAME.pattern})$"}}
-
-
-class TracingConfig(Tracing, StrictConfig, title="tracing"):
-    """Traces of requests, for OpenTelemetry. Needs the extra `otel` on every node."""
-
-    @field_validator("endpoint")
-    @classmethod
-    def _holds_no_credentials(cls, endpoint: str) -> str:
-        if "@" in urlsplit(endpoint).netloc:  # the message must not show it
-            raise ValueError("holds credentials; leave them out, and set headers_env")
-        return endpoint
 
 
 class ClusterConfig(StrictConfig, title="cluster.yaml"):
@@ -64,6 +53,11 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
     pools: dict[str, PoolConfig] = Field(
         {},
         description="Models that serve several experts as LoRA adapters, by name.",
+        json_schema_extra=_NAMES,
+    )
+    embeddings: dict[str, EmbedderConfig] = Field(
+        {},
+        description="Models for `/v1/embeddings`, by name. Clients address them by name.",
         json_schema_extra=_NAMES,
     )
     routing: RoutingConfig = Field(
@@ -113,12 +107,15 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
     def models(self) -> dict[str, ReplicatedConfig]:
         """Every model with replicas of its own, by its dotted place in the file; the meta first."""
         experts = {f"experts.{name}": block for name, block in self.replicated_experts.items()}
-        return {"meta": self.meta, **experts, **{f"pools.{name}": pool for name, pool in self.pools.items()}}
+        pools = {f"pools.{name}": pool for name, pool in self.pools.items()}
+        embedders = {f"embeddings.{name}": block for name, block in self.embeddings.items()}
+        return {"meta": self.meta, **experts, **pools, **embedders}
 
     @property
-    def loaded_models(self) -> list[LoadedModelConfig]:
+    def loaded_models(self) -> list[LoadedModelConfig | EmbedderConfig]:
         """The models that replicas of this cluster load."""
-        return [self.meta, *self.local_experts.values(), *self.pools.values()]
+        writers = (self.meta, *self.local_experts.values(), *self.pools.values())
+        return [*writers, *self.embeddings.values()]
 
     @property
     def replicated_experts(self) -> dict[str, ReplicatedExpertConfig]:
@@ -165,16 +162,21 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
                 )
         return entries
 
-    @field_validator("pools")
+    @field_validator("pools", "embeddings")
     @classmethod
-    def _pool_names_are_valid(cls, pools: dict[str, PoolConfig]) -> dict[str, PoolConfig]:
-        for name in pools:
+    def _other_names_are_valid(cls, blocks: dict[str, NamedBlock]) -> dict[str, NamedBlock]:
+        for name in blocks:
             if name in (META, ROUTER) or not EXPERT_NAME.fullmatch(name):
                 raise ValueError(
-                    f"'{name}' is not a valid pool name; use up to 63 of a-z 0-9 . _ -, but not {META} or "
-                    f"{ROUTER}"
+                    f"'{name}' is not a valid name; use up to 63 of a-z 0-9 . _ -, but not {META} or {ROUTER}"
                 )
-        return {name: pools[name] for name in sorted(pools)}
+        return {name: blocks[name] for name in sorted(blocks)}
+
+    @model_validator(mode="after")
+    def _embedders_have_names_of_their_own(self) -> Self:
+        if duplicates := sorted(self.embeddings.keys() & {*self.pools, *self.entries}):
+            raise ValueError(f"embeddings.{duplicates[0]}: an expert or a pool has the same name; rename one")
+        return self
 
     @model_validator(mode="after")
     def _pools_fit_their_experts(self, info: ValidationInfo) -> Self:
@@ -197,7 +199,7 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
 
     @model_validator(mode="after")
     def _aliases_stand_for_models(self) -> Self:
-        for problem in self.http.alias_problems(self.name, self.experts):
+        for problem in self.http.alias_problems(self.name, (*self.experts, *self.embeddings)):
             raise ValueError(problem)
         return self
 

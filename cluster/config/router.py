@@ -1,16 +1,17 @@
-"""The `router` block of cluster.yaml: the replicas that take requests, and their limits."""
+"""The `router` and `tracing` blocks of cluster.yaml: the replicas that take requests, and their traces."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config.base import StrictConfig
 from cluster.config.replicated_model import AutoscalingConfig, ResourcesConfig
 from router.decision_log_rules import DecisionLogRules
-from router.table import Limits
+from router.table import Limits, Tracing
 
 # Open requests per replica that autoscaling aims at, unless half of `limits.max_requests` is less.
 TARGET_ONGOING_REQUESTS = 128.0
@@ -97,3 +98,14 @@ class RouterConfig(StrictConfig, title="router"):
                 "so a full router would not count as busy; lower it"
             )
         return self
+
+
+class TracingConfig(Tracing, StrictConfig, title="tracing"):
+    """Traces of requests, for OpenTelemetry. Needs the extra `otel` on every node."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _holds_no_credentials(cls, endpoint: str) -> str:
+        if "@" in urlsplit(endpoint).netloc:  # the message must not show it
+            raise ValueError("holds credentials; leave them out, and set headers_env")
+        return endpoint

@@ -12,7 +12,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.kubernetes import GIB, KubernetesConfig, WorkerPodsConfig
 from cluster.errors import ConfigError
 from cluster.kuberay.replica_shape import ReplicaShape
-from cluster.serve.app_names import META_APP, ROUTER_APP, expert_app, pool_app
+from cluster.serve.app_names import META_APP, ROUTER_APP, embedder_app, expert_app, pool_app
 from cluster.serve.replica_resources import ACCELERATOR_PREFIX
 from router.table import META
 
@@ -146,7 +146,7 @@ class WorkerGroup:
 
 
 def worker_groups(config: ClusterConfig, deploy: Mapping[str, Any]) -> list[WorkerGroup]:
-    """The groups for a deploy config: for the router, the meta, the pools, then the experts in file order.
+    """The groups for a deploy config: router, meta, pools, embedders, then the experts in file order.
 
     KubeRay adds a group at the end to the running cluster, but starts a new cluster for one in between. So an
     expert that is added at the end of cluster.yaml may need a group of its own.
@@ -181,6 +181,8 @@ def _members(config: ClusterConfig, deploy: Mapping[str, Any]) -> Iterator[Membe
     yield Member.of(META, apps[META_APP])
     for name in config.pools:
         yield Member.of(name, apps[pool_app(name)])
+    for name in config.embeddings:
+        yield Member.of(name, apps[embedder_app(name)])
     for name in config.experts:
         if name in config.replicated_experts:
             yield Member.of(name, apps[expert_app(name)])

@@ -6,6 +6,7 @@ META_APP = "meta"
 ROUTER_APP = "router"
 _EXPERT = "expert-"
 _POOL = "pool-"
+_EMBEDDER = "embedder-"
 
 
 def expert_app(name: str) -> str:
@@ -14,6 +15,10 @@ def expert_app(name: str) -> str:
 
 def pool_app(name: str) -> str:
     return f"{_POOL}{name}"
+
+
+def embedder_app(name: str) -> str:
+    return f"{_EMBEDDER}{name}"
 
 
 def pool_of(app: str) -> str | None:

@@ -10,10 +10,10 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.engine import VllmEngineConfig
 from cluster.config.expert import AdapterExpertConfig, RemoteExpertConfig, ReplicatedExpertConfig
 from cluster.config.expert_tokens import inline_shadows, inline_tokens
-from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.loaded_model import EmbedderConfig, LoadedModelConfig
 from cluster.config.replicated_model import AutoscalingConfig, HealthConfig, ReplicatedConfig, ResourcesConfig
 from cluster.errors import ConfigError
-from cluster.serve.app_names import META_APP, ROUTER_APP, expert_app, pool_app
+from cluster.serve.app_names import META_APP, ROUTER_APP, embedder_app, expert_app, pool_app
 from cluster.serve.deploy_schema import check_deploy_config
 from cluster.serve.replica_resources import resource_options
 from cluster.serve.route_table import reads_media, require_pillow, route_table
@@ -33,7 +33,7 @@ MIN_QUEUE_FACTOR = 4  # queued calls per running call of a model, at least
 
 
 def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict[str, Any]:
-    """One application for each model, for each pool and for the router. Equal input gives equal output.
+    """One application for each model, each pool and the router. Equal input gives equal output.
 
     Args:
         table_version: the number of the route table and of the meta's tokens.
@@ -46,6 +46,7 @@ def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict
     require_pillow(config)
     experts = [_expert_app(config, name, block) for name, block in config.replicated_experts.items()]
     pools = [_pool_app(config, name) for name in config.pools]
+    embedders = [_embedder_app(config, *item) for item in config.embeddings.items()]
     deploy = {
         # A proxy on every node that has replicas, unless only this machine may send requests.
         "proxy_location": "HeadOnly" if is_loopback(config.http.host) else "EveryNode",
@@ -53,6 +54,7 @@ def build_serve_config(config: ClusterConfig, *, table_version: int = 1) -> dict
         "applications": [
             *experts,
             *pools,
+            *embedders,
             _meta_app(config, table_version),
             _router_app(config, table_version),
         ],
@@ -82,6 +84,18 @@ def _pool_app(config: ClusterConfig, name: str) -> dict[str, Any]:
     return _app(config, pool_app(name), block, _loaded(name, block), {"adapters": _adapters(config, name)})
 
 
+def _embedder_app(config: ClusterConfig, name: str, block: EmbedderConfig) -> dict[str, Any]:
+    built = {
+        "import_path": "deployments.apps:build_embedder",
+        "args": {
+            "name": name,
+            "model": _source(block),
+            "engine": block.engine.model_dump(mode="json", exclude_none=True),
+        },
+    }
+    return _app(config, embedder_app(name), block, built, {})
+
+
 def _adapters(config: ClusterConfig, pool: str) -> dict[str, Any]:
     return {
         name: _adapter(config, name, block)
@@ -109,10 +123,14 @@ def _loaded(name: str, block: LoadedModelConfig) -> dict[str, Any]:
         "import_path": "deployments.apps:build_model",
         "args": {
             "name": name,
-            "model": block.model.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+            "model": _source(block),
             "engine": _engine(block),
         },
     }
+
+
+def _source(block: LoadedModelConfig | EmbedderConfig) -> dict[str, Any]:
+    return block.model.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
 
 
 def _engine(block: LoadedModelConfig) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from ray.serve.schema import (
 )
 
 from cluster.errors import ConfigError
-from deployments.apps import ModelArgs, RemoteArgs, RouterArgs
+from deployments.apps import EmbedderArgs, ModelArgs, RemoteArgs, RouterArgs
 from deployments.model import ModelSettings
 from router.table import RouteTable
 
 BUILDER_ARGS: Mapping[str, type[BaseModel]] = {
     "deployments.apps:build_model": ModelArgs,
+    "deployments.apps:build_embedder": EmbedderArgs,
     "deployments.apps:build_remote": RemoteArgs,
     "deployments.apps:build_router": RouterArgs,
 }

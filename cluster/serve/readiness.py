@@ -55,14 +55,14 @@ class ReadinessCheck:
             return False
         if not response.is_success or health.table_version != self._table["table_version"]:
             return False
-        if not self._all_answer(health.experts):
+        if not self._all_answer({**health.experts, **health.embedders}):
             return False
         models = self._get("/v1/models")
         # A router that requires a key is ready; the person who applies may have none.
         return models is not None and (models.is_success or models.status_code == httpx.codes.UNAUTHORIZED)
 
     def _all_answer(self, states: Mapping[str, str]) -> bool:
-        entries = self._table["experts"]
+        entries = {**self._table["experts"], **self._table.get("embedders", {})}
         answering = {name for name in entries if states.get(name) in AVAILABLE}
         for label in sorted({_label(name, entries[name]) for name in answering} | {META_APP}):
             self._report(label)
@@ -139,6 +139,7 @@ class AdapterCheck:
 class _Health(BaseModel):
     table_version: int | None = None
     experts: dict[str, str] = {}
+    embedders: dict[str, str] = {}
 
 
 class _Stats(BaseModel):

@@ -10,7 +10,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig, modalities_of
 from cluster.config.replicated_model import ReplicatedConfig
 from cluster.errors import ConfigError
-from cluster.serve.app_names import META_APP, expert_app, pool_app
+from cluster.serve.app_names import META_APP, embedder_app, expert_app, pool_app
 from cluster.serve.telemetry import tracing_settings
 from router.table import META
 
@@ -30,6 +30,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
             }
             for name, block in sorted(config.experts.items())
         },
+        **_embedders(config),
         **({"shadows": list(config.shadows)} if config.shadows else {}),
         **({"aliases": config.http.aliases} if config.http.aliases else {}),
         **_decision_log(config),
@@ -64,6 +65,15 @@ def require_pillow(config: ClusterConfig) -> None:
 def _decision_log(config: ClusterConfig) -> dict[str, Any]:
     log = config.router.decision_log
     return {} if log is None else {"decision_log": log.model_dump(mode="json")}
+
+
+def _embedders(config: ClusterConfig) -> dict[str, Any]:
+    # No other model can take the place of one.
+    entries = {
+        name: {"on_unavailable": "wait", **_entry(embedder_app(name), block)}
+        for name, block in config.embeddings.items()
+    }
+    return {"embedders": entries} if entries else {}
 
 
 def _expert_entry(config: ClusterConfig, name: str, block: AnyServingExpertConfig) -> dict[str, Any]:

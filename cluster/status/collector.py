@@ -107,7 +107,7 @@ def _model_names(details: ServeDetails) -> dict[str, list[str]]:
     for table in versioned_configs(details.deployed.values()).values():
         if "experts" in table:
             names = {table["meta"]["app"]: [META]}
-            for name, entry in table["experts"].items():
+            for name, entry in {**table["experts"], **table.get("embedders", {})}.items():
                 names.setdefault(entry["app"], []).append(name)
             return names
     return {}

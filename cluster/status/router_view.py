@@ -44,7 +44,9 @@ def fetch_router_view(url: str) -> RouterView:
         return RouterView(note=f"no router answers at {url} ({str(error) or type(error).__name__})")
     notes: list[str] = []
     found, loads = _parse(_Health, health, notes), _parse(_Stats, stats, notes)
-    states = {META: META_STATES.get(found.status, "masked"), **found.experts} if found else {}
+    states = (
+        {META: META_STATES.get(found.status, "masked"), **found.experts, **found.embedders} if found else {}
+    )
     return RouterView(states, loads.models if loads else {}, "; ".join(notes))
 
 
@@ -99,6 +101,7 @@ def _parse(kind: type[T], response: httpx.Response, notes: list[str]) -> T | Non
 class _Health(BaseModel):
     status: str
     experts: dict[str, str]
+    embedders: dict[str, str] = {}
 
 
 class _Stats(BaseModel):

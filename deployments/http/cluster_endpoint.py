@@ -16,7 +16,7 @@ from router.availability import ModelState
 from router.decisions.last_hour import LastHour
 from router.dialects.openapi import DocumentedApp
 from router.load_report import ModelLoad
-from router.table import META, RouteTable
+from router.table import RouteTable
 
 PATH = "/cluster"
 
@@ -71,7 +71,7 @@ class ClusterEndpoint:
         loads, reports = await asyncio.gather(gateway.load(), self._reports.by_app())
         queues = gateway.admission.load()
         views = {}
-        for name in (META, *table.experts):
+        for name in table.models:
             load, report = loads.get(name), reports.get(table.app(name))
             views[name] = {
                 "state": gateway.state(name),

@@ -11,7 +11,6 @@ from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet, replic
 from router.api.gateway import Gateway
 from router.availability import ModelState
 from router.errors import RouterError
-from router.table import META
 
 PERIOD_S = 5.0  # Ray forgets a gauge that is not set within two of its exports, ten seconds each
 ANSWERS = {ModelState.READY, ModelState.ASLEEP, ModelState.WAKING}
@@ -61,7 +60,7 @@ def state_of(
 ) -> Iterator[tuple[Series, float]]:
     """The present value of each series. `replicas` gives those of an application."""
     table = gateway.table
-    for name, entry in {META: table.meta, **table.experts}.items():
+    for name, entry in table.models.items():
         yield ("etr_model_up", (name,)), float(gateway.state(name) in ANSWERS)
         yield from _replicas(name, replicas(entry.app).for_adapter(entry.adapter))
     yield from _queues(gateway)

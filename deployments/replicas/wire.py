@@ -26,6 +26,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         messages=None if messages is None else tuple(map(_to_openai, messages)),
         text=request.prompt.text,
         ids=request.prompt.ids,
+        inputs=request.prompt.inputs,
         written=request.prompt.written + request.written,
         resumed=None if resumed is None else asked.Resumed(resumed.text, resumed.ids, resumed.tokenizer),
         position=request.position,
@@ -68,6 +69,7 @@ def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
         distribution=chunk.distribution,
         routing=None if chunk.routing is None else _to_report(chunk.routing),
         tokenized=None if chunk.tokenized is None else tasks.TokenizedPrompt(**_fields(chunk.tokenized)),
+        vectors=chunk.vectors,
         queue_s=chunk.queue_s,
         prefill_s=chunk.prefill_s,
     )
@@ -116,6 +118,8 @@ def _to_engine_task(task: tasks.Task) -> engine_tasks.Task:
             return engine_tasks.Tokenize(**_fields(task))
         case tasks.Detokenize():
             return engine_tasks.Detokenize()
+        case tasks.Embed():
+            return engine_tasks.Embed(**_fields(task))
 
 
 def _fields(options: Any) -> dict[str, Any]:

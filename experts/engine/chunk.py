@@ -92,6 +92,7 @@ class EngineChunk:
         distribution: Probability of each allowed expert. Answer to a probe only.
         routing: What there is to report of the meta's decisions; None: nothing.
         tokenized: Result of the task `Tokenize`.
+        vectors: Result of the task `Embed`: the numbers of each input, as 32-bit floats, little-endian.
         queue_s: Time from the request until the prefill began. First chunk only.
         prefill_s: Time from there to the first token. First chunk only.
     """
@@ -111,6 +112,7 @@ class EngineChunk:
     distribution: Mapping[str, float] | None = None
     routing: RoutingReport | None = None
     tokenized: TokenizedPrompt | None = None
+    vectors: tuple[bytes, ...] = ()
     queue_s: float = 0.0
     prefill_s: float = 0.0
 

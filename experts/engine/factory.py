@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experts.engine.base import Engine
-from experts.engine.config import EngineConfig, ModelSource, VllmConfig
+from experts.engine.config import EmbeddingConfig, EngineConfig, ModelSource, VllmConfig
 from experts.engine.library_imports import library_imports
 from experts.errors import ModelLoadError
 
@@ -27,6 +27,14 @@ def make_engine(model: ModelSource, config: EngineConfig) -> Engine:
         trust_remote_code=model.trust_remote_code,
         adapter=model.adapter,
     )
+
+
+def make_embedding_engine(model: ModelSource, config: EmbeddingConfig) -> Engine:
+    """The same for a model that only embeds. Raises ModelLoadError."""
+    with library_imports():
+        from experts.engine.embedding.engine import EmbeddingEngine
+
+    return EmbeddingEngine(model, config)
 
 
 def _make_vllm_engine(model: ModelSource, config: VllmConfig) -> Engine:

@@ -114,9 +114,10 @@ class EngineRequest:
         request_id: For logs; two requests may have the same id.
         messages: A conversation of `{"role": …, "content": …}`; an assistant message may have OpenAI's
             `tool_calls` and a `reasoning`, a tool message its `tool_call_id`. Exactly one of `messages`,
-            `text` and `ids` is given.
+            `text`, `ids` and `inputs` is given.
         text: A raw prompt.
         ids: A raw prompt as token ids.
+        inputs: Texts or token ids to embed, each for itself.
         written: Text that already stands in the open assistant turn, or after the raw prompt.
         resumed: What follows `written`, if this model's replica was lost in the middle of the answer.
         position: Number of tokens in `written` and `resumed`. Seeded sampling of token number p depends only
@@ -147,6 +148,7 @@ class EngineRequest:
     messages: tuple[Mapping[str, Any], ...] | None = None
     text: str | None = None
     ids: tuple[int, ...] | None = None
+    inputs: tuple[str | tuple[int, ...], ...] | None = None
     written: str = ""
     resumed: Resumed | None = None
     position: int = 0

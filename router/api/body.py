@@ -101,7 +101,8 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 def _to_invalid_request(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     # Pydantic marks an error about a key of an object by a further "[key]".
-    path = [str(part) for part in first["loc"] if part != "[key]"]
+    # Not the tags of the forms that a field may have, such as `<texts>`.
+    path = [str(part) for part in first["loc"] if part != "[key]" and not str(part).startswith("<")]
     param = ".".join(path)[:MAX_PARAM_LENGTH] or None
     code = first["type"] if first["type"] == "unsupported_parameter" else None
     return InvalidRequest(f"{param}: {first['msg']}" if param else first["msg"], param, code)

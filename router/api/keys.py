@@ -47,19 +47,20 @@ def find_key(keys: Mapping[str, ApiKey], digest: str | None) -> ApiKey | None:
 
 
 def permitted(table: RouteTable, key: ApiKey | None) -> RouteTable:
-    """The route table with only the experts that `key` may reach.
+    """The route table with only the experts and embedders that `key` may reach.
 
-    Everything that is decoded, listed or looked up for a request uses this table, so other experts do not
-    exist for it. Every key may use the generalist and the meta.
+    Everything that is decoded, listed or looked up for a request uses this table, so the others do not exist
+    for it. Every key may use the generalist and the meta.
     """
     if key is None or key.experts is None:
         return table
     reachable = frozenset(key.experts)
-    if table.experts.keys() <= reachable and reachable.issuperset(table.shadows):
+    if {*table.experts, *table.embedders} <= reachable and reachable.issuperset(table.shadows):
         return table
     experts = {name: entry for name, entry in table.experts.items() if name in reachable}
+    embedders = {name: entry for name, entry in table.embedders.items() if name in reachable}
     shadows = tuple(name for name in table.shadows if name in reachable)
-    return table.model_copy(update={"experts": experts, "shadows": shadows})
+    return table.model_copy(update={"experts": experts, "embedders": embedders, "shadows": shadows})
 
 
 def digest_of(key: str) -> str:

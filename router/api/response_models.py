@@ -80,6 +80,7 @@ class HealthResponse(ResponseModel):
     status: Literal["ok", "unavailable", "failed"]
     table_version: int
     experts: dict[str, ModelState]
+    embedders: dict[str, ModelState] | SkipJsonSchema[None] = None
     error: ErrorObject | SkipJsonSchema[None] = None
 
 

@@ -53,7 +53,7 @@ class StatusEndpoints:
 
     def _model(self, table: RouteTable, model_id: str) -> dict[str, Any]:
         whole = table.aliases.get(model_id, model_id)
-        name = table.addressed(whole) or META
+        name = table.addressed(whole) or table.embedder(whole) or META
         names = [whole, *(alias for alias, stands_for in table.aliases.items() if stands_for == whole)]
         readers = (META, *table.experts) if whole == table.name else (name,)
         read = {modality for reader in readers for modality in table.entry(reader).modalities}
@@ -72,7 +72,9 @@ class StatusEndpoints:
         """Check whether the router can answer."""
         table = self._gateway.table
         experts = {name: self._gateway.state(name) for name in table.experts}
-        states = {"table_version": table.table_version, "experts": experts}
+        states: dict[str, Any] = {"table_version": table.table_version, "experts": experts}
+        if table.embedders:
+            states["embedders"] = {name: self._gateway.state(name) for name in table.embedders}
         meta = self._gateway.state(META)
         if meta is ModelState.READY:
             return json_response({"status": "ok", **states})
@@ -84,7 +86,8 @@ class StatusEndpoints:
     async def stats(self, request: Request) -> Response:
         """Show how busy the models are."""
         table, loads = permitted_table(self._gateway, request), await self._gateway.load()
-        known = {name: load for name, load in loads.items() if name == META or name in table.experts}
+        names = {META, *table.experts, *table.embedders}
+        known = {name: load for name, load in loads.items() if name in names}
         models = {name: None if load is None else asdict(load) for name, load in known.items()}
         by_app = self._gateway.admission.load()
         queues = {name: by_app[app] for name in known if (app := table.app(name)) in by_app}

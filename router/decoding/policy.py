@@ -81,6 +81,10 @@ def resolve(table: RouteTable, model: str | None, routing: Routing) -> Target:
             )
         return Target(routing.force or META, routed=routing.force is None)
     writer = table.addressed(name)
+    if table.embedder(name) is not None:
+        raise InvalidRequest(
+            f"model '{model}' has embeddings and writes no answers; send it to /v1/embeddings", "model"
+        )
     if writer is None:
         known = ", ".join(table.model_ids)
         raise UnknownModel(f"model '{model}' does not exist; available: {known}", "model")

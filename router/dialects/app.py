@@ -39,9 +39,10 @@ from router.api.response_models import (
     VersionResponse,
 )
 from router.api.status import MAX_QUOTED, StatusEndpoints
+from router.api.tasks.embedding_request import EmbeddingsRequest
 from router.api.tasks.endpoints import TaskEndpoints
 from router.api.tasks.requests import DetokenizeRequest, TokenizeRequest
-from router.api.tasks.response_models import DetokenizedText, TokenizedText
+from router.api.tasks.response_models import DetokenizedText, EmbeddingList, TokenizedText
 from router.dialects.messages.endpoints import MessageEndpoints
 from router.dialects.messages.errors import MESSAGES
 from router.dialects.messages.request import CountTokensRequest, MessagesRequest
@@ -121,6 +122,7 @@ def _add_messages(app: DocumentedApp, endpoints: MessageEndpoints) -> None:
 def _add_tasks(app: DocumentedApp, endpoints: TaskEndpoints) -> None:
     app.add("/tokenize", endpoints.tokenize, TokenizedText, TokenizeRequest)
     app.add("/detokenize", endpoints.detokenize, DetokenizedText, DetokenizeRequest)
+    app.add("/v1/embeddings", endpoints.embed, EmbeddingList, EmbeddingsRequest)
 
 
 def _add_status(app: DocumentedApp, status: StatusEndpoints) -> None:

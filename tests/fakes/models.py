@@ -181,7 +181,7 @@ class FakeGateway:
             return ModelState.READY if self.meta_ready else ModelState.MASKED
         if name in self.ready:
             return ModelState.READY
-        return ModelState.ASLEEP if self.table.experts[name].scales_to_zero else ModelState.MASKED
+        return ModelState.ASLEEP if self.table.entry(name).scales_to_zero else ModelState.MASKED
 
     def wake(self, name: str) -> None:
         self.ready = {*self.ready, name}

@@ -6,12 +6,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from experts.engine.config.embedding import EmbeddingConfig
 from experts.engine.config.model_source import ModelSource
 from experts.engine.config.openai import OpenAIConfig
 from experts.engine.config.transformers import TransformersConfig
 from experts.engine.config.vllm import VllmConfig
 
 __all__ = [
+    "EmbeddingConfig",
     "EngineConfig",
     "ModelSource",
     "OpenAIConfig",

@@ -94,7 +94,7 @@ class TransformersEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         if request.task is not None:
-            yield await asyncio.to_thread(perform, self._tokenizer, request, request.task)
+            yield await asyncio.to_thread(perform, self._tokenizer, request)
             return
         received_s = time.perf_counter()
         with (

@@ -19,6 +19,7 @@ from experts.errors import ExpertsError, RemoteMisconfigured, RemoteUnavailable
 
 CHAT = "/chat/completions"
 COMPLETIONS = "/completions"
+EMBEDDINGS = "/embeddings"
 TOKENIZE, DETOKENIZE = ROOT_PATHS = ("/tokenize", "/detokenize")  # of vLLM, which has them beside `/v1`
 
 FIRST_RETRY_DELAY_S = 0.2

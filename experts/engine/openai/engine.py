@@ -73,7 +73,7 @@ class OpenAIEngine:
         try:
             if request.task is not None:
                 async with self._slots:
-                    yield await self._tasks.perform(request, request.task)
+                    yield await self._tasks.perform(request)
                 return
             path, body = await self._to_http(request)
             async with self._slots:

@@ -10,8 +10,8 @@ from experts.engine.openai.client import DETOKENIZE, TOKENIZE, RemoteClient
 from experts.engine.openai.continuation_probe import open_turn
 from experts.engine.openai.request_body import chat_fields, openai_messages
 from experts.engine.request import EngineRequest
-from experts.engine.tasks import Detokenize, Task, Tokenize, TokenizedPrompt
-from experts.errors import RemoteMisconfigured
+from experts.engine.tasks import Detokenize, Embed, Tokenize, TokenizedPrompt
+from experts.errors import InvalidCall, RemoteMisconfigured
 
 T = TypeVar("T")
 
@@ -24,20 +24,22 @@ class RemoteTasks:
         self._config = config
         self._client = client
 
-    async def perform(self, request: EngineRequest, task: Task) -> EngineChunk:
-        """The result of `task`, that of the request.
+    async def perform(self, request: EngineRequest) -> EngineChunk:
+        """The result of the request's task.
 
         Raises:
             InvalidCall: the server refuses the request, or knows no such task.
             RemoteFault: the server cannot be used, at all or at present.
         """
-        match task:
-            case Tokenize():
+        match request.task:
+            case Tokenize() as task:
                 reply = await self._post(TOKENIZE, _tokenize_fields(request, task), request)
                 return EngineChunk(tokenized=self._tokenized(reply, task), finish=FinishReason.STOP)
             case Detokenize():
                 reply = await self._post(DETOKENIZE, {"tokens": list(request.ids or ())}, request)
                 return EngineChunk(text=self._typed(reply.get("prompt"), str), finish=FinishReason.STOP)
+            case Embed() | None:
+                raise InvalidCall("unsupported_task", "model", f"{self._name} has no embeddings")
 
     async def _post(self, path: str, fields: dict[str, Any], request: EngineRequest) -> dict[str, Any]:
         body = {"model": self._config.model, **fields}

@@ -93,7 +93,7 @@ class VllmEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         if request.task is not None:
-            yield await asyncio.to_thread(perform, self._tokenizer, request, request.task)
+            yield await asyncio.to_thread(perform, self._tokenizer, request)
             return
         with (
             self._adapters.using(request.adapter) as adapter,

@@ -23,6 +23,7 @@ class Endpoint(StrEnum):
     COUNT_TOKENS = "/v1/messages/count_tokens"
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
+    EMBEDDINGS = "/v1/embeddings"
 
 
 BOTH = (Endpoint.CHAT, Endpoint.TEXT)

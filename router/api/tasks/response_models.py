@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from router.api.completion_models import ResponseModel
 
 
@@ -16,3 +18,25 @@ class TokenizedText(ResponseModel):
 
 class DetokenizedText(ResponseModel):
     prompt: str
+
+
+class Embedding(ResponseModel):
+    """`embedding` is a list of numbers, or with `base64` their 32-bit floats."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(ResponseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(ResponseModel):
+    """A vector for each input, in their order."""
+
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage

@@ -98,8 +98,8 @@ def test_a_problem_with_a_pool_names_the_field_and_the_remedy(
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("router", "pools: 'router' is not a valid pool name"),
-        ("Base", "pools: 'Base' is not a valid pool name"),
+        ("router", "pools: 'router' is not a valid name"),
+        ("Base", "pools: 'Base' is not a valid name"),
         ("roman", "pools.roman: an expert has the same name; rename one"),
     ],
 )

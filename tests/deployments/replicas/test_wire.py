@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import pytest
+
 from deployments.replicas.wire import to_engine_request, to_model_chunk
 from experts.engine import chunk as engine
 from experts.engine import request as asked
@@ -42,7 +44,7 @@ CHAT = prompt.ChatOptions(
 )
 REQUEST = ModelRequest(
     request_id="r",
-    prompt=prompt.Prompt((prompt.Message("user", "q"),), "t", (1,), "begun ", CHAT),
+    prompt=prompt.Prompt((prompt.Message("user", "q"),), "t", (1,), "begun ", CHAT, ("input", (2,))),
     sampling=sampling.Sampling(temperature=0.5, top_p=0.5, top_k=5, seed=5, options=SAMPLING),
     max_tokens=5,
     written="w",
@@ -91,6 +93,7 @@ def test_both_sides_have_the_same_fields():
         (routing_report.ShadowWin, report.ShadowWin),
         (routing_report.RoutingReport, report.RoutingReport),
         (tasks.Tokenize, engine_tasks.Tokenize),
+        (tasks.Embed, engine_tasks.Embed),
         (tasks.TokenizedPrompt, engine_tasks.TokenizedPrompt),
     ):
         assert names(router_kind) == names(engine_kind)
@@ -112,9 +115,15 @@ def test_no_field_of_a_request_is_forgotten_on_its_way_to_the_engine():
     assert sent.task == engine_tasks.Tokenize(add_special_tokens=False, with_texts=True)
 
 
-def test_a_task_without_options_arrives():
-    sent = to_engine_request(ModelRequest("r", prompt.Prompt(), task=tasks.Detokenize()))
-    assert sent.task == engine_tasks.Detokenize()
+@pytest.mark.parametrize(
+    ("asked_for", "performed"),
+    [
+        (tasks.Detokenize(), engine_tasks.Detokenize()),
+        (tasks.Embed(8), engine_tasks.Embed(8)),
+    ],
+)
+def test_every_task_arrives(asked_for: tasks.Task, performed: engine_tasks.Task):
+    assert to_engine_request(ModelRequest("r", prompt.Prompt(), task=asked_for)).task == performed
 
 
 def test_no_option_of_a_request_is_forgotten():
@@ -196,6 +205,7 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
             report.Candidates(-0.5, (("law", -1.5),)), (report.ShadowWin("law-v2", "law", 0.5, 3),)
         ),
         tokenized=engine_tasks.TokenizedPrompt((1,), ("t",), 512),
+        vectors=(b"1234",),
         queue_s=0.25,
         prefill_s=0.125,
     )
