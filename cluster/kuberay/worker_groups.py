@@ -181,8 +181,7 @@ def _members(config: ClusterConfig, deploy: Mapping[str, Any]) -> Iterator[Membe
     yield Member.of(META, apps[META_APP])
     for name in config.pools:
         yield Member.of(name, apps[pool_app(name)])
-    for name in config.embeddings:
-        yield Member.of(name, apps[embedder_app(name)])
+    yield from (Member.of(name, apps[embedder_app(name)]) for name in config.embeddings)
     for name in config.experts:
         if name in config.replicated_experts:
             yield Member.of(name, apps[expert_app(name)])

@@ -200,9 +200,8 @@ class Decoder:
 
     def _begin(self, generation: GenerationRequest, transcript: Transcript) -> GenerationState:
         table, target = self._table, generation.target
-        blocked = self._quarantine.blocked(
-            chain((table.meta.app, table.app(target.writer)), table.expert_apps), generation.prompt
-        )
+        apps = chain((table.meta.app, table.app(target.writer)), table.expert_apps)
+        blocked = self._quarantine.blocked(apps, generation.prompt)
         if table.app(target.writer) in blocked:
             raise poison_error(target.writer)
         masked = {name for name in table.experts if table.app(name) in blocked} if blocked else set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import socket
+import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from router.load_report import ModelLoad
 from router.model_port import Finish, ModelChunk, ModelRequest, Models
 from router.prompt import Prompt
 from router.table import META, ModelEntry, RouteTable
-from router.tasks import Tokenize, TokenizedPrompt
+from router.tasks import Embed, Tokenize, TokenizedPrompt
 from router.tracing import NoTracer, Tracer
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ GENERATION = GenerationRequest("r", Prompt(text="q"), Target("meta", routed=True
 DIRECT = replace(GENERATION, target=Target("chem", routed=False))
 STOP = ModelChunk(finish=Finish.STOP)
 GONE = ModelUnavailable("gone")
+VECTOR = (0.5, -0.25)  # of every embedding
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ class FakeModel:
 
 
 def performs(ask: ModelRequest) -> list[Item]:
-    """The result of a task: two tokens, or the text of tokens."""
+    """The result of a task: two tokens, the text of tokens, or a vector for each input."""
+    if isinstance(ask.task, Embed):
+        vectors = (struct.pack("<2f", *VECTOR),) * len(ask.prompt.inputs or ())
+        return [ModelChunk(vectors=vectors, num_prompt_tokens=7, finish=Finish.STOP)]
     if not isinstance(ask.task, Tokenize):
         return [ModelChunk(f"text of {ask.prompt.ids}", finish=Finish.STOP)]
     texts = ("He", "llo") if ask.task.with_texts else None

@@ -40,7 +40,8 @@ class EmbeddingConfig(FrozenConfig):
         "auto", description="Number format of the weights; `auto` is the checkpoint's own."
     )
     device: str = Field(
-        "auto", description="Where the weights go: `auto` (a GPU if the replica has one), `cpu`, `cuda:0`, …"
+        "auto",
+        description="Where the weights go: `auto` (a GPU if the replica has one), or as torch names it.",
     )
     max_model_len: int | None = Field(
         None, ge=1, description="Tokens that an input may have. By default as many as the model takes."

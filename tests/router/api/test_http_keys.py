@@ -28,7 +28,7 @@ from router.decoding.generation import GenerationRequest
 from router.dialects.app import build_app
 from router.errors import ModelUnavailable
 from router.model_port import Finish, ModelChunk, ModelRequest
-from router.table import Limits, RouteTable
+from router.table import Limits, ModelEntry, RouteTable
 from tests.fakes.models import (
     FakeGateway,
     FakeModel,
@@ -99,6 +99,7 @@ BODIES: dict[str, Any] = {
     "/v1/responses": {"input": HELLO},
     "/v1/responses/input_tokens": {"input": HELLO},
     "/tokenize": {"messages": HELLO},
+    "/v1/embeddings": {"model": "generalist/small", "input": "a"},
     "/detokenize": {"tokens": [5]},
 }
 
@@ -108,7 +109,9 @@ async def test_every_path_but_the_health_probe_needs_a_key(
     client: httpx.AsyncClient, gateway: FakeGateway, method: str, path: str
 ):
     is_probe = path in (ROUTE, "/v1/messages/count_tokens", "/v1/responses/input_tokens")
-    gateway.models = models(meta=distributes(roman=0.6) if is_probe else writes("IX"))
+    gateway.models = models(meta=distributes(roman=0.6) if is_probe else writes("IX"), small=writes())
+    change(gateway, embedders={"small": ModelEntry(app="small")})
+    gateway.ready = ("roman", "morse", "small")
     body = BODIES.get(path, {"messages": HELLO, "prompt": "9 is"}) if method == "POST" else None
     for headers in ({}, bearer("wrong-key-0123456789"), {"authorization": f"Basic {ALL}"}):
         response = await client.request(method, path, json=body, headers=headers)

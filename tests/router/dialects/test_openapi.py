@@ -29,7 +29,7 @@ HELLO = [{"role": "user", "content": "What is 9 in roman numerals?"}]
 CHAT, TEXT, ROUTE = "/v1/chat/completions", "/v1/completions", "/v1/route"
 MESSAGES, COUNT, RESPONSES = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
 INPUT_TOKENS = "/v1/responses/input_tokens"
-TASKS = ("/tokenize", "/detokenize")
+TASKS = ("/tokenize", "/detokenize", "/v1/embeddings")
 POSTS = (CHAT, TEXT, ROUTE, "/v1/feedback", RESPONSES, INPUT_TOKENS, MESSAGES, COUNT, *TASKS)
 KINDS: dict[str, type[AnswerRequest]] = {"ChatRequest": ChatRequest, "CompletionRequest": CompletionRequest}
 

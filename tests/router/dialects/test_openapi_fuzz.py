@@ -39,6 +39,7 @@ ASKING = (
     "/v1/messages/count_tokens",
     "/tokenize",
     "/detokenize",
+    "/v1/embeddings",
 )
 # JSON Schema cannot express conditions on two fields, or on the text in one.
 BEYOND_SCHEMA = (

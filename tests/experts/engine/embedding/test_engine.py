@@ -129,7 +129,7 @@ async def test_requests_share_batches_by_turns_and_each_gets_its_own_vectors(
         steps.append(len(rows))
         return embed(rows)
 
-    engine._model.embed = counted  # type: ignore[method-assign]
+    engine._model.embed = counted  # type: ignore[method-assign, assignment]
     long, short = await asyncio.gather(ask(engine, (IDS[0],) * 40, Embed()), ask(engine, (IDS[1],), Embed()))
     assert len(long.vectors) == 40
     assert len(steps) < 15
@@ -186,7 +186,7 @@ async def test_a_failed_step_fails_its_requests_alone(engine: EmbeddingEngine):
         engine._model.embed = embed  # type: ignore[method-assign]
         raise RuntimeError("no memory")
 
-    engine._model.embed = fail  # type: ignore[method-assign]
+    engine._model.embed = fail  # type: ignore[method-assign, assignment]
     with pytest.raises(RuntimeError, match="no memory"):
         await ask(engine, (IDS[0],) * 40, Embed())
     assert len((await ask(engine, TEXTS, Embed())).vectors) == 3

@@ -15,28 +15,19 @@ from router.api.tasks.embedding_fields import HONOURED
 from router.api.tasks.embedding_request import EmbeddingsRequest
 from router.dialects.app import build_app
 from router.errors import InvalidRequest, ModelDied
-from router.model_port import Finish, ModelChunk, ModelRequest
+from router.model_port import ModelRequest
 from router.prompt import Prompt
 from router.table import ModelEntry
 from router.tasks import Embed
-from tests.fakes.models import FakeGateway, FakeModel, Item, models, writes
+from tests.fakes.models import VECTOR, FakeGateway, FakeModel, Item, models, performs, writes
 from tests.router.api.test_http_keys import ALICE, ALL, BOB, SOME, bearer, change
 
 EMBEDDINGS, NAME = "/v1/embeddings", "generalist/small"
-VECTOR = (0.5, -0.25)
-
-
-def embeds(ask: ModelRequest) -> list[Item]:
-    vectors = (struct.pack("<2f", *VECTOR),) * len(ask.prompt.inputs or ())
-    return [ModelChunk(vectors=vectors, num_prompt_tokens=7, finish=Finish.STOP)]
 
 
 @pytest.fixture
 def gateway() -> FakeGateway:
     gateway = FakeGateway(models(meta=writes("x"), roman=writes("x"), small=writes("x")))
-    model = gateway.models["small"]
-    assert isinstance(model, FakeModel)
-    model.tasks = embeds
     experts = {name: entry for name, entry in gateway.table.experts.items() if name != "small"}
     gateway.ready = ("roman", "morse", "small")
     change(gateway, experts=experts, embedders={"small": ModelEntry(app="small", on_unavailable="wait")})
@@ -78,7 +69,8 @@ async def test_every_form_of_input_gets_a_vector_for_each(
 
 
 async def test_the_official_sdk_reads_the_vectors_and_base64_holds_their_bytes(client: httpx.AsyncClient):
-    sdk = AsyncOpenAI(base_url="http://router/v1", api_key="x", http_client=client)
+    # The SDK is typed for a fork of httpx with the same interface.
+    sdk = AsyncOpenAI(base_url="http://router/v1", api_key="x", http_client=client)  # type: ignore[arg-type]
     found = await sdk.embeddings.create(model=NAME, input=["a", "b"])
     assert [tuple(each.embedding) for each in found.data] == [VECTOR, VECTOR]
     assert found.usage.total_tokens == 7
@@ -148,7 +140,7 @@ async def test_a_lost_replica_is_replaced_and_a_refusal_is_passed_on(
     client: httpx.AsyncClient, gateway: FakeGateway
 ):
     failures: list[Item] = [ModelDied("gone", "r1"), InvalidRequest("input[0] has 9 tokens", "input")]
-    script = lambda ask: [failures.pop(0)] if failures else embeds(ask)  # noqa: E731
+    script = lambda ask: [failures.pop(0)] if failures else performs(ask)  # noqa: E731
     gateway.models = {"meta": FakeModel(writes()), "small": FakeModel(writes(), tasks=script)}
     change(gateway, retries=1)
     response = await client.post(EMBEDDINGS, json={"model": NAME, "input": "a"})
