@@ -1,8 +1,9 @@
 """The overhead of the router per stream, with a model that takes no time, compared with a bare Serve app.
 
 There is one replica of the model, of the router, and of the smallest Serve app that relays a handle's stream
-over HTTP; and a second router, which traces 1 % of the requests and logs its decisions. They are called in
-turn. `tokens_per_s`: each of many streams makes a token every few milliseconds; tokens that come this fast
+over HTTP; and two more routers, of which one traces 1 % of the requests and logs its decisions. They are
+called in turn. Those two are compared with each other, because applications that are the same differ too.
+`tokens_per_s`: each of many streams makes a token every few milliseconds; tokens that come this fast
 are coalesced. `messages_per_s`: the messages after that. `delay_ms`: from the creation of a message until the
 client has it, for one slow stream. `first_ms`: until the first message. `requests_per_s`: of short answers,
 one after another on each of many streams. Time in a model is not measured.
@@ -24,7 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.relay.client import Received, receive
-from benchmarks.relay.deploy import NAME, OBSERVED_PREFIX, deploy_config, span_receiver
+from benchmarks.relay.deploy import (
+    NAME,
+    OBSERVED_PREFIX,
+    UNOBSERVED_PREFIX,
+    deploy_config,
+    span_receiver,
+)
 from benchmarks.serving import served
 
 WORDS = "measure how long this takes"
@@ -47,8 +54,9 @@ class Endpoint:
 
 BARE = Endpoint("bare Serve", "/bare")
 ROUTER = Endpoint("router", "/v1/completions")
-OBSERVED = Endpoint("observed router", f"{OBSERVED_PREFIX}{ROUTER.path}")
-ENDPOINTS = (BARE, ROUTER, OBSERVED)
+UNOBSERVED = Endpoint("second router", f"{UNOBSERVED_PREFIX}{ROUTER.path}")
+OBSERVED = Endpoint("second router, observed", f"{OBSERVED_PREFIX}{ROUTER.path}")
+ENDPOINTS = (BARE, ROUTER, UNOBSERVED, OBSERVED)
 
 
 @dataclass(frozen=True)
@@ -155,17 +163,19 @@ def _missed(results: dict[str, Figures]) -> list[str]:
 
 
 def _report(results: dict[str, Figures], missed: list[str], arguments: argparse.Namespace) -> None:
-    bare, routed, observed = (results[endpoint.name] for endpoint in ENDPOINTS)
+    bare, routed, unobserved, observed = (results[endpoint.name] for endpoint in ENDPOINTS)
     table = Table(
         "",
         *(endpoint.name for endpoint in ENDPOINTS),
         "router / bare",
-        "observed / router",
+        "observed / not",
         title=f"{arguments.num_streams} streams",
     )
     for key in bare:
         figures = (f"{results[endpoint.name][key]:,.2f}" for endpoint in ENDPOINTS)
-        table.add_row(key, *figures, f"{routed[key] / bare[key]:.2f}", f"{observed[key] / routed[key]:.2f}")
+        table.add_row(
+            key, *figures, f"{routed[key] / bare[key]:.2f}", f"{observed[key] / unobserved[key]:.2f}"
+        )
     console = Console()
     console.print(table)
     for text in missed:
@@ -178,6 +188,7 @@ def _report(results: dict[str, Figures], missed: list[str], arguments: argparse.
                 "num_rounds": arguments.num_rounds,
                 "bare": bare,
                 "router": routed,
+                "unobserved": unobserved,
                 "observed": observed,
                 "added_delay_ms": routed["delay_ms"] - bare["delay_ms"],
                 "missed": missed,

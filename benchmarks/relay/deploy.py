@@ -17,12 +17,12 @@ from cluster.local.ports import free_ports
 from cluster.serve.deploy_config import build_serve_config
 
 NAME = "relayed"
-OBSERVED_PREFIX = "/observed"
+OBSERVED_PREFIX, UNOBSERVED_PREFIX = "/observed", "/unobserved"
 SAMPLING_RATIO = 0.01
 
 
 def deploy_config(folder: Path, step_s: float, span_url: str) -> dict[str, Any]:
-    """A cluster with only a meta, which is replaced by the model that takes no time, and two more apps."""
+    """A cluster with only a meta, which is replaced by the model that takes no time, and three more apps."""
     text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": free_ports(1)[0]}}
     # The only file that is read before a model loads.
     (folder / "config.json").write_text("{}", encoding="utf-8")
@@ -32,7 +32,15 @@ def deploy_config(folder: Path, step_s: float, span_url: str) -> dict[str, Any]:
     apps = {app["name"]: app for app in deploy["applications"]}
     apps["meta"] |= {"import_path": "benchmarks.relay.instant:build_instant", "args": {"step_s": step_s}}
     apps["meta"]["deployments"][0]["max_ongoing_requests"] = 256
-    deploy["applications"] += [_bare(), _observed(apps["router"], folder, span_url)]
+    observing = {
+        "tracing": {"endpoint": span_url, "sampling_ratio": SAMPLING_RATIO},
+        "decision_log": {"kind": "file", "folder": str(folder / "decisions")},
+    }
+    deploy["applications"] += [
+        _bare(),
+        _second_router(apps["router"], UNOBSERVED_PREFIX, {}),
+        _second_router(apps["router"], OBSERVED_PREFIX, observing),
+    ]
     return deploy
 
 
@@ -60,14 +68,10 @@ def _bare() -> dict[str, Any]:
     }
 
 
-def _observed(router: dict[str, Any], folder: Path, span_url: str) -> dict[str, Any]:
-    """The router again, with a part of the requests traced and a log of its decisions."""
-    observed = copy.deepcopy(router) | {"name": "observed", "route_prefix": OBSERVED_PREFIX}
-    observed["deployments"][0]["user_config"] |= {
-        "tracing": {"endpoint": span_url, "sampling_ratio": SAMPLING_RATIO},
-        "decision_log": {"kind": "file", "folder": str(folder / "decisions")},
-    }
-    return observed
+def _second_router(router: dict[str, Any], prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
+    second = copy.deepcopy(router) | {"name": prefix.removeprefix("/"), "route_prefix": prefix}
+    second["deployments"][0]["user_config"] |= settings
+    return second
 
 
 class _Receiver(BaseHTTPRequestHandler):
