@@ -11,6 +11,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from experts.checkpoint import Checkpoint
 from experts.learn import Query, compute_states, fit_tokens
+from experts.token import ExpertToken
+
+ALWAYS = 1e4  # a bias that beats every word
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -75,3 +78,11 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
+
+
+def save_winning_token(meta: Path, name: str, folder: Path) -> Path:
+    """A token for the model in `meta` that always wins. Returns its file."""
+    fingerprint, dim = Checkpoint(str(meta)).head()
+    path = folder / f"{name}.safetensors"
+    ExpertToken(name, torch.zeros(dim), ALWAYS, "meta", fingerprint).save(path)
+    return path

@@ -15,6 +15,7 @@ from deployments.adapters import STARTUP_TIMEOUT_S, AdapterSource, ReplicaAdapte
 from deployments.coalescing import Coalescer
 from deployments.error_text import describe
 from deployments.replicas.affinity import KEEPS_PREFIXES, VOCABULARY
+from deployments.replicas.wire_format import Message, pack, unpack_request
 from deployments.scaling import TOKEN_LOAD
 from deployments.tracing.replica_span import traced_call
 from deployments.tracing.tracer import OtlpTracer
@@ -22,6 +23,7 @@ from experts.engine.base import AdapterEngine, Engine
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
 from experts.errors import EngineFailed, ExpertsError, TokenError
+from router.frozen import read_settings
 from router.load_report import ReplicaLoad
 from router.table import Tracing
 
@@ -75,7 +77,7 @@ class ModelServer:
             TokenError: a token is broken, belongs to another expert or was learned for another meta. The old
                 tokens stay.
         """
-        settings = ModelSettings.model_validate(user_config)
+        settings = read_settings(ModelSettings, user_config)
         if settings.tokens is not None:
             tokens = [_token(*item) for item in settings.tokens.items()]
             # Numbered by arrival, not by `table_version`: the last config that Serve delivers counts, and a
@@ -92,30 +94,32 @@ class ModelServer:
             if is_first:
                 await self._adapters.wait_until_settled(STARTUP_TIMEOUT_S)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
+    async def generate(self, message: Message) -> AsyncGenerator[Message, None]:
         """Stream one call, in messages as `Coalescer` joins them.
 
         Raises:
             ExpertsError: as the engine's contract says.
+            OtherRelease: a router of another release asks what this one does not know.
             EngineFailed: the engine raised anything else.
         """
+        request = unpack_request(message)
         messages = Coalescer(request.message_gap_s)
         try:
             async with aclosing(traced_call(self._tracer, request, self._generate)) as chunks:
                 async for chunk in chunks:
-                    if (message := messages.add(chunk)) is not None:
-                        yield message
+                    if (joined := messages.add(chunk)) is not None:
+                        yield pack(joined)
         except Exception as error:
-            if (message := messages.rest()) is not None:
-                yield message
+            if (joined := messages.rest()) is not None:
+                yield pack(joined)
             if isinstance(error, ExpertsError):
                 raise
             # Serve may hand an exception to the router as it is: a TimeoutError would pass for the router's
             # own, and an unknown class cannot be rebuilt there. The message may quote the prompt, so it stays
             # here. Serve logs the frames of the cause.
             raise EngineFailed(describe(error)) from error
-        if (message := messages.rest()) is not None:
-            yield message
+        if (joined := messages.rest()) is not None:
+            yield pack(joined)
 
     async def load(self) -> ReplicaLoad:
         stats = self._engine.stats()

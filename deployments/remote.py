@@ -15,12 +15,13 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from deployments.replicas.call_placements import CallPlacement
 from deployments.replicas.replica_set import ReplicaSet, replicas_of
 from deployments.replicas.wire import to_engine_request, to_model_chunk
-from experts.engine.chunk import EngineChunk
+from deployments.replicas.wire_format import Message, Sent, unpack_chunk
 from experts.errors import (
     AdapterFailed,
     EngineDead,
     ExpertsError,
     InvalidCall,
+    OtherRelease,
     RemoteBusy,
     RemoteUnavailable,
     TurnNotContinued,
@@ -84,13 +85,14 @@ class RemoteModel:
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         request_id, adapter = request.request_id, request.adapter
         self._replicas.calls.began(request_id, adapter)
-        response: DeploymentResponseGenerator[EngineChunk] | None = None
+        response: DeploymentResponseGenerator[Message] | None = None
         try:
             response = cast(
-                "DeploymentResponseGenerator[EngineChunk]", self._generate.remote(to_engine_request(request))
+                "DeploymentResponseGenerator[Message]",
+                self._generate.remote(Sent(to_engine_request(request))),
             )
-            async for engine_chunk in response:
-                chunk = to_model_chunk(engine_chunk)
+            async for message in response:
+                chunk = to_model_chunk(unpack_chunk(message))
                 if request.runs_model:
                     self._replicas.call_produced(request_id, adapter, chunk.finish)
                 yield chunk
@@ -140,6 +142,7 @@ _TRANSLATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[R
     (AdapterFailed, AdapterBroken, "{app} cannot load the adapter of one of its experts; see `etr status`"),
     (InvalidCall, InvalidRequest, "{error.message}"),
     (RemoteBusy, ModelOverloaded, "the server behind {app} takes no more calls at present; retry shortly"),
+    (OtherRelease, ModelUnavailable, "{app} runs another release, and one of both cannot read: {error}"),
     # Not a death: replica and prompt are fine.
     (RemoteUnavailable, ModelUnavailable, "the server behind {app} is not available"),
     (TurnNotContinued, ModelFailed, "the server behind {app} cannot continue a started answer"),
@@ -148,7 +151,7 @@ _TRANSLATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[R
 )
 
 
-def _cancel(response: DeploymentResponseGenerator[EngineChunk]) -> None:
+def _cancel(response: DeploymentResponseGenerator[Message]) -> None:
     """Stops the replica from generating on for a caller that left; does nothing after a normal end."""
     response.cancel()
     # A private attribute, because Serve does not cancel a call that is given up in the very moment a replica

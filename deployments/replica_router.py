@@ -29,6 +29,7 @@ from deployments.replicas.affinity import (
 )
 from deployments.replicas.probe_ids import is_probe, probed_replica
 from deployments.replicas.replica_set import replicas_of
+from deployments.replicas.wire_format import Sent
 from experts.engine.request import EngineRequest
 
 REQUEST_ROUTER = "deployments.replica_router:HealthAwareRequestRouter"
@@ -145,4 +146,4 @@ def _request_id(pending_request: PendingRequest) -> str:
 
 def _engine_request(pending_request: PendingRequest) -> EngineRequest | None:
     first = pending_request.args[0] if pending_request.args else None
-    return first if isinstance(first, EngineRequest) else None
+    return first.request if isinstance(first, Sent) else None

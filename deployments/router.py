@@ -29,6 +29,7 @@ from router.decisions.last_hour import LastHour
 from router.decisions.metrics import Metric
 from router.decoding.timing import Timing
 from router.dialects.app import build_app
+from router.frozen import read_settings
 from router.table import RouteTable
 
 # A router that joins a running cluster needs a moment to probe its models. One that starts together with the
@@ -94,7 +95,7 @@ class Router:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve delivers a changed route table here, without a restart."""
         is_first = not self._is_set_up
-        table = RouteTable.model_validate(user_config)
+        table = read_settings(RouteTable, user_config)
         await self._tracer.configure(table.tracing)
         await asyncio.to_thread(self._decision_log.configure, table.decision_log)
         await self._gateway.install(table)

@@ -14,6 +14,7 @@
         ├── DataError                training data is malformed
         ├── EngineDead               the engine stopped and will not come back by itself
         ├── EngineFailed             the engine raised a foreign exception, which is named here
+        ├── OtherRelease             a router or a replica of another release sent what this one cannot read
         └── RemoteFault              a model behind a URL cannot be used
             ├── RemoteMisconfigured      its address, name, key or kind of server is wrong
             ├── TurnNotContinued         its server cannot continue an answer that has text already
@@ -118,6 +119,10 @@ class EngineDead(ExpertsFault):
 class EngineFailed(ExpertsFault):
     """An engine raised an exception of another package. The message has its type and first line, because
     other processes may be unable to rebuild it."""
+
+
+class OtherRelease(ExpertsFault):
+    """The message names the class or the field that this release does not know."""
 
 
 class RemoteFault(ExpertsFault):

@@ -20,7 +20,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, TypeVar
 
-import torch
 import yaml
 
 from benchmarks.chaos.replies import Known, ask_all, client
@@ -29,21 +28,18 @@ from benchmarks.hosts.installation import install
 from benchmarks.hosts.node import ADDRESSES, DASHBOARD_PORT, EXPERT, environment, ray_command
 from benchmarks.hosts.switch import Link, Switch, inside, switch
 from benchmarks.hot_change.answers import Question
-from benchmarks.models import save_random_model
+from benchmarks.models import save_random_model, save_winning_token
 from cluster.errors import ServeRefused, ServeUnreachable
 from cluster.polling import until
 from cluster.serve.app_status import status
 from cluster.serve.client import ServeClient
 from cluster.serve.serve_details import RUNNING
 from cluster.status.nodes import cluster_nodes
-from experts.checkpoint import Checkpoint
-from experts.token import ExpertToken
 
 NAME = "generalist"
 PORT = 8000
 CLIENTS, CLIENTS_ADDRESS = "clients", "10.77.0.2"
 DEADLINES = {"queue_s": 30.0, "first_token_s": 8.0, "gap_s": 5.0, "total_s": 60.0, "drain_s": 10.0}
-ALWAYS = 1e4  # a bias that beats every word
 NUM_QUESTIONS, MAX_TOKENS = 6, 250
 START_TIMEOUT_S = 240.0
 
@@ -177,7 +173,7 @@ def _questions() -> list[Question]:
 def _write_world(folder: Path) -> None:
     for seed, name in enumerate(("meta", EXPERT)):
         save_random_model(folder / "models" / name, hidden_size=64, num_layers=2, seed=seed)
-    _save_token(folder)
+    save_winning_token(folder / "models" / "meta", EXPERT, folder / "tokens")
     engine = {"dtype": "float32", "num_threads": 1, "max_streams": 16, "max_model_len": 512}
     text = {
         "name": NAME,
@@ -196,14 +192,6 @@ def _write_world(folder: Path) -> None:
         "http": {"host": "0.0.0.0", "port": PORT},
     }
     folder.joinpath("cluster.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(text))), encoding="utf-8")
-
-
-def _save_token(folder: Path) -> None:
-    """A token that always wins."""
-    fingerprint, dim = Checkpoint(str(folder / "models" / "meta")).head()
-    ExpertToken(EXPERT, torch.zeros(dim), ALWAYS, "meta", fingerprint).save(
-        folder / "tokens" / f"{EXPERT}.safetensors"
-    )
 
 
 def _two_replicas(resource: str) -> dict[str, Any]:

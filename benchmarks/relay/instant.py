@@ -17,6 +17,7 @@ from starlette.responses import StreamingResponse
 from deployments.model import ModelServer
 from deployments.model_app import MODEL_DEPLOYMENT, model_app
 from deployments.replicas.wire import to_engine_request
+from deployments.replicas.wire_format import Message, Sent, unpack_chunk
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
@@ -113,8 +114,8 @@ class BareApp:
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         request = ModelRequest("bare", Prompt(text=body["prompt"]), max_tokens=body["max_tokens"])
         response = cast(
-            "DeploymentResponseGenerator[EngineChunk]", self._model.remote(to_engine_request(request))
+            "DeploymentResponseGenerator[Message]", self._model.remote(Sent(to_engine_request(request)))
         )
-        async for chunk in response:
-            yield b"data: %b\n\n" % chunk.text.encode()
+        async for message in response:
+            yield b"data: %b\n\n" % unpack_chunk(message).text.encode()
         yield b"data: [DONE]\n\n"

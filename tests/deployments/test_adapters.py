@@ -12,6 +12,7 @@ import pytest
 
 from deployments.adapters import LOAD_RETRY_S, AdapterSource, ReplicaAdapters
 from deployments.model import ModelServer
+from deployments.replicas.wire_format import pack, unpack_chunk
 from experts.adapter import CONFIG, WEIGHTS, Invocation, adapter_digest
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
@@ -245,7 +246,8 @@ def test_a_replica_waits_for_its_adapters_only_when_it_starts(tmp_path: Path):
         assert (clock(), set(engine.loaded)) == (1.5, {"law"})
         await server.reconfigure({"adapters": {"law": {"source": "/law"}, "chem": {"source": "/chem"}}})
         assert clock() == 1.5
-        chunks = [chunk async for chunk in server.generate(EngineRequest("r", text="q", adapter="chem"))]
+        request = pack(EngineRequest("r", text="q", adapter="chem"))
+        chunks = [unpack_chunk(message) async for message in server.generate(request)]
         assert (chunks[0].text, clock()) == ("/chem", 3.0)
         await server.close()
         assert len(asyncio.all_tasks()) == 1

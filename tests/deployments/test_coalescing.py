@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from deployments.coalescing import MIN_MESSAGE_GAP_S, Coalescer
 from deployments.model import ModelServer
+from deployments.replicas.wire_format import pack, unpack_chunk
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
 from experts.errors import EngineDead
@@ -77,15 +78,15 @@ def test_a_change_of_the_writer_is_sent_at_once_with_the_text_before_it():
 
 async def test_what_waits_is_sent_before_an_error():
     server = ModelServer(ScriptedEngine([*words("a", "b"), EngineDead("gone")]))
-    stream = server.generate(EngineRequest("r", text="q", message_gap_s=60))
-    assert [(await anext(stream)).text for _ in range(2)] == ["a", "b"]
+    stream = server.generate(pack(EngineRequest("r", text="q", message_gap_s=60)))
+    assert [unpack_chunk(await anext(stream)).text for _ in range(2)] == ["a", "b"]
     with pytest.raises(EngineDead):
         await anext(stream)
 
 
 async def test_closing_a_stream_closes_that_of_the_engine():
     engine = ScriptedEngine(words("a", "b"))
-    stream = ModelServer(engine).generate(EngineRequest("r", text="q"))
+    stream = ModelServer(engine).generate(pack(EngineRequest("r", text="q")))
     await anext(stream)
     await stream.aclose()
     assert engine.ended.is_set()

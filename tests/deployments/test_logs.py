@@ -36,6 +36,7 @@ import deployments
 from deployments.error_text import describe, format_traceback
 from deployments.logs import MAX_REMEMBERED, OWN, TRACEBACK_PERIOD_S, set_up_logs
 from deployments.model import ModelServer
+from deployments.replicas.wire_format import pack
 from experts.engine.request import EngineRequest
 from experts.errors import ContextLengthExceeded, EngineDead, EngineFailed, InvalidPrompt
 from experts.prompt import PromptRenderer
@@ -513,7 +514,7 @@ async def test_an_engines_exception_is_logged_by_type_and_place_and_its_frames_o
     call = EngineRequest(request_id="r", text=CANARY)
     for _ in range(2):
         with pytest.raises(EngineFailed) as caught:
-            await anext(ModelServer(ScriptedEngine([KeyError(CANARY)])).generate(call))
+            await anext(ModelServer(ScriptedEngine([KeyError(CANARY)])).generate(pack(call)))
         fail(caught.value)
         assert re.fullmatch(r"KeyError at tests/fakes/grpc_replica\.py:\d+", str(caught.value))
     assert logs.text.count("in generate\n") == 3  # the engine's, and twice the server's

@@ -15,6 +15,7 @@ from ray.serve.exceptions import BackPressureError
 from deployments.model import ModelServer
 from deployments.remote import RemoteModel, translate
 from deployments.replicas.call_placements import CallPlacement
+from deployments.replicas.wire_format import pack
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
 from experts.errors import (
@@ -28,6 +29,7 @@ from experts.errors import (
     InvalidCall,
     InvalidPrompt,
     ModelLoadError,
+    OtherRelease,
     RemoteBusy,
     RemoteFault,
     RemoteMisconfigured,
@@ -165,6 +167,7 @@ TRANSLATIONS: dict[type[ExpertsError], type[errors.RouterError]] = {
     InvalidPrompt: errors.InvalidRequest,
     UnknownAdapter: errors.AdapterMissing,
     ExpertsFault: errors.ModelFailed,
+    OtherRelease: errors.ModelUnavailable,
     ModelLoadError: errors.ModelFailed,
     AdapterFailed: errors.AdapterBroken,
     TokenError: errors.ModelFailed,
@@ -264,7 +267,7 @@ async def test_a_call_that_no_replica_accepts_raises_the_reason(failure, kind, e
 async def test_an_engines_exception_is_reported_by_type_and_place_alone(raised):
     server = ModelServer(ScriptedEngine([raised]))
     with pytest.raises(EngineFailed) as caught:
-        await anext(server.generate(ENGINE_REQUEST))
+        await anext(server.generate(pack(ENGINE_REQUEST)))
     assert re.fullmatch(rf"{type(raised).__name__} at \S+\.py:\d+", str(caught.value))
     assert caught.value.__cause__ is raised
 

@@ -27,6 +27,7 @@ from deployments.replicas.affinity import KEEPS_PREFIXES, VOCABULARY, conversati
 from deployments.replicas.call_placements import CallPlacement
 from deployments.replicas.probe_ids import new_probe_id
 from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet, replicas_of
+from deployments.replicas.wire_format import Sent
 from experts.engine.request import EngineRequest
 
 DEPLOYMENT = DeploymentID("Model", "expert-chem")
@@ -90,7 +91,7 @@ class FakeReplica:
 
     def try_send_request(self, pr: Any, with_rejection: bool) -> Answer:
         assert with_rejection, "Serve asks before it counts a call as accepted"
-        self.calls.append(pr.args[0].request_id)
+        self.calls.append(pr.args[0].request.request_id)
         num_ongoing = self.max_ongoing_requests if self.says is False else len(self.open) + 1
         answer = Answer(self.says, num_ongoing)
         if self.says is True:
@@ -132,7 +133,7 @@ class Serve:
     async def call(self, request_id: str, text: str | None = None, adapter: str | None = None) -> Any:
         metadata = RequestMetadata("r", "shared by all calls of a request", call_method="generate")
         call = EngineRequest(request_id, text=text, adapter=adapter)
-        return await asyncio.wait_for(self.router.assign_request(metadata, call), 5)
+        return await asyncio.wait_for(self.router.assign_request(metadata, Sent(call)), 5)
 
     async def where(self, request_id: str, text: str) -> str | None:
         await self.call(request_id, text)

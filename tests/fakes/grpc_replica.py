@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentResponseGenerator
 from deployments.model import ModelServer
 from deployments.remote import RemoteModel
 from deployments.replicas.replica_set import replicas_of
+from deployments.replicas.wire_format import Message, Sent
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk
 from experts.engine.request import EngineRequest
@@ -91,12 +92,12 @@ class Replica(ASGIServiceServicer):
 
     @_wrap_grpc_call
     async def HandleRequestStreaming(  # noqa: N802 - the service's name
-        self, context: Any, metadata: RequestMetadata, request: EngineRequest
-    ) -> AsyncIterator[EngineChunk]:
+        self, context: Any, metadata: RequestMetadata, request: Message
+    ) -> AsyncIterator[Message]:
         await context.send_initial_metadata((("accepted", "1"), ("num_ongoing_requests", "1")))
         async with aclosing(self._server.generate(request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+            async for message in chunks:
+                yield message
 
 
 class Handle:
@@ -122,30 +123,30 @@ class Handle:
         assert (request_serialization, response_serialization) == serialization
         return self
 
-    def remote(self, request: EngineRequest) -> DeploymentResponseGenerator[EngineChunk]:
-        accepting = asyncio.get_running_loop().create_task(self._assign(request))
+    def remote(self, sent: Sent) -> DeploymentResponseGenerator[Message]:
+        accepting = asyncio.get_running_loop().create_task(self._assign(sent))
         accepting.add_done_callback(lambda _: self.on_accepted())
         return DeploymentResponseGenerator(accepting, METADATA, False)
 
-    async def _assign(self, request: EngineRequest) -> ReplicaResult:
-        self._replicas.calls.placed(request.request_id, "r1")
+    async def _assign(self, sent: Sent) -> ReplicaResult:
+        self._replicas.calls.placed(sent.request.request_id, "r1")
         if self._failure:
             raise self._failure
         result = gRPCReplicaResult(
-            self._stub.HandleRequestStreaming(_grpc_request(request)),
+            self._stub.HandleRequestStreaming(_grpc_request(sent)),
             METADATA,
             ActorID.nil(),
             with_rejection=True,
         )
         await result.get_rejection_response()
-        self._replicas.calls.accepted(request.request_id)
+        self._replicas.calls.accepted(sent.request.request_id)
         return result
 
 
-def _grpc_request(request: EngineRequest) -> ASGIRequest:
+def _grpc_request(sent: Sent) -> ASGIRequest:
     return ASGIRequest(
         pickled_request_metadata=pickle.dumps(METADATA),
-        request_args=pickle.dumps((request,)),
+        request_args=pickle.dumps((sent,)),
         request_kwargs=pickle.dumps({}),
     )
 

@@ -13,6 +13,7 @@ import pytest
 
 from cluster.polling import until
 from deployments.model import ModelServer
+from deployments.replicas.wire_format import pack
 from deployments.tracing.tracer import OtlpTracer
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.request import EngineRequest
@@ -55,7 +56,7 @@ async def ask(tracer: OtlpTracer, **headers: str) -> httpx.Response:
 
 
 async def ask_replica(server: ModelServer, headers: dict[str, str]) -> None:
-    async with aclosing(server.generate(EngineRequest("r", text="q", trace_headers=headers))) as chunks:
+    async with aclosing(server.generate(pack(EngineRequest("r", text="q", trace_headers=headers)))) as chunks:
         async for _ in chunks:
             pass
 

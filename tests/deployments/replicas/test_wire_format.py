@@ -1,0 +1,145 @@
+"""Routers and replicas of two releases understand each other, or say what they do not understand."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from deployments.replicas.wire import to_engine_request
+from deployments.replicas.wire_format import (
+    CLASSES,
+    FORMAT,
+    Message,
+    Sent,
+    pack,
+    unpack_chunk,
+    unpack_request,
+)
+from experts.engine import chunk, request, routing_report, tasks
+from experts.engine.chunk import EngineChunk, FinishReason
+from experts.engine.request import EngineRequest
+from experts.errors import OtherRelease
+from tests.deployments.replicas.test_wire import REQUEST
+
+ASKED = to_engine_request(REQUEST)
+WRITTEN = EngineChunk(
+    "text",
+    (1, 2),
+    parts=(chunk.TextPart("t"), chunk.ReasoningPart("r"), chunk.ToolCallPart(1, "f", "{}")),
+    logprobs=(chunk.TokenLogprobs("t", b"t", -0.5, (chunk.Alternative("u", b"u", -1.5, 8),), 7),),
+    finish=FinishReason.EXPERT,
+    routing=routing_report.RoutingReport(
+        routing_report.Candidates(-0.5, (("law", -1.5),)),
+        (routing_report.ShadowWin("law-v2", "law", 0.5, 3),),
+    ),
+    tokenized=tasks.TokenizedPrompt((1,), ("t",), 512),
+)
+UNKNOWN_GRAMMAR = ["Grammar", {"kind": "bnf"}]
+# As version 1 of the format was first sent. A later release has to read it.
+RECORDED_REQUEST: Message = (
+    1,
+    [
+        "EngineRequest",
+        {
+            "request_id": "r",
+            "messages": ({"role": "user", "content": "q"},),
+            "temperature": 0.0,
+            "sampling": ["SamplingOptions", {"grammar": ["Grammar", {"kind": "regex", "source": "a*"}]}],
+            "allowed": ("law",),
+        },
+    ],
+)
+RECORDED_CHUNK: Message = (
+    1,
+    [
+        "EngineChunk",
+        {"text": "t", "token_ids": (5,), "parts": (["TextPart", {"text": "t"}],), "finish": "stop"},
+    ],
+)
+
+
+def arrived(sent: Sent) -> Message:
+    message: Message = pickle.loads(pickle.dumps((sent,)))[0]
+    return message
+
+
+def with_field(message: Message, name: str, value: object) -> Message:
+    number, (kind, given) = message
+    return number, [kind, {**given, name: value}]
+
+
+def sent_classes() -> Iterator[type[Any]]:
+    modules: tuple[ModuleType, ...] = (request, chunk, routing_report, tasks)
+    for module in modules:
+        for each in vars(module).values():
+            if isinstance(each, type) and is_dataclass(each) and each.__module__ == module.__name__:
+                yield each
+
+
+def test_requests_and_chunks_arrive_as_they_were_sent():
+    assert unpack_request(arrived(Sent(ASKED))) == ASKED
+    received = unpack_chunk(pickle.loads(pickle.dumps(pack(WRITTEN))))
+    assert received == WRITTEN
+    assert type(received.finish) is FinishReason
+
+
+def test_every_class_of_a_request_or_a_chunk_can_be_sent():
+    assert set(sent_classes()) == set(CLASSES.values())
+
+
+def test_only_what_differs_from_the_defaults_is_sent():
+    assert pack(EngineRequest("r", text="q")) == (FORMAT, ["EngineRequest", {"request_id": "r", "text": "q"}])
+
+
+def test_what_an_earlier_release_sends_is_read():
+    read = unpack_request(RECORDED_REQUEST)
+    assert (read.messages, read.temperature, read.allowed) == (
+        ({"role": "user", "content": "q"},),
+        0.0,
+        ("law",),
+    )
+    assert read.sampling is not None
+    assert read.sampling.grammar == request.Grammar(request.GrammarKind.REGEX, "a*")
+    assert unpack_chunk(RECORDED_CHUNK) == EngineChunk(
+        "t", (5,), parts=(chunk.TextPart("t"),), finish=FinishReason.STOP
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (with_field(pack(ASKED), "cache_salt", "s"), r"EngineRequest\.cache_salt"),
+        (with_field(pack(ASKED), "sampling", ["SamplingOptions", {"top_a": 0.5}]), r"SamplingOptions\.top_a"),
+        (with_field(pack(ASKED), "task", ["Embed", {}]), "Embed"),
+        (
+            with_field(pack(ASKED), "sampling", ["SamplingOptions", {"grammar": UNKNOWN_GRAMMAR}]),
+            "bnf",
+        ),
+        ((FORMAT, ["EngineRequest", {"text": "q"}]), "EngineRequest without all"),
+        ((FORMAT + 2, pack(ASKED)[1]), f"format {FORMAT + 2} "),
+    ],
+    ids=["field", "option", "task", "value", "missing", "format"],
+)
+def test_a_replica_refuses_what_it_does_not_know_by_name(message: Message, named: str):
+    with pytest.raises(OtherRelease, match=named):
+        unpack_request(message)
+
+
+def test_a_router_skips_fields_that_it_has_not_asked_for_and_no_parts():
+    assert unpack_chunk(with_field(pack(WRITTEN), "energy_j", 0.5)) == WRITTEN
+    parts = (["TextPart", {"text": "t", "language": "en"}],)
+    assert unpack_chunk(with_field(pack(WRITTEN), "parts", parts)) == replace(
+        WRITTEN, parts=(chunk.TextPart("t"),)
+    )
+    with pytest.raises(OtherRelease, match="PicturePart"):
+        unpack_chunk(with_field(pack(WRITTEN), "parts", (["PicturePart", {}],)))
+
+
+@pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1])
+def test_the_formats_of_neighbouring_releases_are_read(number: int):
+    assert unpack_request((number, pack(ASKED)[1])) == ASKED
