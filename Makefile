@@ -151,6 +151,7 @@ bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	-$(BIN)/python -m benchmarks.many_experts --picture .cache/pictures
 	-$(BIN)/python -m benchmarks.chaos
 	-$(BIN)/python -m benchmarks.hosts
+	-$(BIN)/python -m benchmarks.upgrade
 
 # ray.serve.llm, beside which we are measured, imports pyarrow; nothing of ours does.
 bench-vllm: $(VLLM)/.installed  ## the benchmarks that need vLLM

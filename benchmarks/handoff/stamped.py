@@ -20,8 +20,8 @@ from deployments.apps import (
 )
 from deployments.model_app import model_app, model_handle
 from deployments.remote import RemoteModel
-from experts.engine.chunk import EngineChunk, FinishReason
-from experts.engine.request import EngineRequest
+from deployments.replicas.wire_format import Message, unpack_chunk, unpack_request
+from experts.engine.chunk import FinishReason
 from router.model_port import Finish, ModelChunk, ModelRequest
 from router.table import META
 
@@ -50,19 +50,20 @@ class StampedServer(LoadedModelServer):
         self._is_expert = raw["name"] != META
         self._stamps = Stamps(stamps)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
-        is_first = True
+    async def generate(self, message: Message) -> AsyncGenerator[Message, None]:
+        is_first, request = True, unpack_request(message)
         if self._is_expert:
             self._stamps.put(request.request_id, Event.CALL_RECEIVED)
-        async with aclosing(super().generate(request)) as chunks:
-            async for chunk in chunks:
+        async with aclosing(super().generate(message)) as messages:
+            async for sent in messages:
+                chunk = unpack_chunk(sent)
                 if chunk.finish is FinishReason.EXPERT:
                     self._stamps.put(request.request_id, Event.DECIDED)
                 if self._is_expert and is_first:
                     self._stamps.put(request.request_id, Event.FIRST_TOKEN)
                     self._stamps.put(request.request_id, Event.PREFILL, chunk.prefill_s)
                 is_first = False
-                yield chunk
+                yield sent
 
 
 class StampedRouter(ServedRouter):

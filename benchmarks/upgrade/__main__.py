@@ -1,4 +1,4 @@
-"""Two releases in one cluster: models, then routers are replaced by another release and back, while clients ask.
+"""Two releases in one cluster: another one replaces models, then routers, and back, while clients ask.
 
 The other release is the wheel of a git revision, or this tree with fields that a later release might add. All
 clients stream greedy answers over a hand-over, and each answer must equal, character for character, the one
