@@ -21,6 +21,7 @@ from router.api.fields.table import Endpoint, EndpointRequest, refused_by
 from router.api.fields.template import TemplateFields, TruncationFields
 from router.api.fields.tools import ToolFields
 from router.errors import InvalidRequest
+from router.media.tool_results import with_pictures_after_results
 from router.prompt import ChatOptions, Prompt
 
 MAX_CHOICES = 128
@@ -143,7 +144,7 @@ class ChatRequest(ToolFields, TemplateFields, AnswerRequest):
         messages, written = self.messages, ""
         if self.continue_final_message:
             messages, written = messages[:-1], messages[-1].text
-        sent = tuple(message.to_message() for message in messages)
+        sent = with_pictures_after_results([message.to_message() for message in messages])
         return [Prompt(messages=sent, written=written, options=self._chat_options())]
 
     def _chat_options(self) -> ChatOptions | None:

@@ -72,8 +72,12 @@ class ChatMessage(StrictRequest):
     @field_validator("content")
     @classmethod
     def _fits_the_role(cls, content: list[ContentPart], info: ValidationInfo) -> list[ContentPart]:
-        if info.data.get("role") != "user" and any(part.type != "text" for part in content):
-            raise PydanticCustomError("role", "only a message of the user has parts that are not text")
+        allowed = _PARTS_BY_ROLE.get(info.data.get("role", ""), ("text",))
+        if any(part.type not in allowed for part in content):
+            raise PydanticCustomError(
+                "role",
+                "only a message of the user has parts that are not text, and the result of a tool pictures",
+            )
         return content
 
     @field_validator("tool_calls", "function_call")
@@ -117,6 +121,10 @@ class ChatMessage(StrictRequest):
         return text or self.refusal or "", media
 
 
+_PARTS_BY_ROLE = {
+    "user": ("text", "image_url", "input_audio", "file"),
+    "tool": ("text", "image_url"),
+}
 # OpenAI renamed the system role to `developer` and the function role to `tool`; the chat templates of open
 # models use `system` and `tool`.
 _ROLES = {"developer": "system", "function": "tool"}

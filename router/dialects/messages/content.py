@@ -33,7 +33,7 @@ _UNSUPPORTED_BLOCKS = {
 }
 
 
-_NOT_HERE = {"image": "only a message of the user has images, outside of the results of tools"}
+_NOT_HERE = {"image": "only a message of the user has images"}
 
 
 def _supported(value: Any, unsupported: Mapping[str, str] = _UNSUPPORTED_BLOCKS) -> Any:
@@ -119,18 +119,33 @@ Texts = Annotated[
 ]
 
 
+_ResultBlock = Annotated[TextBlock | ImageBlock, Field(discriminator="type"), BeforeValidator(_supported)]
+_ResultBlocks = list[_ResultBlock]
+
+
 class ToolResultBlock(StrictRequest):
     """An error is told to the model by the word `Error` before it."""
 
     type: Literal["tool_result"]
     tool_use_id: CallId
-    content: Texts = Field(default_factory=list)
+    content: Annotated[
+        _ResultBlocks,
+        at_most(MAX_PARTS),
+        BeforeValidator(_as_blocks, json_schema_input_type=str | _ResultBlocks),
+    ] = Field(default_factory=list)
     is_error: bool = False
 
     def to_chat(self) -> dict[str, Any]:
-        text = "\n".join(block.text for block in self.content)
-        content = f"Error: {text}" if self.is_error else text
-        return {"role": "tool", "tool_call_id": self.tool_use_id, "content": content}
+        return {"role": "tool", "tool_call_id": self.tool_use_id, "content": self._content()}
+
+    def _content(self) -> str | list[dict[str, Any]]:
+        texts = [block.text for block in self.content if isinstance(block, TextBlock)]
+        if len(texts) == len(self.content):
+            text = "\n".join(texts)
+            return f"Error: {text}" if self.is_error else text
+        error = [{"type": "text", "text": "Error:"}] if self.is_error else []
+        parts = (b.model_dump() if isinstance(b, TextBlock) else b.to_chat() for b in self.content)
+        return [*error, *parts]
 
 
 Block = Annotated[

@@ -14,8 +14,9 @@ _BLOCKS = """\
 | type | in a message of | meaning |
 |---|---|---|
 | `text` | `user`, `assistant`, `system` | Text. Texts of the user in a row are one message |
+| `image` | `user` | A picture, by its data or its address |
 | `tool_use` | `assistant` | A call that the model made |
-| `tool_result` | `user` | Its result, for the model that made the call. `is_error` adds `Error:` |
+| `tool_result` | `user` | Its result, with `text` and `image`, for its caller. `is_error` adds `Error:` |
 | `thinking` | `assistant` | Passed to the chat template; signatures are not checked |
 | `redacted_thinking` | `assistant` | Left out |
 

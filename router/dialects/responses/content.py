@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -64,7 +65,8 @@ _KINDS: dict[str, type[Text]] = {
     "reasoning_text": ItemText,
 }
 _ALL_KINDS: dict[str, type[Part]] = {**_KINDS, "input_image": ItemImage, "input_file": ItemFile}
-_OF_MESSAGES = "only the content of a message of the user has them"
+_RESULT_KINDS: dict[str, type[Part]] = {**_KINDS, "input_image": ItemImage}
+_OF_MESSAGES = "only the content of a message of the user has them, and the output of a function pictures"
 _REMEDIES = {
     **dict.fromkeys(("input_image", "input_file"), _OF_MESSAGES),
     "input_audio": "send it to /v1/chat/completions",
@@ -91,13 +93,21 @@ def _parse_part(path: str, value: Any) -> Text:
 def any_parts(field: str) -> PlainValidator:
     """As `parts`, of the user. With a picture or a file, its value is the list of the parts for a chat."""
     listed = Annotated[list[Part], Field(max_length=MAX_PARTS)]
-    return PlainValidator(partial(_parse_any_parts, field), json_schema_input_type=str | listed)
+    parse = partial(_parse_any_parts, field, _ALL_KINDS)
+    return PlainValidator(parse, json_schema_input_type=str | listed)
 
 
-def _parse_any_parts(field: str, value: Any) -> ChatContent:
+def result_parts(field: str) -> PlainValidator:
+    """As `any_parts`, of the output of a function, which has no files."""
+    listed = Annotated[list[Text | ItemImage], Field(max_length=MAX_PARTS)]
+    parse = partial(_parse_any_parts, field, _RESULT_KINDS)
+    return PlainValidator(parse, json_schema_input_type=str | listed)
+
+
+def _parse_any_parts(field: str, kinds: Mapping[str, type[Part]], value: Any) -> ChatContent:
     if isinstance(value, str):
         return value
-    found = parse_list(field, value, MAX_PARTS, _parse_any_part)
+    found = parse_list(field, value, MAX_PARTS, partial(_parse_any_part, kinds))
     if not any(isinstance(part, ItemImage | ItemFile) for part in found):
         return _parse_parts(field, value)
     return [
@@ -106,5 +116,5 @@ def _parse_any_parts(field: str, value: Any) -> ChatContent:
     ]
 
 
-def _parse_any_part(path: str, value: Any) -> Part:
-    return parse_typed(path, value, _ALL_KINDS, _REMEDIES)
+def _parse_any_part(kinds: Mapping[str, type[Part]], path: str, value: Any) -> Part:
+    return parse_typed(path, value, kinds, _REMEDIES)

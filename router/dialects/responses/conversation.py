@@ -43,9 +43,9 @@ class Conversation:
             raise InvalidRequest(f"input: at most {MAX_TOOL_CALLS} calls are allowed in a row", "input")
         self._calls.append({"id": call_id, "function": {"name": name, "arguments": arguments}})
 
-    def give_result(self, call_id: str, text: str) -> None:
+    def give_result(self, call_id: str, content: str | list[dict[str, Any]]) -> None:
         self._end_turn()
-        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
 
     def messages(self) -> list[dict[str, Any]]:
         """All messages, as a chat request has them."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from router.api.fields.strict import Name, StrictRequest
 from router.api.requests import MAX_MESSAGES
-from router.dialects.responses.content import ChatContent, any_parts, parts
+from router.dialects.responses.content import ChatContent, any_parts, parts, result_parts
 from router.dialects.responses.conversation import Conversation
 from router.dialects.responses.tools import flat_name
 from router.dialects.responses.typed import parse_list, parse_typed
@@ -58,7 +58,7 @@ class FunctionCallItem(_Item):
 class FunctionCallOutputItem(_Item):
     type: Literal["function_call_output"]
     call_id: CallId
-    output: Annotated[str, parts("output")]
+    output: Annotated[ChatContent, result_parts("output")]
 
     def add_to(self, conversation: Conversation) -> None:
         conversation.give_result(self.call_id, self.output)

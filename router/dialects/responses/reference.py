@@ -19,8 +19,8 @@ The types of items in `input` of `/v1/responses`; every other type is refused by
 
 Content is text, or a list of parts of type `input_text`, `output_text`, `text`, `refusal`, `summary_text` or
 `reasoning_text`; of a user, also `input_image` (`image_url`, `detail`) and `input_file` (`file_data`,
-`filename`). What an assistant thinks, says and calls in a row is one message for the chat template, and
-so are `instructions` and the system messages that begin `input`.
+`filename`), and in `output` also `input_image`. What an assistant thinks, says and calls in a row is one
+message for the chat template, and so are `instructions` and the system messages that begin `input`.
 """
 
 

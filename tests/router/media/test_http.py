@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from router.dialects.app import build_app
+from router.media.tool_results import INTRODUCTION
 from router.model_port import Finish, ModelChunk
 from router.table import ModelEntry, RouteTable
 from tests.fakes.models import FakeGateway, FakeModel, models, writes
@@ -158,6 +159,85 @@ async def test_the_result_of_a_tool_call_goes_to_its_author_only_if_it_sees():
     for seeing, author in (("roman", "IX"), ("morse", "-")):
         response = await post(cluster(seeing), messages=turns)
         assert response.json()["choices"][0]["message"]["content"] == author
+
+
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+IMAGE = {"type": "image", "source": {"type": "url", "url": URL}}
+RESULTS: list[tuple[str, str, list[Any]]] = [
+    (
+        "/v1/chat/completions",
+        "messages",
+        [
+            {"role": "assistant", "tool_calls": [CALLED]},
+            {"role": "tool", "tool_call_id": "c", "content": LOOK},
+        ],
+    ),
+    (
+        "/v1/responses",
+        "input",
+        [
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {
+                "type": "function_call_output",
+                "call_id": "c",
+                "output": [
+                    {"type": "input_text", "text": "What is"},
+                    {"type": "input_image", "image_url": URL, "detail": "low"},
+                    {"type": "input_text", "text": "?"},
+                ],
+            },
+        ],
+    ),
+    (
+        "/v1/messages",
+        "messages",
+        [
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "c", "content": [LOOK[0], IMAGE, LOOK[2]]},
+                ],
+            },
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "turns"), RESULTS)
+async def test_a_picture_in_the_result_of_a_tool_follows_the_result(path: str, field: str, turns: list[Any]):
+    gateway = cluster("morse")
+    limit = {"max_tokens": 9} if path == "/v1/messages" else {} if field == "messages" else {"messages": None}
+    fields: dict[str, Any] = {field: [{"role": "user", "content": "Look."}, *turns], **limit}
+    response = await post(gateway, path, **fields)
+    assert response.status_code == 200, response.text
+    [asked] = prompts(gateway, "morse")
+    *_, result, shown = asked.messages
+    assert (result.role, result.content, result.media) == ("tool", "What is\n[image]\n?", ())
+    assert [shown.role, *(each if isinstance(each, str) else each.url for each in shown.parts())] == [
+        "user",
+        INTRODUCTION,
+        URL,
+    ]
+    [read] = prompts(gateway, "meta")
+    assert not any(message.media for message in read.messages)
+
+
+async def test_a_picture_of_a_result_goes_before_what_the_user_says_after_it():
+    turns = [{"role": "user", "content": "Look."}, *RESULTS[0][2], {"role": "user", "content": "And?"}]
+    gateway = cluster("meta")
+    assert (await post(gateway, messages=turns)).status_code == 200
+    [asked] = prompts(gateway, "meta")
+    assert [message.role for message in asked.messages] == ["user", "assistant", "tool", "user"]
+    assert [each for each in asked.messages[-1].parts() if isinstance(each, str)] == [INTRODUCTION, "And?"]
+
+
+async def test_the_result_of_a_tool_has_no_recordings():
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    turns = [RESULTS[0][2][0], {"role": "tool", "tool_call_id": "c", "content": [sound]}]
+    response = await post(cluster("meta"), messages=[{"role": "user", "content": "Listen."}, *turns])
+    assert response.status_code == 400
+    assert "the result of a tool pictures" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -186,9 +186,9 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
     [
         (_user({"type": "document", "source": {}}), "messages.0.content.0", "send its text"),
         (
-            _user({"type": "tool_result", "tool_use_id": "a", "content": [IMAGE]}),
+            _user({"type": "tool_result", "tool_use_id": "a", "content": [{"type": "document"}]}),
             "messages.0.content.0.tool_result.content.0",
-            "image",
+            "document",
         ),
         (_user({"type": "server_tool_use"}), "messages.0.content.0", "Anthropic's servers"),
         (

@@ -156,7 +156,7 @@ def test_a_call_of_a_namespace_has_the_name_that_models_see():
             "input.1.content.1.type",
             "/v1/chat/completions",
         ),
-        (result("a", [{"type": "input_image"}]), "input.1.output.0.type", "a message of the user"),
+        (result("a", [{"type": "input_file"}]), "input.1.output.0.type", "a message of the user"),
     ],
 )
 def test_an_item_that_is_not_supported_is_refused_by_name(item: Any, param: str, remedy: str):
