@@ -57,7 +57,7 @@ CLASSES: dict[str, type[Any]] = {
     each.__name__: each
     for each in (
         *(request.EngineRequest, request.Resumed, request.SamplingOptions, request.ChatOptions),
-        *(request.Grammar, tasks.Tokenize, tasks.Detokenize),
+        *(request.Grammar, tasks.Tokenize, tasks.Detokenize, tasks.Embed),
         *(chunk.EngineChunk, chunk.TextPart, chunk.ReasoningPart, chunk.ToolCallPart),
         *(chunk.TokenLogprobs, chunk.Alternative, tasks.TokenizedPrompt),
         *(routing_report.RoutingReport, routing_report.Candidates, routing_report.ShadowWin),

@@ -38,6 +38,7 @@ WRITTEN = EngineChunk(
         (routing_report.ShadowWin("law-v2", "law", 0.5, 3),),
     ),
     tokenized=tasks.TokenizedPrompt((1,), ("t",), 512),
+    vectors=(b"\x00\x00\x80\x3f",),
 )
 UNKNOWN_GRAMMAR = ["Grammar", {"kind": "bnf"}]
 # As version 1 of the format was first sent. A later release has to read it.
@@ -115,7 +116,7 @@ def test_what_an_earlier_release_sends_is_read():
     [
         (with_field(pack(ASKED), "cache_salt", "s"), r"EngineRequest\.cache_salt"),
         (with_field(pack(ASKED), "sampling", ["SamplingOptions", {"top_a": 0.5}]), r"SamplingOptions\.top_a"),
-        (with_field(pack(ASKED), "task", ["Embed", {}]), "Embed"),
+        (with_field(pack(ASKED), "task", ["Rerank", {}]), "Rerank"),
         (
             with_field(pack(ASKED), "sampling", ["SamplingOptions", {"grammar": UNKNOWN_GRAMMAR}]),
             "bnf",
