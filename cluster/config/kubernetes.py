@@ -138,6 +138,31 @@ class WorkerPodsConfig(PodPlacementConfig, title="kubernetes.pods"):
         return self
 
 
+class IncrementalUpgradeConfig(StrictConfig, title="kubernetes.incremental_upgrade"):
+    """An upgrade that grows the new cluster and moves traffic to it step by step, so that it never needs
+    twice the GPUs. Needs KubeRay's feature gate `RayServiceIncrementalUpgrade` and a Gateway API controller."""
+
+    gateway_class: ObjectName = Field(
+        description="The GatewayClass that splits the traffic between the two clusters."
+    )
+    max_surge_percent: int = Field(
+        100, ge=1, le=100, description="By how much both clusters together may exceed the size of one."
+    )
+    step_percent: int = Field(
+        10, ge=1, le=100, description="Share of the traffic that moves to the new cluster in one step."
+    )
+    interval_s: int = Field(30, ge=1, description="Seconds between steps.")
+
+    @model_validator(mode="after")
+    def _step_within_surge(self) -> Self:
+        if self.step_percent > self.max_surge_percent:
+            raise ValueError(
+                f"step_percent: {self.step_percent} is above max_surge_percent, {self.max_surge_percent}; "
+                "lower it, because the new cluster has no room for more"
+            )
+        return self
+
+
 class KubernetesConfig(StrictConfig, title="kubernetes"):
     """One RayService, which `etr render k8s` writes."""
 
@@ -171,6 +196,11 @@ class KubernetesConfig(StrictConfig, title="kubernetes"):
     )
     head: HeadPodConfig = Field(HeadPodConfig(), description="The pod of Ray's head.")
     pods: list[WorkerPodsConfig] = Field([], description="Settings for the pods of some models.")
+    incremental_upgrade: IncrementalUpgradeConfig | None = Field(
+        None,
+        description="How a change that needs a new Ray cluster, such as a new image, is made. By default the "
+        "new cluster starts at full size before it gets any traffic.",
+    )
     idle_timeout_s: int = Field(
         300, ge=60, description="Seconds after which a pod that no replica needs is removed."
     )

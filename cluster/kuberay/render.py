@@ -11,7 +11,7 @@ import yaml
 
 from cluster.addresses import WILDCARDS, is_loopback
 from cluster.config.cluster_config import ClusterConfig
-from cluster.config.kubernetes import KubernetesConfig
+from cluster.config.kubernetes import IncrementalUpgradeConfig, KubernetesConfig
 from cluster.config.model_source import LocalModelConfig
 from cluster.errors import ConfigError
 from cluster.kuberay.lint import require_clean
@@ -68,6 +68,7 @@ def build_rayservice(config: ClusterConfig, *, table_version: int = 1) -> dict[s
             "excludeHeadPodFromServeSvc": True,
             # How long an answer that began on the old cluster may take.
             "rayClusterDeletionDelaySeconds": least_grace_s(config),
+            **_upgrade_strategy(block.incremental_upgrade),
             "serveConfigV2": serve_text(deploy),
             "rayClusterConfig": _ray_cluster(config, block, worker_groups(config, deploy)),
         },
@@ -125,6 +126,23 @@ def _reachable(config: ClusterConfig) -> ClusterConfig:
     changed = config.model_copy(update={"http": config.http.model_copy(update={"host": EVERY_INTERFACE})})
     changed._source = config.source
     return changed
+
+
+def _upgrade_strategy(upgrade: IncrementalUpgradeConfig | None) -> dict[str, Any]:
+    if upgrade is None:
+        return {}
+    options = {
+        "gatewayClassName": upgrade.gateway_class,
+        "maxSurgePercent": upgrade.max_surge_percent,
+        "stepSizePercent": upgrade.step_percent,
+        "intervalSeconds": upgrade.interval_s,
+    }
+    return {
+        "upgradeStrategy": {
+            "type": "NewClusterWithIncrementalUpgrade",
+            "clusterUpgradeOptions": options,
+        }
+    }
 
 
 def _problems(config: ClusterConfig, block: KubernetesConfig) -> Iterator[str]:

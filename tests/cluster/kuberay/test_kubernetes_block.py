@@ -75,6 +75,11 @@ def test_only_the_image_is_required(tmp_path: Path):
             "kubernetes.head.tolerations.0: value has no effect with operator: Exists",
         ),
         ({"idle_timeout_s": 1}, "kubernetes.idle_timeout_s: "),
+        ({"incremental_upgrade": {}}, "kubernetes.incremental_upgrade.gateway_class: "),
+        (
+            {"incremental_upgrade": {"gateway_class": "istio", "max_surge_percent": 20, "step_percent": 30}},
+            "kubernetes.incremental_upgrade: step_percent: 30 is above max_surge_percent, 20",
+        ),
         ({"initializing_timeout_s": 0}, "kubernetes.initializing_timeout_s: "),
         ({"termination_grace_s": 10}, "kubernetes.termination_grace_s: "),
         ({"gpu_resource": "gpu"}, "kubernetes.gpu_resource: "),

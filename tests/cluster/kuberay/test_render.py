@@ -56,6 +56,22 @@ def test_the_command_prints_if_no_file_is_named(tmp_path: Path):
     assert "cannot be written" in refused.stderr
 
 
+def test_an_incremental_upgrade_is_the_operators_strategy_of_that_name(tmp_path: Path):
+    upgrade = {"gateway_class": "istio", "max_surge_percent": 25, "step_percent": 5, "interval_s": 60}
+    config = config_of(
+        copy_example("seven_models", tmp_path), kubernetes={"image": "i:1", "incremental_upgrade": upgrade}
+    )
+    assert build_rayservice(config)["spec"]["upgradeStrategy"] == {
+        "type": "NewClusterWithIncrementalUpgrade",
+        "clusterUpgradeOptions": {
+            "gatewayClassName": "istio",
+            "maxSurgePercent": 25,
+            "stepSizePercent": 5,
+            "intervalSeconds": 60,
+        },
+    }
+
+
 def test_the_demo_for_kubernetes_differs_only_in_paths_and_host():
     here = yaml.safe_load((REPOSITORY / "examples/smollm2/cluster.yaml").read_text())
     text = EXAMPLES["demo"][0].read_text().replace("/opt/etr/demo/smollm2", "../../.cache/smollm2")

@@ -16,8 +16,9 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from cluster.kuberay.render import build_rayservice
 from examples.gpu.samples import EXAMPLES
-from tests.support.k8s_world import K8S, crd, group, manifest_of
+from tests.support.k8s_world import K8S, config_of, copy_example, crd, group, manifest_of
 
 KUBERNETES = ("1.34", "1.37")  # the oldest and the newest that KubeRay 1.7 and the schemas have in common
 PLAIN_FILES = ("networkpolicy.yaml", "disruption.yaml", "models.yaml")
@@ -43,6 +44,16 @@ def manifest(tmp_path: Path) -> dict[str, Any]:
 
 def test_the_samples_match_kuberays_schema(schema: jsonschema.Draft202012Validator, shipped: dict[str, Any]):
     assert [error.message for error in schema.iter_errors(shipped)] == []
+
+
+def test_an_incremental_upgrade_matches_kuberays_schema(
+    schema: jsonschema.Draft202012Validator, tmp_path: Path
+):
+    config = config_of(
+        copy_example("seven_models", tmp_path),
+        kubernetes={"image": "i:1", "incremental_upgrade": {"gateway_class": "istio"}},
+    )
+    assert [error.message for error in schema.iter_errors(build_rayservice(config))] == []
 
 
 @pytest.mark.parametrize(
