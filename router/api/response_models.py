@@ -58,8 +58,8 @@ class FeedbackReceipt(ResponseModel):
 
 class ModelCard(ResponseModel):
     """`max_model_len` is null unless cluster.yaml has it. The `state` of the generalist is that of the meta.
-    `modalities` are what the model reads, those of the generalist what any of its models does. `aliases` are
-    the other names of the model."""
+    `task` is `embed` for models of `/v1/embeddings`. `modalities` are what the model reads, those of the
+    generalist what any of its models does. `aliases` are the other names of the model."""
 
     id: str
     object: Literal["model"]
@@ -67,6 +67,7 @@ class ModelCard(ResponseModel):
     owned_by: str
     max_model_len: int | None
     state: ModelState
+    task: Literal["generate", "embed"]
     modalities: list[Modality]
     aliases: list[str]
 

@@ -64,6 +64,7 @@ class StatusEndpoints:
             "owned_by": table.name,
             "max_model_len": table.entry(name).window,
             "state": self._gateway.state(name),
+            "task": "embed" if name in table.embedders else "generate",
             "modalities": [each for each in get_args(Modality) if each in read],
             "aliases": [each for each in names if each != model_id],
         }

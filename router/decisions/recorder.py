@@ -90,7 +90,10 @@ class DecisionRecorder:
             self._log.write(partial(decision_lines, generation, state, num_beyond_key, with_text=with_text))
 
     def performed(self, state: GenerationState) -> None:
-        self._count_tokens(state, key_label(state.admission.key))
+        key = state.admission.key
+        self._count_tokens(state, key_label(key))
+        if self._spend is not None:
+            self._spend(key, _num_tokens(state))
 
     def feedback(self, answer_id: str, right_expert: str | None, key: str) -> tuple[Verdict, bool]:
         """Take what a client says of an answer. Returns the verdict, and whether it was logged.

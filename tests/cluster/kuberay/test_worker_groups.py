@@ -63,6 +63,23 @@ def test_an_expert_with_an_existing_shape_changes_only_numbers_of_pods(tmp_path:
     assert changed["template"] == group(before, "gpu1-cpu0-l40s")["template"]
 
 
+def test_an_embedder_gets_pods_of_its_own_shape_or_shares_those_of_the_same(tmp_path: Path):
+    path = copy_example("seven_models", tmp_path)
+    before = build_rayservice(load_config(path, models_required=False))
+    embedder = {"model": {"path": "/opt/etr/demo/models/bge"}, "autoscaling": {"max_replicas": 4}}
+    on_gpus = {**embedder, "resources": {"num_gpus": 1, "num_cpus": 0}}
+    manifest = build_rayservice(config_of(path, embeddings={"bge": on_gpus}))
+    assert {*names(manifest)} == {*names(before), "gpu1-cpu0"}
+    own = group(manifest, "gpu1-cpu0")
+    assert (own["minReplicas"], own["maxReplicas"], limits(own)["nvidia.com/gpu"]) == (1, 4, "1")
+    served = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
+    (app,) = (app for app in served if app["name"] == "embedder-bge")
+    assert app["args"]["model"] == {"path": "/opt/etr/demo/models/bge"}
+    shared = {**embedder, "resources": {"num_cpus": 0.25}}
+    manifest = build_rayservice(config_of(path, embeddings={"bge": shared}))
+    assert names(manifest) == names(before)
+
+
 def test_the_gpu_example_uses_ten_gpus(tmp_path: Path):
     manifest = manifest_of("gpu", tmp_path)
     gpus = [one for one in groups(manifest) if "GPU" in one["resources"]]

@@ -13,12 +13,15 @@ from openai import AsyncOpenAI
 
 from router.api.tasks.embedding_fields import HONOURED
 from router.api.tasks.embedding_request import EmbeddingsRequest
+from router.decisions.log_lines import key_label
+from router.decisions.metrics import PROMPT_TOKENS
 from router.dialects.app import build_app
 from router.errors import InvalidRequest, ModelDied
 from router.model_port import ModelRequest
 from router.prompt import Prompt
 from router.table import ModelEntry
 from router.tasks import Embed
+from tests.fakes.metrics import CountedMetrics
 from tests.fakes.models import VECTOR, FakeGateway, FakeModel, Item, models, performs, writes
 from tests.router.api.test_http_keys import ALICE, ALL, BOB, SOME, bearer, change
 
@@ -120,6 +123,9 @@ async def test_an_embedder_is_listed_by_name_and_alias(client: httpx.AsyncClient
     change(gateway, aliases={"text-embedding-3-small": NAME})
     listed = (await client.get("/v1/models")).json()["data"]
     assert {NAME, "text-embedding-3-small"} <= {each["id"] for each in listed}
+    embedders = {each["id"] for each in listed if each["task"] == "embed"}
+    assert embedders == {NAME, "text-embedding-3-small"}
+    assert {each["task"] for each in listed if each["id"] not in embedders} == {"generate"}
     assert (await client.get(f"/v1/models/{NAME}")).json()["state"] == "ready"
     assert (await client.get("/healthz")).json()["embedders"] == {"small": "ready"}
     response = await client.post(EMBEDDINGS, json={"model": "text-embedding-3-small", "input": "a"})
@@ -134,6 +140,23 @@ async def test_a_key_reaches_only_the_embedders_that_it_names(
     assert (await client.post(EMBEDDINGS, json=body)).status_code == 401
     assert (await client.post(EMBEDDINGS, json=body, headers=bearer(SOME))).status_code == 404
     assert (await client.post(EMBEDDINGS, json=body, headers=bearer(ALL))).status_code == 200
+
+
+async def test_the_tokens_of_inputs_count_in_the_limits_of_the_key_and_in_metrics(
+    client: httpx.AsyncClient, gateway: FakeGateway
+):
+    gateway.metrics = metrics = CountedMetrics()
+    change(gateway, keys=(ALICE.model_copy(update={"tokens_per_day": 10}),))
+    body = {"model": NAME, "input": "a"}  # 7 tokens, as the model counts them
+    for _ in range(2):
+        assert (await client.post(EMBEDDINGS, json=body, headers=bearer(ALL))).status_code == 200
+        await gateway.limits.leases.renew_all()
+    refused = await client.post(EMBEDDINGS, json=body, headers=bearer(ALL))
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    change(gateway, keys=(ALICE,))
+    (used,) = (await client.get("/keys/usage", headers=bearer(ALL))).json()["data"]
+    assert used["tokens_today"] == 14
+    assert metrics.series(PROMPT_TOKENS) == {("small", key_label("alice")): 14}
 
 
 async def test_a_lost_replica_is_replaced_and_a_refusal_is_passed_on(
