@@ -1,4 +1,4 @@
-"""Remote experts on a real cluster: its own address, and a fake OpenAI server."""
+"""Remote experts and embedders on a real cluster: its own address, and a fake OpenAI server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 import yaml
+from openai import OpenAI
 
 from cluster.config.cluster_config import load_config
 from cluster.local.head import start_head, stop_head
@@ -115,6 +116,16 @@ def test_the_meta_answers_if_the_remote_server_fails(cluster: Cluster):
     assert cluster.server.failures == []
 
 
+def test_the_official_sdk_gets_embeddings(cluster: Cluster):
+    with OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as sdk:
+        both = sdk.embeddings.create(model="generalist/vectors", input=["iron", "law"])
+        alone = sdk.embeddings.create(model="generalist/vectors", input="law")
+    assert both.usage.prompt_tokens > alone.usage.prompt_tokens > 0
+    assert len(both.data[0].embedding) == HIDDEN_SIZE
+    assert both.data[1].embedding == pytest.approx(alone.data[0].embedding, abs=1e-5)
+    assert both.data[0].embedding != pytest.approx(alone.data[0].embedding, abs=1e-2)
+
+
 def test_replica_logs_have_the_servers_abilities_but_no_key(cluster: Cluster):
     files = [path for path in cluster.logs.rglob("*") if path.suffix in (".log", ".out", ".err")]
     logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
@@ -140,7 +151,12 @@ def _write_config(folder: Path, url: str) -> Path:
         token = ExpertToken(name, vector, 0.0, meta_name="meta", meta_fingerprint=found[0])
         token.save(folder / f"{name}.safetensors")
         experts[name]["token"] = f"{name}.safetensors"
-    config = {"meta": {"model": {"path": "models/meta"}}, "experts": experts, "http": {"port": port}}
+    config = {
+        "meta": {"model": {"path": "models/meta"}},
+        "experts": experts,
+        "embeddings": {"vectors": {"model": {"path": "models/near"}, "engine": {"pooling": "last"}}},
+        "http": {"port": port},
+    }
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
