@@ -50,6 +50,7 @@ class ModelRequest:
     With `probe` nothing is written: the only chunk has the distribution over the allowed experts, and the
     expert that would take over, if any.
     A `task` takes the place of an answer: its result is one chunk, with a finish reason.
+    What the model keeps of a prompt is found only by requests with the same `cache_salt`.
     `trace_headers` are passed on to servers that the model asks.
     `adapter` selects a model of an application that serves several (`ModelEntry.adapter`).
     `message_gap_s` is the longest time that text may wait to be sent with later text; the first text and the
@@ -73,6 +74,7 @@ class ModelRequest:
     probe: bool = False
     task: Task | None = None
     adapter: str | None = None
+    cache_salt: str | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0
 

@@ -161,7 +161,8 @@ class RouteTable(RoutingRules):
     """Replaced as a whole, with a higher `table_version`. Without `keys`, no request needs a key.
 
     Web pages of `cors_origins` may use the API. With `allow_chat_template`, a request may bring a template.
-    With `page`, browsers get a page. With `has_chain_stop`, the meta has a row named `CHAIN_STOP`.
+    With `page`, browsers get a page. With `has_chain_stop`, the meta has a row named `CHAIN_STOP`. With
+    `separate_caches`, no key's requests find in a prefix cache what another key has sent.
     """
 
     table_version: int
@@ -173,6 +174,7 @@ class RouteTable(RoutingRules):
     limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
     allow_chat_template: bool = False
+    separate_caches: bool = False
     page: bool = True
     tracing: Tracing | None = None
     shadows: tuple[str, ...] = ()

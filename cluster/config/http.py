@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cluster.config.base import LoadContext, StrictConfig
 from router.media_rules import MediaRules
@@ -47,6 +47,12 @@ class HttpConfig(StrictConfig, title="http"):
         description="Environment variable of the `etr` command with API keys, separated by commas. They have "
         "no limits.",
     )
+    separate_caches: bool = Field(
+        False,
+        description="Whether each API key has its own part of the models' prefix caches, so that no key can "
+        "tell from the time of its answers what another has sent. Then keys no longer share the reading of a "
+        "common system prompt.",
+    )
 
     cors_origins: list[Annotated[str, Field(pattern=ORIGIN)]] = Field(
         [],
@@ -82,6 +88,12 @@ class HttpConfig(StrictConfig, title="http"):
         if not path.is_file():
             raise ValueError(f"no such file '{path}'; make it with `etr keys create` or correct the path")
         return path
+
+    @model_validator(mode="after")
+    def _has_keys_to_separate(self) -> Self:
+        if self.separate_caches and self.keys_file is None and self.keys_env is None:
+            raise ValueError("separate_caches has no effect without API keys; set keys_file or remove it")
+        return self
 
     def alias_problems(self, name: str, experts: Iterable[str]) -> Iterator[str]:
         """What is wrong with the aliases in the cluster `name`, one line each."""

@@ -41,6 +41,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
         "cors_origins": config.http.cors_origins,
         "allow_chat_template": config.http.allow_chat_template,
         "page": config.http.page,
+        **({"separate_caches": True} if config.http.separate_caches else {}),
         **({"media": config.http.media.model_dump(mode="json")} if reads_media(config) else {}),
         **tracing_settings(config),
     }

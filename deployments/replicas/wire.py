@@ -47,6 +47,7 @@ def to_engine_request(request: ModelRequest) -> EngineRequest:
         probe=request.probe,
         task=None if request.task is None else _to_engine_task(request.task),
         adapter=request.adapter,
+        cache_salt=request.cache_salt,
         trace_headers=request.trace_headers,
         message_gap_s=request.message_gap_s,
     )

@@ -140,6 +140,7 @@ class EngineRequest:
         probe: Generate nothing; return the distribution over the allowed experts at the first position.
         task: What takes the place of an answer; its result is one chunk. None: an answer.
         adapter: The LoRA adapter to use, which the engine has loaded. None: the model without an adapter.
+        cache_salt: Only requests with the same one, or all without one, share blocks of the prefix cache.
         trace_headers: `traceparent` and `tracestate` of the request, for servers that the engine asks.
         message_gap_s: Not for the engine: its replica may merge chunks that are closer in time than this.
     """
@@ -169,6 +170,7 @@ class EngineRequest:
     probe: bool = False
     task: Task | None = None
     adapter: str | None = None
+    cache_salt: str | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     message_gap_s: float = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from router.api.cache_salt import cache_salt
 from router.api.fields.sampling import TOKEN_ID_FIELDS
 from router.api.requests import AnswerRequest
 from router.decoding.generation import GenerationRequest, Progress
@@ -38,6 +39,7 @@ def generations(
         request.refuse_prompt_ids()
     targets = [_readable(prompt, target, routing, table) for prompt in prompts]
     admission, stop = admission_context(table, key, request.priority), _stop_rule(request)
+    salt = cache_salt(table, key, request.cache_salt)
     return [
         GenerationRequest(
             request_id=f"{answer_id}-{index}",
@@ -48,6 +50,7 @@ def generations(
             stop=stop,
             message_gap_s=_message_gap_s(request),
             routing=routing,
+            cache_salt=salt,
             admission=admission,
             progress=Progress() if request.stream_options.is_continuous else None,
         )

@@ -55,6 +55,7 @@ class AnswerRequest(SamplingFields, StopFields, TruncationFields, EndpointReques
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     priority: int = Field(0, ge=-(2**63), lt=2**63)
+    cache_salt: Name | None = None
     routing: RoutingOptions | None = None
 
     @model_validator(mode="after")

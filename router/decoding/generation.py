@@ -33,7 +33,8 @@ class GenerationRequest:
     """One answer to write. A client request with `n` choices has `n` generations for each of its prompts.
 
     `session` names the conversation, if the client does; requests of one session belong together.
-    With a `task`, the model does that instead of writing an answer.
+    With a `task`, the model does that instead of writing an answer. Models share what they keep of prompts
+    only among requests with the same `cache_salt`.
     A model may hold its text back for `message_gap_s` seconds, to send fewer messages. `admission` is shared
     by the generations of one client request; None makes this the only one. The decode loop keeps `progress`
     up to date, if there is one.
@@ -49,6 +50,7 @@ class GenerationRequest:
     message_gap_s: float = 0.0
     session: str = ""
     task: Task | None = None
+    cache_salt: str | None = None
     admission: AdmissionContext | None = field(default=None, compare=False)
     progress: Progress | None = field(default=None, compare=False)
 

@@ -50,6 +50,7 @@ class RequestBuilder:
             probe=probe,
             task=generation.task,
             adapter=entry.adapter,
+            cache_salt=generation.cache_salt,
             trace_headers=state.trace_headers(),
             # Well below the gap deadline, so that text held back does not look like a stalled model.
             message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),

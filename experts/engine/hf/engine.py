@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import replace
 
 import torch
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
@@ -177,8 +178,8 @@ class TransformersEngine:
 
     def _writer(self, request_id: str) -> Writer | None:
         # In this order: a request that ends meanwhile leaves the processor first, then its adapter.
-        writer = self._batch_adapters.writer(request_id)
-        return writer if self._logits_processor.knows(request_id) else None
+        writer, request = self._batch_adapters.writer(request_id), self._logits_processor.request(request_id)
+        return None if request is None else replace(writer, salt=request.cache_salt or "")
 
     async def _running_request(self, encoded: EncodedRequest, received_s: float) -> RunningRequest:
         request, prompt = encoded.request, encoded.prompt

@@ -54,9 +54,10 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         self._states.pop(request_id, None)
         self._in_place.pop(request_id, None)
 
-    def knows(self, request_id: str) -> bool:
-        """Whether the request was added and not removed."""
-        return request_id in self._states
+    def request(self, request_id: str) -> EngineRequest | None:
+        """None if the request was not added, or is removed."""
+        state = self._states.get(request_id)
+        return None if state is None else state.request
 
     @property
     def num_requests(self) -> int:

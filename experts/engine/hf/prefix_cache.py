@@ -1,8 +1,8 @@
 """The KV cache of a continuous batch, which keeps what it has read for requests that begin with the same.
 
 The library finds a kept block by its tokens alone, forgets all kept blocks as soon as room is short, and
-keeps nothing of the step that ends a request. Here a block is found only by requests of the same writer, and
-the least recently used blocks are forgotten first, each when a running request needs its room.
+keeps nothing of the step that ends a request. Here a block is found only by requests of the same writer and
+salt, and the least recently used blocks are forgotten first, each when a running request needs its room.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ HASH_BYTES = 16
 @dataclass(frozen=True, slots=True)
 class Writer:
     """Who computes the keys and values of a request: the model without an adapter before position `start`,
-    and from there on adapter number `adapter`. None: the model alone."""
+    and from there on adapter number `adapter`. None: the model alone. Requests find only what was computed
+    with their own `salt`."""
 
     adapter: int | None = None
     start: int = 0
+    salt: str = ""
 
 
 def register() -> None:
@@ -86,7 +88,7 @@ class PrefixCache(PagedAttentionCache):
         if writer is None:
             return
         blocks, table = self._blocks, self._blocks.block_table[state.request_id]
-        ledger, page, block_hash = blocks.ledger, blocks.tokens_per_page, 0
+        ledger, page, block_hash = blocks.ledger, blocks.tokens_per_page, _root(writer)
         ids = state.initial_tokens + state.generated_tokens
         # `position_offset` is less than what is computed if tokens are going to be computed again.
         for number, end in enumerate(range(page, state.position_offset + 1, page)):
@@ -132,7 +134,7 @@ class PrefixCache(PagedAttentionCache):
     def _find(self, writer: Writer, ids: list[int]) -> list[int]:
         """The blocks that hold the beginning of `ids`, in order."""
         blocks, found = self._blocks, list[int]()
-        page, block_hash = blocks.tokens_per_page, 0
+        page, block_hash = blocks.tokens_per_page, _root(writer)
         for end in range(page, len(ids) + 1, page):
             block_hash = _hash(block_hash, ids[end - page : end], end, writer)
             block = blocks.ledger.hash_to_block.get(block_hash)
@@ -153,6 +155,13 @@ class PrefixCache(PagedAttentionCache):
             del ledger.cached_blocks[block]
             del ledger.hash_to_block[ledger.block_to_hash.pop(block)]
         self.pool.free_blocks(blocks.index, forgotten)
+
+
+def _root(writer: Writer) -> int:
+    """What stands for the parent of the first block, so that all hashes of a text depend on the salt."""
+    if not writer.salt:
+        return 0
+    return int.from_bytes(blake2b(writer.salt.encode(), digest_size=HASH_BYTES).digest(), "little")
 
 
 def _hash(parent: int, ids: list[int], end: int, writer: Writer) -> int:

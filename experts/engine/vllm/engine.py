@@ -134,7 +134,7 @@ class VllmEngine:
     async def _stream(self, running: RunningRequest) -> AsyncGenerator[EngineChunk, None]:
         with self._requests.registered(running) as request_id:
             outputs = self._llm.generate(
-                tokens_input(running.prompt),
+                tokens_input(running.prompt, cache_salt=running.request.cache_salt),
                 running.sampling_params(),
                 request_id,
                 lora_request=running.lora_request,

@@ -90,6 +90,13 @@ HONOURED: tuple[F, ...] = (
         "integer",
         "Among waiting requests of one API key, a lower number is served first. Default 0",
     ),
+    F(
+        "cache_salt",
+        "VS",
+        "1 to 256 characters",
+        "Only requests with the same one share what models keep of prompts in their "
+        "[prefix caches](../engines.md#the-prefix-cache). Remote experts do not get it",
+    ),
     F("response_format", "OVSLT", "object", "`text`, `json_object`, `json_schema` or `structural_tag`"),
     F(
         "structured_outputs",

@@ -62,7 +62,6 @@ REFUSED: tuple[F, ...] = (
     F("return_tokens_as_token_ids", "V", (False,), _RAW),
     F("return_token_ids", "VS", (False,), _RAW),
     F("return_prompt_text", "V", (False,), "the prompt differs between models; leave it out"),
-    F("cache_salt", "VS", (), "caches are shared by all clients of a model; leave it out"),
     F("kv_transfer_params", "V", ({},), _INTERNAL),
     F("ec_transfer_params", "V", ({},), _INTERNAL),
     F("vllm_xargs", "V", ({},), _INTERNAL),

@@ -51,6 +51,7 @@ HONOURED = (
         "`effort` as `reasoning_effort` of chat completions; `format` with a JSON schema for the answer",
     ),
     _honoured("routing", "object", "As for chat completions", server="R"),
+    _honoured("cache_salt", "1 to 256 characters", "As for chat completions", server="R"),
 )
 
 _STORED = "nothing is stored; send the whole conversation"

@@ -111,6 +111,7 @@ class CountTokensRequest(EndpointRequest):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     routing: RoutingOptions | None = None
+    cache_salt: Name | None = None
 
     def to_chat(self) -> ChatRequest:
         """The same request to the chat endpoint.
@@ -127,6 +128,7 @@ class CountTokensRequest(EndpointRequest):
             "tools": [tool.to_chat() for tool in self.tools],
             "continue_final_message": self._is_continued(),
             "routing": self.routing and self.routing.model_dump(exclude_unset=True),
+            "cache_salt": self.cache_salt,
         }
         for part in (self.tool_choice, self.thinking, self.output_config):
             fields |= part.to_chat() if part else {}

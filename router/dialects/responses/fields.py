@@ -88,7 +88,6 @@ REFUSED = (
     R("prompt_logprobs", "R", (), _CHAT),
     R("skip_special_tokens", "V", (True,), "control tokens are never sent; leave it out"),
     R("request_id", "V", (), "send the header x-request-id"),
-    R("cache_salt", "V", (), "caches are shared by all clients of a model; leave it out"),
     R("enable_response_messages", "V", (False,), "the answer holds no raw tokens; leave it out"),
     R("watermarking", "V", (False,), "there are no watermarks; leave it out"),
     R("vllm_xargs", "V", ({},), _INTERNAL),
@@ -105,7 +104,8 @@ AS_IN_CHAT = tuple(
             for name, field in kind.model_fields.items()
         }
         - {field.name for field in REFUSED}
-        | {"chat_template_kwargs", "include_reasoning", "model", "parallel_tool_calls", "priority", "routing"}
+        | {"cache_salt", "chat_template_kwargs", "include_reasoning", "model", "parallel_tool_calls"}
+        | {"priority", "routing"}
     )
 )
 

@@ -70,6 +70,7 @@ class ResponsesRequest(SamplingFields, StopFields, EndpointRequest):
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
     truncation: Literal["auto", "disabled"] = "disabled"
     priority: int = Field(0, ge=-(2**63), lt=2**63)
+    cache_salt: Name | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     metadata: dict[Label, Label] = Field(default_factory=dict, max_length=MAX_METADATA)
     user: Label | None = None

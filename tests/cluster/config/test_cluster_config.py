@@ -413,6 +413,7 @@ REFUSED = [
     ("http/aliases", {"generalist/x": "generalist"}, "http.aliases.generalist/x: models of this cluster are"),
     ("http/aliases", {"generalist": "generalist"}, "http.aliases.generalist: models of this cluster are"),
     ("http/allow_chat_template", "yes", "http.allow_chat_template: should be a valid boolean"),
+    ("http/separate_caches", True, "http: separate_caches has no effect without API keys; set keys_file or"),
     ("http/port", 65536, "http.port: should be less than or equal to 65535; it is 65536, correct it"),
     ("http/port", "8000", "http.port: should be a valid integer; it is '8000', correct it"),
     ("http/keys_file", "nowhere.yaml", "http.keys_file: no such file '"),

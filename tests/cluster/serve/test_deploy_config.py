@@ -268,7 +268,9 @@ def test_every_model_has_our_request_router_from_the_first_deploy(deploy: dict[s
     assert "request_router_config" not in deployment(deploy, "router")
 
 
-def test_the_routers_know_whose_pages_templates_and_names_are_allowed(tmp_path: Path, world: dict[str, Any]):
+def test_the_routers_know_whose_pages_templates_and_names_are_allowed(
+    tmp_path: Path, world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     def table() -> RouteTable:
         router = deployment(build_serve_config(load(tmp_path, world)), "router")
         return RouteTable.model_validate(router["user_config"])
@@ -276,6 +278,10 @@ def test_the_routers_know_whose_pages_templates_and_names_are_allowed(tmp_path: 
     assert (table().cors_origins, table().allow_chat_template, table().aliases) == ((), False, {})
     world["http"] = {"cors_origins": ["https://chat.example", "*"], "allow_chat_template": True}
     assert (table().cors_origins, table().allow_chat_template) == (("https://chat.example", "*"), True)
+    assert not table().separate_caches
+    monkeypatch.setenv("KEYS", "key-of-alice-0123456789")
+    world["http"] = {"keys_env": "KEYS", "separate_caches": True}
+    assert table().separate_caches
     world["http"] = {"aliases": {"gpt-4o": table().name}}
     assert table().aliases == world["http"]["aliases"]
 

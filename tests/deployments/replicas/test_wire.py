@@ -60,6 +60,7 @@ REQUEST = ModelRequest(
     probe=True,
     task=tasks.Tokenize(add_special_tokens=False, with_texts=True),
     adapter="law",
+    cache_salt="s",
     trace_headers={"traceparent": "00-1-2-01"},
     message_gap_s=0.5,
 )

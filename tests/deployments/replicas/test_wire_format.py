@@ -114,7 +114,7 @@ def test_what_an_earlier_release_sends_is_read():
 @pytest.mark.parametrize(
     ("message", "named"),
     [
-        (with_field(pack(ASKED), "cache_salt", "s"), r"EngineRequest\.cache_salt"),
+        (with_field(pack(ASKED), "tenant", "s"), r"EngineRequest\.tenant"),
         (with_field(pack(ASKED), "sampling", ["SamplingOptions", {"top_a": 0.5}]), r"SamplingOptions\.top_a"),
         (with_field(pack(ASKED), "task", ["Rerank", {}]), "Rerank"),
         (

@@ -109,6 +109,16 @@ async def test_a_text_that_another_writer_has_read_is_read_again(engine, models,
     assert await follow(engine, collided, 12, adapter=writer) == models[writer].follow(collided, 12)[0]
 
 
+@pytest.mark.parametrize("adapter", [None, "a"])
+async def test_a_text_that_was_read_with_another_salt_is_read_again(engine, models, adapter):
+    prompt = text(10, 60)
+    for salt in (None, "x", "y"):
+        options = {"adapter": adapter, "cache_salt": salt}
+        assert await num_read(engine, prompt, **options) == 60
+        assert await num_read(engine, prompt, **options) == 60 - 48
+        assert await follow(engine, prompt, 12, **options) == models[adapter].follow(prompt, 12)[0]
+
+
 async def test_a_new_version_of_an_adapter_reads_everything_again(engine, models, tmp_path_factory):
     prompt = text(5, 60)
     await follow(engine, prompt, 4, adapter="b")
