@@ -61,6 +61,10 @@ def build_remote(args: RemoteArgs) -> Application:
     return model_app(RemoteModelServer, args.model_dump(mode="json"))
 
 
+def build_remote_embedder(args: RemoteArgs) -> Application:
+    return model_app(RemoteEmbeddingServer, args.model_dump(mode="json"))
+
+
 def build_router(args: RouterArgs) -> Application:
     ingress: type[ServedRouter] = serve.ingress()(ServedRouter)
     return serve.deployment(name=ROUTER_DEPLOYMENT)(ingress).bind(args.max_body_bytes)
@@ -105,6 +109,20 @@ class RemoteModelServer(ModelServer):
         set_up_logs()
         args = RemoteArgs.model_validate(raw)
         super().__init__(OpenAIEngine(args.name, args.remote))
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
+class RemoteEmbeddingServer(ModelServer):
+    """The same for a model that only embeds."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        from experts.engine.openai.embedding import OpenAIEmbeddingEngine
+
+        set_up_logs()
+        args = RemoteArgs.model_validate(raw)
+        super().__init__(OpenAIEmbeddingEngine(args.name, args.remote))
 
     async def __del__(self) -> None:
         await self.close()

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from pydantic.config import JsonDict
 
 from cluster.config.base import LoadContext, StrictConfig, problems
+from cluster.config.embedder import AnyEmbedderConfig, EmbedderConfig
 from cluster.config.expert import (
     AdapterExpertConfig,
     AnyExpertConfig,
@@ -19,7 +20,7 @@ from cluster.config.expert import (
 )
 from cluster.config.http import HttpConfig
 from cluster.config.kubernetes import KubernetesConfig
-from cluster.config.loaded_model import EmbedderConfig, LoadedModelConfig, MetaConfig
+from cluster.config.loaded_model import LoadedModelConfig, MetaConfig
 from cluster.config.pool import PoolConfig, pool_problems
 from cluster.config.replicated_model import ReplicatedConfig
 from cluster.config.router import RouterConfig, TracingConfig
@@ -55,9 +56,9 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
         description="Models that serve several experts as LoRA adapters, by name.",
         json_schema_extra=_NAMES,
     )
-    embeddings: dict[str, EmbedderConfig] = Field(
+    embeddings: dict[str, AnyEmbedderConfig] = Field(
         {},
-        description="Models for `/v1/embeddings`, by name. Clients address them by name.",
+        description="Models for `/v1/embeddings`, by name, each with one of `model`, `remote`.",
         json_schema_extra=_NAMES,
     )
     routing: RoutingConfig = Field(
@@ -114,8 +115,8 @@ class ClusterConfig(StrictConfig, title="cluster.yaml"):
     @property
     def loaded_models(self) -> list[LoadedModelConfig | EmbedderConfig]:
         """The models that replicas of this cluster load."""
-        writers = (self.meta, *self.local_experts.values(), *self.pools.values())
-        return [*writers, *self.embeddings.values()]
+        embedders = [block for block in self.embeddings.values() if isinstance(block, EmbedderConfig)]
+        return [self.meta, *self.local_experts.values(), *self.pools.values(), *embedders]
 
     @property
     def replicated_experts(self) -> dict[str, ReplicatedExpertConfig]:

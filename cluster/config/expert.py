@@ -7,10 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from cluster.config.adapter_source import AnyAdapterConfig
 from cluster.config.base import LoadContext, StrictConfig
 from cluster.config.loaded_model import LoadedModelConfig
-from cluster.config.model_source import one_of
+from cluster.config.model_source import AnyAdapterConfig, one_of
 from cluster.config.replicated_model import ReplicatedConfig, ResourcesConfig
 from experts.engine.config import OpenAIConfig
 from router.media_rules import Modality
@@ -82,8 +81,8 @@ class RemoteConfig(OpenAIConfig, StrictConfig, title="remote"):
     """A model behind a URL that speaks the OpenAI API."""
 
 
-class RemoteResourcesConfig(ResourcesConfig, title="resources (of a remote expert)"):
-    """What one replica of a remote expert reserves in Ray. It only forwards requests."""
+class RemoteResourcesConfig(ResourcesConfig, title="resources (of a model behind a URL)"):
+    """What one replica of a model behind a URL reserves in Ray. It only forwards requests."""
 
     num_cpus: float = Field(
         0.1, ge=0, description="CPUs that one replica reserves. A fraction below 1, or a whole number."
@@ -93,7 +92,7 @@ class RemoteResourcesConfig(ResourcesConfig, title="resources (of a remote exper
     def _runs_no_model(self) -> Self:
         for name in ("num_gpus", "accelerator_type", "tensor_parallel", "pipeline_parallel"):
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect on a remote expert, which runs elsewhere; remove it")
+                raise ValueError(f"{name} has no effect on a model that runs elsewhere; remove it")
         return self
 
 

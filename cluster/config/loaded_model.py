@@ -1,5 +1,4 @@
-"""The keys of cluster.yaml for a model that replicas of this cluster load, to write or to embed: where it is,
-and what runs it."""
+"""The keys of cluster.yaml for a model that writes in replicas of this cluster: where it is, what runs it."""
 
 from __future__ import annotations
 
@@ -7,12 +6,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from cluster.config.base import StrictConfig
 from cluster.config.engine import AnyEngineConfig, TransformersEngineConfig, VllmEngineConfig
 from cluster.config.model_source import AnyModelConfig
 from cluster.config.replicated_model import AutoscalingConfig, ReplicatedConfig
 from cluster.config.router import NeverZeroAutoscaling
-from experts.engine.config import EmbeddingConfig
 from experts.engine.config.base import LocalEngineConfig
 
 
@@ -106,47 +103,3 @@ class MetaConfig(LoadedModelConfig, title="meta"):
     def takes_adapters(self) -> bool:
         """They take over in place."""
         return True
-
-
-class EmbeddingEngineConfig(EmbeddingConfig, StrictConfig, title="engine (of an embedding model)"):
-    """An encoder or decoder of transformers, in batches, on CPUs or one GPU."""
-
-
-class EmbedderConfig(ReplicatedConfig, title="embedding model"):
-    """A model for `/v1/embeddings`. The meta never hands over to it."""
-
-    streams_field = "engine.max_streams"
-    model: AnyModelConfig = Field(description="Where the model comes from.")
-    engine: EmbeddingEngineConfig = Field(
-        default_factory=EmbeddingEngineConfig, description="How the model is run."
-    )
-
-    @property
-    def max_streams(self) -> int:
-        return self.engine.max_streams
-
-    @property
-    def window(self) -> int | None:
-        return self.engine.max_model_len
-
-    @model_validator(mode="after")
-    def _takes_the_model_as_it_is(self) -> Self:
-        if self.model.adapter is not None:
-            raise ValueError("model.adapter: embedding models take no adapter; merge it and give that model")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_one_device(self) -> Self:
-        for field in ("num_gpus", "tensor_parallel", "pipeline_parallel"):
-            if (amount := getattr(self.resources, field)) > 1:
-                raise ValueError(
-                    f"resources.{field} {amount:g}: an embedding model runs on one device; use {field}: 1, "
-                    "and more replicas"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _sends_no_text(self) -> Self:
-        if self.deadlines.gap_s is not None:
-            raise ValueError("deadlines.gap_s has no effect on embeddings, which come at once; remove it")
-        return self

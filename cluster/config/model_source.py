@@ -1,17 +1,18 @@
-"""The `model` block of cluster.yaml: where a model comes from."""
+"""The `model` and `adapter` blocks of cluster.yaml: where models and LoRA adapters come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from cluster.config.base import OWN_WORDS, LoadContext, StrictConfig
-from experts.adapter import read_adapter
+from experts.adapter import Invocation, read_adapter
 from experts.errors import ModelLoadError
+from router.table import META
 
 URI_SCHEMES = ("abfs", "file", "gs", "https", "s3")
 
@@ -148,4 +149,60 @@ AnyModelConfig = Annotated[
     | Annotated[HubModelConfig, Tag("<hub>")]
     | Annotated[UriModelConfig, Tag("<uri>")],
     one_of("path", "hub", "uri"),
+]
+
+
+class PooledAdapterConfig(StrictConfig):
+    pool: str = Field(
+        description="Name of the pool whose model the adapter is for. `meta`: it is for the meta's own "
+        "model, and the expert takes over in place: within the meta's call, on what the meta has read."
+    )
+    invocation: Invocation = Field(
+        "exact",
+        description="How the adapter takes over in place. `exact`: it is an activated LoRA, trained with "
+        "PEFT's `alora_invocation_tokens`. `approximate`: an ordinary LoRA, which was trained to read whole "
+        "prompts, reads only the last token itself. Only with `pool: meta`.",
+    )
+
+    @model_validator(mode="after")
+    def _takes_over_in_place(self) -> Self:
+        if self.pool != META and "invocation" in self.model_fields_set:
+            raise ValueError("invocation has an effect only with pool: meta; remove it")
+        return self
+
+    @property
+    def invocation_in_place(self) -> Invocation | None:
+        """None if the adapter is in a pool of its own."""
+        return self.invocation if self.pool == META else None
+
+
+class LocalAdapterConfig(PooledAdapterConfig, title="adapter: path"):
+    """A LoRA adapter in a folder."""
+
+    path: Annotated[Path, Field(strict=False)] = Field(
+        description="Folder of the adapter as PEFT writes it. A relative path starts at the folder of "
+        "cluster.yaml."
+    )
+
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
+    @field_validator("path")
+    @classmethod
+    def _is_adapter(cls, path: Path, info: ValidationInfo) -> Path:
+        return adapter_path(path, info)
+
+
+class UriAdapterConfig(UriConfig, PooledAdapterConfig, title="adapter: uri"):
+    """A LoRA adapter in a remote file system. Each node that serves it fetches it once."""
+
+    @property
+    def source(self) -> str:
+        return self.uri
+
+
+AnyAdapterConfig = Annotated[
+    Annotated[LocalAdapterConfig, Tag("<path>")] | Annotated[UriAdapterConfig, Tag("<uri>")],
+    one_of("path", "uri"),
 ]

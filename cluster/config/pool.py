@@ -8,10 +8,9 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from cluster.config.adapter_source import LocalAdapterConfig
 from cluster.config.expert import AdapterExpertConfig
 from cluster.config.loaded_model import LoadedModelConfig
-from cluster.config.model_source import LocalModelConfig
+from cluster.config.model_source import LocalAdapterConfig, LocalModelConfig
 from experts.adapter import read_adapter
 from experts.errors import ModelLoadError
 from router.table import META

@@ -17,8 +17,8 @@ _INTRODUCTION = """\
 # cluster.yaml
 
 Generated from the code. `etr schema` prints the same as a JSON Schema, for editors. NAME stands for the name
-of an expert or a pool. A key that ends in `_s` is in seconds, one that ends in `_bytes` in bytes. An unknown
-key is an error.
+of an expert, a pool or an embedding model. A key that ends in `_s` is in seconds, one that ends in `_bytes`
+in bytes. An unknown key is an error.
 """
 
 

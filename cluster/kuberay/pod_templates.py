@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.config.adapter_source import UriAdapterConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.kubernetes import (
     GIB,
@@ -15,7 +14,7 @@ from cluster.config.kubernetes import (
     PodPlacementConfig,
     SecretKeyConfig,
 )
-from cluster.config.model_source import HubModelConfig, UriModelConfig
+from cluster.config.model_source import HubModelConfig, UriAdapterConfig, UriModelConfig
 from cluster.haproxy_command import NAME, PATH_VARIABLE
 from cluster.kuberay.worker_groups import WorkerGroup
 from cluster.ray_env import OBJECT_STORE_BYTES, RAY_ENV

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.addresses import is_loopback
-from cluster.config.adapter_source import LocalAdapterConfig
 from cluster.config.cluster_config import ClusterConfig
+from cluster.config.embedder import AnyEmbedderConfig, EmbedderConfig, RemoteEmbedderConfig
 from cluster.config.engine import VllmEngineConfig
 from cluster.config.expert import AdapterExpertConfig, RemoteExpertConfig, ReplicatedExpertConfig
 from cluster.config.expert_tokens import inline_shadows, inline_tokens
-from cluster.config.loaded_model import EmbedderConfig, LoadedModelConfig
+from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.model_source import LocalAdapterConfig
 from cluster.config.replicated_model import AutoscalingConfig, HealthConfig, ReplicatedConfig, ResourcesConfig
 from cluster.errors import ConfigError
 from cluster.serve.app_names import META_APP, ROUTER_APP, embedder_app, expert_app, pool_app
@@ -72,7 +73,7 @@ def _meta_app(config: ClusterConfig, table_version: int) -> dict[str, Any]:
 
 def _expert_app(config: ClusterConfig, name: str, block: ReplicatedExpertConfig) -> dict[str, Any]:
     if isinstance(block, RemoteExpertConfig):
-        built = _remote(name, block)
+        built = _remote("build_remote", name, block)
     else:
         assert isinstance(block, LoadedModelConfig)
         built = _loaded(name, block)
@@ -84,7 +85,10 @@ def _pool_app(config: ClusterConfig, name: str) -> dict[str, Any]:
     return _app(config, pool_app(name), block, _loaded(name, block), {"adapters": _adapters(config, name)})
 
 
-def _embedder_app(config: ClusterConfig, name: str, block: EmbedderConfig) -> dict[str, Any]:
+def _embedder_app(config: ClusterConfig, name: str, block: AnyEmbedderConfig) -> dict[str, Any]:
+    if isinstance(block, RemoteEmbedderConfig):
+        built = _remote("build_remote_embedder", name, block)
+        return _app(config, embedder_app(name), block, built, {})
     built = {
         "import_path": "deployments.apps:build_embedder",
         "args": {
@@ -141,9 +145,9 @@ def _engine(block: LoadedModelConfig) -> dict[str, Any]:
     return settings
 
 
-def _remote(name: str, block: RemoteExpertConfig) -> dict[str, Any]:
+def _remote(builder: str, name: str, block: RemoteExpertConfig | RemoteEmbedderConfig) -> dict[str, Any]:
     return {
-        "import_path": "deployments.apps:build_remote",
+        "import_path": f"deployments.apps:{builder}",
         "args": {"name": name, "remote": block.remote.model_dump(mode="json", exclude_none=True)},
     }
 

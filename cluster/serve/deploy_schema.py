@@ -25,6 +25,7 @@ BUILDER_ARGS: Mapping[str, type[BaseModel]] = {
     "deployments.apps:build_model": ModelArgs,
     "deployments.apps:build_embedder": EmbedderArgs,
     "deployments.apps:build_remote": RemoteArgs,
+    "deployments.apps:build_remote_embedder": RemoteArgs,
     "deployments.apps:build_router": RouterArgs,
 }
 

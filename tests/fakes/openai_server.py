@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import struct
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +51,7 @@ class OpenAIServer:
         breaks_after: The number of tokens after which an answer breaks off, with `stream_error` if given.
         failures: Statuses and bodies of the next responses, instead of answers.
         headers: Of these responses.
+        knows_base64: Whether it sends embeddings as base64 if it is asked to.
         hangs: Whether answers hang after their first token.
         bodies: Of all requests; `keys` are their Authorization headers, and `clients` their connections.
         num_open: Number of answers that are being streamed.
@@ -65,6 +68,7 @@ class OpenAIServer:
     failures: list[tuple[int, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     hangs: bool = False
+    knows_base64: bool = True
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     clients: set[tuple[str, int]] = field(default_factory=set)
@@ -74,6 +78,7 @@ class OpenAIServer:
     def app(self) -> FastAPI:
         app = FastAPI()
         app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"], response_model=None)
+        app.add_api_route("/v1/embeddings", self._embeddings, methods=["POST"], response_model=None)
         app.add_api_route("/v1/completions", self._completions, methods=["POST"], response_model=None)
         return app
 
@@ -99,6 +104,26 @@ class OpenAIServer:
         prompt = body["prompt"]
         written = tokens(prompt) if isinstance(prompt, str) else prompt
         return self._answered(request, body, written, is_chat=False)
+
+    def embedding(self, given: str | list[int]) -> tuple[float, ...]:
+        """Four numbers that 32-bit floats hold exactly."""
+        return tuple(byte / 128 - 1 for byte in sha256(str(given).encode()).digest()[:4])
+
+    async def _embeddings(self, request: Request) -> JSONResponse:
+        """In any order: each vector has its index."""
+        body = await self._received(request)
+        if self.failures:
+            status, content = self.failures.pop(0)
+            return JSONResponse(content, status, headers=self.headers)
+        counts = [len(tokens(each) if isinstance(each, str) else each) for each in body["input"]]
+        if max(counts) > self.max_model_len:
+            return _error(400, f"This model's maximum context length is {self.max_model_len} tokens.")
+        vectors: list[Any] = [[*self.embedding(each)] for each in body["input"]]
+        if self.knows_base64 and body.get("encoding_format") == "base64":
+            vectors = [b64encode(struct.pack("<4f", *vector)).decode() for vector in vectors]
+        data = [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        usage = {"usage": {"prompt_tokens": sum(counts)}} if self.reports_usage else {}
+        return JSONResponse({"object": "list", "data": data[::-1], **usage})
 
     async def _received(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = await request.json()

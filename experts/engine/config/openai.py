@@ -15,7 +15,7 @@ class OpenAIConfig(FrozenConfig):
 
     kind: Literal["openai"] = Field("openai", description="The engine: a remote server of the OpenAI API.")
     url: str = Field(
-        description="The server's address up to `/chat/completions`, for example `https://x/v1`."
+        description="The server's address up to `/chat/completions` or `/embeddings`, for example `https://x/v1`."
     )
     model: str = Field(min_length=1, description="The model's name on that server.")
     api_key_env: str | None = Field(
@@ -67,8 +67,10 @@ class OpenAIConfig(FrozenConfig):
             raise ValueError(f"'{url}' is not an http:// or https:// URL; give one that ends before /chat")
         if parts.query or parts.fragment:
             raise ValueError("has a part after ? or #; remove it")
-        if parts.path.rstrip("/").endswith("/completions"):
-            raise ValueError(f"'{url}' names one endpoint; end it before /chat/completions or /completions")
+        if parts.path.rstrip("/").endswith(("/completions", "/embeddings")):
+            raise ValueError(
+                f"'{url}' names one endpoint; end it before /chat/completions, /completions or /embeddings"
+            )
         return url.rstrip("/")
 
 

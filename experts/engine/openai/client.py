@@ -94,9 +94,11 @@ class RemoteClient:
         """POST `body` and return the whole JSON object of the response. Raises as `events`."""
         async with self._response(path, body, headers) as response:
             try:
-                return self._parse((await response.aread()).decode(errors="replace"), path)
+                data = await response.aread()
             except httpx.RequestError as error:
                 raise self._unavailable(error) from error
+        # In a thread: embeddings are megabytes of JSON.
+        return await asyncio.to_thread(lambda: self._parse(data.decode(errors="replace"), path))
 
     async def close(self) -> None:
         """Close all connections. Readers of events get RemoteUnavailable."""

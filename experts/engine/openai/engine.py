@@ -72,8 +72,7 @@ class OpenAIEngine:
         received_s = time.monotonic()
         try:
             if request.task is not None:
-                async with self._slots:
-                    yield await self._tasks.perform(request)
+                yield await self._perform(request)
                 return
             path, body = await self._to_http(request)
             async with self._slots:
@@ -120,6 +119,14 @@ class OpenAIEngine:
     async def close(self) -> None:
         await self._continuation.close()
         await self._client.close()
+
+    async def _perform(self, request: EngineRequest) -> EngineChunk:
+        async with self._slots:
+            self._num_running += 1
+            try:
+                return await self._tasks.perform(request)
+            finally:
+                self._num_running -= 1
 
     async def _within_window(
         self, path: str, body: dict[str, Any], headers: Mapping[str, str]

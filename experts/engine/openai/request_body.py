@@ -24,7 +24,7 @@ _CHAT = ("chat_template", "truncate_prompt_tokens")
 OPTION_FIELDS = frozenset(
     {*_SAME, *_LISTS, *_CHAT, "logit_bias", "logprobs", "top_logprobs", "response_format"}
     | {"structured_outputs", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs"}
-    | {"documents", "add_generation_prompt", "top_k", "seed", "temperature", "top_p"}
+    | {"input", "dimensions", "documents", "add_generation_prompt", "top_k", "seed", "temperature", "top_p"}
 )
 
 

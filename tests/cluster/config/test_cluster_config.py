@@ -146,8 +146,12 @@ REMOTES: list[tuple[str, Any, str]] = [
             ({"omit": ["model"]}, {}, ".remote.omit.0: should be 'temperature', 'top_p'"),
             ({"max_streams": 0}, {}, ".remote.max_streams: should be greater than or equal to 1; it is 0"),
             ({"read_timeout_s": "5"}, {}, ".remote.read_timeout_s: should be a valid number; it is '5'"),
-            ({}, {"resources": {"num_gpus": 1.0}}, ".resources: num_gpus has no effect on a remote expert"),
-            ({}, {"resources": {"tensor_parallel": 2}}, ".resources: tensor_parallel has no effect on a rem"),
+            (
+                {},
+                {"resources": {"num_gpus": 1.0}},
+                ".resources: num_gpus has no effect on a model that runs elsewhere",
+            ),
+            ({}, {"resources": {"tensor_parallel": 2}}, ".resources: tensor_parallel has no effect on a mod"),
             ({}, {"resources": {"num_cpus": 0.0}}, ".resources: reserves nothing; set num_cpus"),
             ({}, {"engine": {}}, ".engine: unknown key; remove it"),
             (

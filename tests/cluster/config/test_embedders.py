@@ -67,6 +67,43 @@ def test_what_cannot_take_effect_is_refused(
         load(folder, embedder, **more)
 
 
+def test_an_embedder_may_be_behind_a_url(folder: Path):
+    remote = {"url": "https://models.example/v1", "model": "vectors-1", "max_streams": 8}
+    config = load(folder, embeddings={"far": {"remote": remote}})
+    apps = {app["name"]: app for app in build_serve_config(config)["applications"]}
+    app = apps["embedder-far"]
+    assert app["import_path"] == "deployments.apps:build_remote_embedder"
+    assert app["args"]["remote"]["model"] == "vectors-1"
+    assert app["deployments"][0]["max_ongoing_requests"] == 8
+    assert app["deployments"][0]["ray_actor_options"]["num_cpus"] == 0.1
+    table = RouteTable.model_validate(apps["router"]["deployments"][0]["user_config"])
+    assert table.model_ids == ["generalist", "generalist/meta", "generalist/far"]
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ({"remote": {"continuation": "never"}}, "remote.continuation has no effect on embeddings"),
+        ({"remote": {"omit": ["seed"]}}, "remote.omit has no effect"),
+        (
+            {"remote": {}, "resources": {"num_gpus": 1}},
+            "num_gpus has no effect on a model that runs",
+        ),
+        ({"remote": {}, "autoscaling": {"target_tokens_in_flight": 5}}, "use target_ongoing_requests"),
+        ({"remote": {}, "deadlines": {"gap_s": 5}}, "gap_s has no effect"),
+        ({"remote": {}, "model": {"path": "bge"}}, "exactly one of model, remote"),
+        ({"remote": {"url": "https://models.example/v1/embeddings"}}, "names one endpoint"),
+    ],
+    ids=["continuation", "omit", "gpus", "tokens", "gap", "both", "url"],
+)
+def test_settings_without_effect_on_a_remote_embedder_are_refused(
+    folder: Path, block: dict[str, Any], problem: str
+):
+    remote = {"url": "https://models.example/v1", "model": "vectors-1", **block["remote"]}
+    with pytest.raises(ConfigError, match=problem):
+        load(folder, embeddings={"far": {**block, "remote": remote}})
+
+
 def test_an_alias_may_stand_for_an_embedder(folder: Path):
     config = load(folder, http={"aliases": {"text-embedding-3-small": "generalist/bge"}})
     assert config.http.aliases == {"text-embedding-3-small": "generalist/bge"}

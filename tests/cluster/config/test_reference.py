@@ -109,5 +109,5 @@ def test_the_reference_shows_types_bounds_and_defaults():
     assert "| `port` | integer ≥ 1, ≤ 65,535 | `8000` |" in text
     assert "| `when` | `anywhere`, `start` | `anywhere` |" in text
     assert "| `model` | [model: path](#model-path) or [model: hub](#model-hub) or " in text
-    assert "At `experts.NAME.remote`." in text
+    assert "At `experts.NAME.remote`, `embeddings.NAME.remote`." in text
     assert "At `kubernetes.pods[]`." in text
