@@ -139,8 +139,10 @@ class WorkerPodsConfig(PodPlacementConfig, title="kubernetes.pods"):
 
 
 class IncrementalUpgradeConfig(StrictConfig, title="kubernetes.incremental_upgrade"):
-    """An upgrade that grows the new cluster and moves traffic to it step by step, so that it never needs
-    twice the GPUs. Needs KubeRay's feature gate `RayServiceIncrementalUpgrade` and a Gateway API controller."""
+    """The new cluster grows while traffic moves to it step by step, so an upgrade never needs twice the GPUs.
+
+    Needs KubeRay's feature gate `RayServiceIncrementalUpgrade` and a Gateway API controller.
+    """
 
     gateway_class: ObjectName = Field(
         description="The GatewayClass that splits the traffic between the two clusters."
