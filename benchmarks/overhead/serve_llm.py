@@ -1,8 +1,8 @@
-"""`ray.serve.llm` on its own Ray head, with Serve's default settings."""
+"""`ray.serve.llm` on its own Ray head, with Serve's default settings or its fast ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,19 @@ SERVE_DEFAULTS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "",
     "RAY_worker_niceness": "15",
 }
+# What Serve's documentation offers for throughput: HAProxy, and gRPC within one event loop.
+SERVE_FAST = SERVE_DEFAULTS | {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+}
 
 
 @contextmanager
-def serve_llm(model: Model, folder: Path) -> Iterator[str]:
+def serve_llm(model: Model, folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
     """Yields the URL."""
     (port,) = free_ports(1)
-    head = start_head(folder / "state", num_cpus=8, env={**ENGINE_ENV, **SERVE_DEFAULTS})
+    head = start_head(folder / "state", num_cpus=8, env={**ENGINE_ENV, **settings})
     try:
         with connect_to(head) as client:
             client.put(_deploy_config(model, port))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,16 +16,18 @@ from cluster.local.process_session import Session
 from cluster.polling import until
 
 START_TIMEOUT_S = 300.0
+# The executor of our engine, by its name: on CPUs, vLLM makes `mp` of `uni`.
+IN_PROCESS = ("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor")
 
 
 @contextmanager
-def vllm_server(model: Model, folder: Path) -> Iterator[str]:
+def vllm_server(model: Model, folder: Path, further: Sequence[str] = ()) -> Iterator[str]:
     """Yields the URL."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     options = ["--model", str(model.folder), "--served-model-name", NAME, "--host", "127.0.0.1"]
-    command = [*server, *options, "--port", str(port), *_options(model)]
+    command = [*server, *options, "--port", str(port), *_options(model), *further]
     log_path = folder / "server.log"
     session = Session.start(command, {**os.environ, **ENGINE_ENV}, log_path, mark=str(model.folder))
     try:
