@@ -58,12 +58,7 @@ def build_rayservice(config: ClusterConfig, *, table_version: int = 1) -> dict[s
     manifest = {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": {
-            "name": service_name(config),
-            "namespace": block.namespace,
-            "labels": {MANAGED_BY: "etr"},
-            "annotations": {"ray.io/initializing-timeout": f"{block.initializing_timeout_s}s"},
-        },
+        "metadata": _metadata(config, block),
         "spec": {
             "excludeHeadPodFromServeSvc": True,
             # How long an answer that began on the old cluster may take.
@@ -126,6 +121,15 @@ def _reachable(config: ClusterConfig) -> ClusterConfig:
     changed = config.model_copy(update={"http": config.http.model_copy(update={"host": EVERY_INTERFACE})})
     changed._source = config.source
     return changed
+
+
+def _metadata(config: ClusterConfig, block: KubernetesConfig) -> dict[str, Any]:
+    return {
+        "name": service_name(config),
+        "namespace": block.namespace,
+        "labels": {MANAGED_BY: "etr"},
+        "annotations": {"ray.io/initializing-timeout": f"{block.initializing_timeout_s}s"},
+    }
 
 
 def _upgrade_strategy(upgrade: IncrementalUpgradeConfig | None) -> dict[str, Any]:
