@@ -139,7 +139,8 @@ class WorkerPodsConfig(PodPlacementConfig, title="kubernetes.pods"):
 
 
 class IncrementalUpgradeConfig(StrictConfig, title="kubernetes.incremental_upgrade"):
-    """The new cluster grows while traffic moves to it step by step, so an upgrade never needs twice the GPUs.
+    """The new cluster grows while traffic moves to it step by step. With a `max_surge_percent` below 100, an
+    upgrade needs fewer than twice the GPUs.
 
     Needs KubeRay's feature gate `RayServiceIncrementalUpgrade` and a Gateway API controller.
     """

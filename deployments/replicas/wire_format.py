@@ -1,16 +1,16 @@
 """The form of requests and chunks between a router and a replica, which may run different releases.
 
 A message has the format's number, and each value that is not a field's default by the name of the field.
-Classes are named too, so no release has to import a class of another one. A release reads its own format, the
-one before and the one after:
+Classes are named too, so no release has to import a class of another one.
 
 - A request with a field or class that the replica does not know is refused, because it cannot be answered as
   asked. The router tries another replica.
 - A chunk may have fields that the router does not know, because the router has not asked for them. A class
   that it does not know is an error.
 
-A new field needs no new format, if its default is what earlier releases do. Raise FORMAT when a field gets
-another meaning, or a default changes, and keep reading the format before.
+A new field needs no new format, if its default is what earlier releases do. A field that gets another meaning
+or another default needs one, in two releases: the first one reads the new format too, and the next one writes
+it. So no release reads what it would misunderstand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from experts.engine import chunk, request, routing_report, tasks
 from experts.errors import OtherRelease
 
-FORMAT = 1
+FORMAT = 1  # that is written
+READABLE = frozenset({FORMAT})
 
 Message = tuple[int, list[Any]]
 Value = TypeVar("Value")
@@ -93,9 +94,11 @@ def _pack(value: Any) -> list[Any]:
 
 
 def _unpack(message: Message, kind: type[Value], *, takes_unknown_fields: bool) -> Value:
+    if not isinstance(message, tuple):  # a release before the first format sent its own classes
+        raise OtherRelease(type(message).__name__)
     number, packed = message
-    if abs(number - FORMAT) > 1:
-        raise OtherRelease(f"format {number} of messages; this release reads {FORMAT - 1} to {FORMAT + 1}")
+    if number not in READABLE:
+        raise OtherRelease(f"format {number} of messages")
     value = _value(packed, takes_unknown_fields)
     if not isinstance(value, kind):
         raise OtherRelease(packed[0])
