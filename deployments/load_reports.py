@@ -123,7 +123,8 @@ class ServeBroadcast:
 
     def keep(self, apps: Collection[str]) -> None:
         own = serve.get_replica_context().app_name
-        self._handles = {app: handle for app, handle in self._handles.items() if app in {own, *apps}}
+        kept = {own, *apps}
+        self._handles = {app: handle for app, handle in self._handles.items() if app in kept}
 
     async def _call_all(self, app: str, method: str, *args: Any) -> list[Any]:
         try:

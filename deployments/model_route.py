@@ -106,7 +106,8 @@ class ModelRoute:
         if not self._is_verified and (self._model is None or self._may_reopen):
             self._open()
         if self._model is not None:
-            self._prober.refresh(self._model, self.first_token_s, self._may_keep_probing)
+            may_continue = self._may_keep_probing
+            self._prober.refresh(self._model, self.first_token_s, may_continue, is_needed=self._needed)
 
     def stalled(self, request_id: str) -> None:
         """The call produced nothing in time."""

@@ -13,7 +13,14 @@ from deployments.remote import Deployed
 from deployments.replicas.probe_ids import new_probe_id
 from deployments.replicas.replica_set import AdapterReplicas, ReplicaSet
 from router.clock import now_s
-from router.errors import ModelStalled, ModelUnavailable, RouterError
+from router.errors import (
+    AdapterMissing,
+    ModelDied,
+    ModelFailed,
+    ModelStalled,
+    ModelUnavailable,
+    RouterError,
+)
 from router.model_port import Finish, ModelRequest
 from router.prompt import Message, Prompt
 from router.sampling import Sampling
@@ -31,6 +38,9 @@ MayContinue = Callable[[float, int], bool]
 MIN_PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
 MAX_PAUSE_ALONE_S = 2.0
+
+# With another adapter, the replica may answer.
+OF_THE_ADAPTER = (AdapterMissing, ModelDied, ModelFailed)
 
 PROBE_TOKENS = 2  # the first comes of a prefill, the second of a step with a cache
 
@@ -69,17 +79,29 @@ def probe_request(replica: str | None = None, adapter: str | None = None) -> Mod
 
 
 class EjectedReplicaProber:
-    """Probes each ejected replica of a model, in a task of its own, until it answers or is gone."""
+    """Probes each ejected replica of a model, in a task of its own, until it answers or is gone.
+
+    A replica that all adapters of an application avoid is probed with a few of them, for all.
+    """
 
     def __init__(self, adapter: str | None = None) -> None:
         self._adapter = adapter
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def refresh(self, model: Deployed, timeout_s: float, may_continue: MayContinue) -> None:
-        """Start to probe replicas that were ejected meanwhile."""
-        for replica in model.replicas.for_adapter(self._adapter).ejected - self._tasks.keys():
+    def refresh(
+        self, model: Deployed, timeout_s: float, may_continue: MayContinue, *, is_needed: bool = False
+    ) -> None:
+        """Start to probe replicas that were ejected meanwhile. With `is_needed`, a caller waits for this
+        model, which then does not rely on the probes of other adapters: they may have to pause."""
+        claims, replicas = model.replicas.claims, model.replicas.for_adapter(self._adapter)
+        for replica in replicas.ejected - self._tasks.keys():
+            is_for_all = not _lacks_adapter(replicas, replica)
+            if is_for_all and claims.are_taken(replica) and not is_needed:
+                continue
             work = self._probe_until_cleared(model, replica, timeout_s, may_continue)
             self._tasks[replica] = start(work, f"probe {replica}")
+            if is_for_all:
+                claims.take(replica, self._tasks[replica])
 
     def close(self) -> list[asyncio.Task[None]]:
         """Stop probing; returns the tasks that are left to wait for."""
@@ -99,6 +121,8 @@ class EjectedReplicaProber:
                     await probe(model, timeout_s, replica, adapter=self._adapter)
                 except RouterError as error:
                     logger.info("replica %s does not answer yet: %s", replica, error)
+                    if isinstance(error, OF_THE_ADAPTER):
+                        model.replicas.claims.give_up(replica, asyncio.current_task())
                 await _pause(replicas, replica, pause_s)
                 while not may_continue(since_s, num_begun) and replica in replicas.ejected:  # noqa: ASYNC110
                     await asyncio.sleep(MIN_PAUSE_S)
@@ -123,6 +147,10 @@ async def wait_for_healthy(replicas: ReplicaSet | AdapterReplicas, deadline_s: f
 def start(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
     """Run work that belongs to no request: Serve cancels, with a request, what was started in its context."""
     return asyncio.create_task(work, name=name, context=Context())
+
+
+def _lacks_adapter(replicas: ReplicaSet | AdapterReplicas, replica: str) -> bool:
+    return isinstance(replicas, AdapterReplicas) and replicas.lacks(replica)
 
 
 async def _pause(replicas: ReplicaSet | AdapterReplicas, replica: str, pause_s: float) -> None:

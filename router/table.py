@@ -242,4 +242,5 @@ class RouteTable(RoutingRules):
         """Every model that a request may name: the generalist, the meta, each expert and embedder, and
         their aliases."""
         ids = model_ids(self.name, (META, *self.experts, *self.embedders))
-        return [*ids, *(alias for alias, model_id in self.aliases.items() if model_id in ids)]
+        known = frozenset(ids)
+        return [*ids, *(alias for alias, model_id in self.aliases.items() if model_id in known)]

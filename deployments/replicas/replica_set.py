@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from weakref import WeakValueDictionary, ref
+from weakref import WeakValueDictionary
 
 from deployments.replicas.call_placements import CallPlacements
 from deployments.replicas.death_count import DeathCount
 from deployments.replicas.error_rate import ErrorRate
+from deployments.replicas.probe_claims import ProbeClaims
 from router.errors import (
     AdapterBroken,
     AdapterMissing,
@@ -63,9 +64,9 @@ class ReplicaSet:
         self.calls = CallPlacements()
         self.deaths = DeathCount()
         self.errors = ErrorRate()
+        self.claims = ProbeClaims()
         self._app = app
-        # Replaced as a whole, because Serve may choose replicas in another thread.
-        self._adapters: dict[str, ref[AdapterReplicas]] = {}
+        self._adapters: WeakValueDictionary[str, AdapterReplicas] = WeakValueDictionary()
 
     @property
     def why_broken(self) -> str | None:
@@ -83,7 +84,7 @@ class ReplicaSet:
 
     def ejected_for(self, adapter: str | None) -> frozenset[str]:
         """The replicas that calls of this adapter avoid."""
-        known = None if adapter is None else self._known(adapter)
+        known = None if adapter is None else self._adapters.get(adapter)
         return self.ejected if known is None else known.ejected
 
     def set_running(self, replicas: Iterable[str], vocabularies: Iterable[str | None] = ()) -> None:
@@ -157,21 +158,15 @@ class ReplicaSet:
         self.running, self.ejected = running, ejected & running
         self.errors.keep(running)
         self.is_verified = self.is_verified and bool(self.healthy)
-        for adapter in self._adapters:
-            if known := self._known(adapter):
+        for found in self._adapters.valuerefs():  # a list: Serve may choose replicas in another thread
+            if (known := found()) is not None:
                 known.refresh()
 
     def _adapter_set(self, adapter: str) -> AdapterReplicas:
-        found = self._known(adapter)
-        if found is None:
-            found = AdapterReplicas(self, adapter)
-            alive = {name: known for name, known in self._adapters.items() if known() is not None}
-            self._adapters = {**alive, adapter: ref(found)}
-        return found
-
-    def _known(self, adapter: str) -> AdapterReplicas | None:
         found = self._adapters.get(adapter)
-        return None if found is None else found()
+        if found is None:
+            found = self._adapters[adapter] = AdapterReplicas(self, adapter)
+        return found
 
 
 class AdapterReplicas:
@@ -210,6 +205,9 @@ class AdapterReplicas:
         if self.running and self.running <= self._broken:
             return "none of its replicas can load its adapter"
         return DYING if self.deaths.is_broken else self._replicas.why_broken
+
+    def lacks(self, replica: str) -> bool:
+        return replica in self._missing
 
     def mark_missing(self, replica: str | None, *, is_broken: bool) -> None:
         """The replica does not have the adapter (yet); `is_broken`: it said that it cannot load it."""

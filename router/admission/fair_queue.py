@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -39,18 +39,20 @@ class RoundRobin:
     def __init__(self) -> None:
         # Ordered dicts throughout: a plain dict has to skip deleted entries to find its first one.
         self._by_key: OrderedDict[str, _KeyTickets] = OrderedDict()
+        self._num = 0
 
     def __len__(self) -> int:
-        return sum(tickets.num for tickets in self._by_key.values())
+        return self._num
 
     def add(self, ticket: Ticket) -> None:
         self._by_key.setdefault(ticket.context.key, _KeyTickets()).add(ticket)
+        self._num += 1
 
     def remove(self, ticket: Ticket) -> None:
         """Has no effect if the ticket is not there."""
         key = ticket.context.key
         if key in self._by_key:
-            self._by_key[key].remove(ticket)
+            self._num -= self._by_key[key].remove(ticket)
             if not self._by_key[key].num:
                 del self._by_key[key]
 
@@ -70,7 +72,9 @@ class RoundRobin:
     def num_before(self, context: AdmissionContext) -> int:
         """How many calls get their slot before a call of this request that arrives now."""
         key = context.key
-        num = self._by_key[key].num_before(context) if key in self._by_key else 0
+        if key not in self._by_key:  # it joins at the end: each of the others has one turn before
+            return len(self._by_key)
+        num = self._by_key[key].num_before(context)
         return num + _num_ahead(((other, tickets.num) for other, tickets in self._by_key.items()), key, num)
 
     def to_evict(self, context: AdmissionContext) -> Ticket | None:
@@ -91,34 +95,49 @@ class _KeyTickets:
     def __init__(self) -> None:
         self.num = 0
         self._by_request: OrderedDict[AdmissionContext, OrderedDict[Ticket, None]] = OrderedDict()
+        self._by_priority: dict[int, OrderedDict[AdmissionContext, None]] = {}  # the same order
+        self._nums: Counter[int] = Counter()  # of tickets, by priority
 
     def add(self, ticket: Ticket) -> None:
-        self._by_request.setdefault(ticket.context, OrderedDict())[ticket] = None
+        context = ticket.context
+        self._by_request.setdefault(context, OrderedDict())[ticket] = None
+        self._by_priority.setdefault(context.priority, OrderedDict())[context] = None
+        self._nums[context.priority] += 1
         self.num += 1
 
-    def remove(self, ticket: Ticket) -> None:
-        tickets = self._by_request.get(ticket.context)
-        if tickets and ticket in tickets:
-            del tickets[ticket]
-            self.num -= 1
-            if not tickets:
-                del self._by_request[ticket.context]
+    def remove(self, ticket: Ticket) -> bool:
+        """Whether it was there."""
+        context = ticket.context
+        tickets = self._by_request.get(context)
+        if not tickets or ticket not in tickets:
+            return False
+        del tickets[ticket]
+        self._nums[context.priority] -= 1
+        self.num -= 1
+        if not tickets:
+            del self._by_request[context], self._by_priority[context.priority][context]
+        if not self._nums[context.priority]:
+            del self._nums[context.priority], self._by_priority[context.priority]
+        return True
 
     def first(self) -> Ticket:
-        context = min(self._by_request, key=lambda context: context.priority)  # the oldest of the lowest
+        context = next(iter(self._by_priority[min(self._by_priority)]))  # the oldest of the lowest
         return next(iter(self._by_request[context]))
 
     def rotate(self, context: AdmissionContext) -> None:
         """The request has had its turn."""
         if context in self._by_request:
             self._by_request.move_to_end(context)
+            self._by_priority[context.priority].move_to_end(context)
 
     def num_before(self, context: AdmissionContext) -> int:
-        nums = [(other, len(tickets)) for other, tickets in self._by_request.items()]
-        num_urgent = sum(num for other, num in nums if other.priority < context.priority)
-        equal = [pair for pair in nums if pair[0].priority == context.priority]
-        num_own = len(self._by_request.get(context, ()))
-        return num_urgent + num_own + _num_ahead(equal, context, num_own)
+        num_urgent = sum(num for priority, num in self._nums.items() if priority < context.priority)
+        equal = self._by_priority.get(context.priority, OrderedDict())
+        if context not in equal:  # it joins at the end: each of the others has one turn before
+            return num_urgent + len(equal)
+        num_own = len(self._by_request[context])
+        nums = ((other, len(self._by_request[other])) for other in equal)
+        return num_urgent + num_own + _num_ahead(nums, context, num_own)
 
     def has_longer_request(self, context: AdmissionContext) -> bool:
         """Whether another request has more tickets than this one would have with one more."""
@@ -177,8 +196,8 @@ class FairQueue:
 def _num_ahead(tickets: Iterable[tuple[Hashable, int]], own: Hashable, num_turns: int) -> int:
     """How many tickets of others are served, round robin, before `own` gets its turn `num_turns + 1`.
 
-    `tickets` gives the number of tickets of each in the order of the round. Those ahead of `own` have one
-    turn more than those behind it; if `own` is not among them, it joins at the end.
+    `tickets` gives the number of tickets of each in the order of the round, `own` among them. Those ahead of
+    `own` have one turn more than those behind it.
     """
     num_ahead, limit = 0, num_turns + 1
     for owner, num in tickets:

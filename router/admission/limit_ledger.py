@@ -101,10 +101,11 @@ class _Pool:
         self.held: dict[str, _Held] = {}
         self.today = 0.0
         self._kind = kind
+        self._sum = _Held(0.0, 0.0, 0.0, now_s)  # over all routers, so that a renewal does not add them up
 
     @property
     def num_open(self) -> float:
-        return sum(held.used for held in self.held.values())
+        return self._sum.used
 
     def renew(self, router: str, report: LeaseReport, num_routers: int, now_s: float) -> Lease:
         """Count what the router has used; take back what it does not need, or give it more."""
@@ -113,14 +114,17 @@ class _Pool:
         if self._kind is not Limit.OPEN:
             self.today += used
         if self.limit is None:
-            self.held[router] = _Held(0.0, report.used, report.wanted, now_s)
+            self._put(router, _Held(0.0, report.used, report.wanted, now_s))
             return Lease(0.0, 1.0, 0.0, self.today)
-        held = self.held[router] = _Held(max(0.0, report.spare), report.used, report.wanted, now_s)
+        wanted = max(report.wanted, report.needed)
+        held = _Held(max(0.0, report.spare), report.used, wanted, now_s)
+        self._put(router, held)
         self._settle(before.spare - used, report.spare, now_s)
-        share = self._share(held, report.needed, num_routers)
+        share = held.wanted / self._sum.wanted if self._sum.wanted else 1 / num_routers
         given = self._target(held.spare, report, share) - held.spare
         self._give(given)
         held.spare += given
+        self._sum.spare += given
         return Lease(held.spare, share, self._left(), self.today)
 
     def set_limit(self, limit: int | None) -> None:
@@ -131,13 +135,21 @@ class _Pool:
         for router, held in list(self.held.items()):
             if router in routers or now_s - held.at_s > ROUTER_TTL_S:
                 self._give(-held.spare)
-                del self.held[router]
+                self._put(router, None)
 
-    def _share(self, own: _Held, needed: float, num_routers: int) -> float:
-        """The router's part of what all routers want; an equal part if none wants anything."""
-        own.wanted = max(own.wanted, needed)
-        wanted = sum(held.wanted for held in self.held.values())
-        return own.wanted / wanted if wanted else 1 / num_routers
+    def _put(self, router: str, held: _Held | None) -> None:
+        """Replace what a router holds; None: nothing any more."""
+        before = self.held.pop(router, None)
+        if held is not None:
+            self.held[router] = held
+        if not self.held:  # without the rounding of earlier sums
+            self._sum = _Held(0.0, 0.0, 0.0, 0.0)
+            return
+        for each, sign in ((before, -1), (held, 1)):
+            if each is not None:
+                self._sum.spare += sign * each.spare
+                self._sum.used += sign * each.used
+                self._sum.wanted += sign * each.wanted
 
     def _target(self, spare: float, report: LeaseReport, share: float) -> float:
         """How much the router is to hold. At least half of what can be held ahead stays here, for all."""
@@ -167,7 +179,7 @@ class _CountedPool(_Pool):
     """The tokens of a day, or the answers that are open: what is left follows from what is used."""
 
     def _left(self) -> float:
-        return self._at_most() - sum(held.spare for held in self.held.values())
+        return self._at_most() - self._sum.spare
 
     def _at_most(self) -> float:
         assert self.limit is not None
@@ -211,9 +223,8 @@ class _MinutePool(_Pool):
         else:  # it never got its last lease
             self._level -= unexpected
         self._level += min(0.0, spare)  # a debt is paid from here
-        held = sum(each.spare for each in self.held.values())
         refilled = self._level + self.limit / 60 * (now_s - self._at_s)
-        self._level = max(self._level, min(refilled, self._at_most() - held))
+        self._level = max(self._level, min(refilled, self._at_most() - self._sum.spare))
         self._at_s = now_s
 
     def _give(self, num: float) -> None:

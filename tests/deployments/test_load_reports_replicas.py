@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +126,26 @@ def test_a_model_is_unknown_if_every_replica_hangs_or_fails(handles: dict[str, l
 async def connected(replicas: ServeBroadcast, app: str) -> None:
     await replicas.loads(app)
     await replicas.open_calls()
+
+
+async def test_handles_are_kept_by_one_look_at_the_applications(handles: dict[str, list[FakeHandle]]):
+    """A set of all of them was made for every handle."""
+
+    class Apps(list[str]):
+        num_read = 0
+
+        def __iter__(self) -> Iterator[str]:
+            self.num_read += 1
+            return super().__iter__()
+
+    names = [f"app-{number}" for number in range(5)]
+    handles |= {name: [FakeHandle({"load": []})] for name in names}
+    replicas = ServeBroadcast()
+    for name in names:
+        await replicas.loads(name)
+    apps = Apps(names)
+    replicas.keep(apps)
+    assert apps.num_read == 1
 
 
 async def test_a_handle_is_created_once_for_each_application(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.load_reports import LoadReports
+from deployments.replicas.probe_claims import MAX_CLAIMS
 from deployments.replicas.replica_set import ReplicaSet
 from router.admission.context import AdmissionContext
 from router.admission.controller import Admission
@@ -309,3 +310,42 @@ def test_a_replica_that_lacks_an_adapter_is_avoided_for_that_adapter_alone(event
         assert known.healthy == known.running - known.ejected
         assert known.is_verified is proven
         assert not (known.why_broken and known.healthy)
+
+
+def test_a_replica_that_hangs_gets_a_few_probes_however_many_adapters_it_has():
+    """Each of 500 adapters probed it, at each router."""
+
+    async def main() -> None:
+        cluster = Cluster()
+        chem = cluster.models["chem"]
+        chem.comes_up("r1", "r2")
+        async with gateway_to(cluster, pool(*(f"a{number}" for number in range(20)))) as gateway:
+            await settle()
+            chem.hung = {"r1"}
+            chem.replicas.eject("r1", "test")
+            chem.reached.clear()
+            await settle(10)
+            assert chem.reached == ["r1"] * MAX_CLAIMS
+            chem.hung.clear()
+            await settle(60)
+            assert chem.replicas.ejected == frozenset()
+            assert {gateway.state(f"a{number}") for number in range(20)} == {ModelState.READY}
+
+    in_virtual_time(main())
+
+
+def test_a_replica_that_answers_only_one_adapter_is_found_to_answer():
+    async def main() -> None:
+        cluster = Cluster()
+        chem = cluster.models["chem"]
+        chem.comes_up("r1", "r2")
+        names = [f"a{number}" for number in range(2 * MAX_CLAIMS)]
+        async with gateway_to(cluster, pool(*names)) as gateway:
+            await settle()
+            chem.without = {("r1", name): MISSING for name in names[:-1]}
+            chem.replicas.eject("r1", "test")
+            await settle(10)
+            assert chem.replicas.ejected == frozenset()
+            assert {gateway.state(name) for name in names} == {ModelState.READY}
+
+    in_virtual_time(main())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from deployments.replicas.call_placements import MAX_ENDED_CALLS, CallPlacement, CallPlacements
 from deployments.replicas.probe_ids import is_probe, new_probe_id, probed_replica
 from deployments.replicas.replica_set import ReplicaSet, replicas_of
+from tests.support.steps import num_steps
 
 NAMES = st.sampled_from("abc")
 EVENTS = st.lists(
@@ -68,3 +69,14 @@ def test_the_id_of_a_probe_names_its_replica_and_is_unique(replica):
 def test_the_id_of_an_answer_is_not_that_of_a_probe(request_id):
     assert not is_probe(request_id)
     assert probed_replica(request_id) is None
+
+
+def test_a_new_adapter_costs_the_same_however_many_are_known():
+    def cost(num_known: int) -> int:
+        replicas = ReplicaSet("pool")
+        known = [replicas.for_adapter(f"a{number}") for number in range(num_known)]
+        steps = num_steps(lambda: known.append(replicas.for_adapter("new")))
+        assert len({*known}) == num_known + 1
+        return steps
+
+    assert cost(1000) <= cost(10)
