@@ -96,6 +96,7 @@ class ModelChunk:
     prompt, if the request asks for them.
     `ids` are those tokens, if the model knows them; `tokenizer`, on the first chunk, names the tokenizer that
     they belong to. None means that the ids cannot be used.
+    `num_cached_tokens`, on the first chunk, is how many of the prompt's tokens were in the prefix cache.
     On the last chunk, `stop_token` is the one of `SamplingOptions.stop_token_ids` that ended the answer.
     `routing` is what the meta has to report of its decisions.
     `tokenized` and `vectors` are results of a task; a vector is its numbers as 32-bit floats, little-endian.
@@ -113,6 +114,7 @@ class ModelChunk:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     tokenizer: str | None = None
     num_prompt_tokens: int | None = None
+    num_cached_tokens: int = 0
     finish: Finish | None = None
     stop_token: int | None = None
     expert: str | None = None

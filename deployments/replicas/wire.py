@@ -63,6 +63,7 @@ def to_model_chunk(chunk: EngineChunk) -> ModelChunk:
         prompt_logprobs=tuple(map(_to_logprobs, chunk.prompt_logprobs)) if chunk.prompt_logprobs else (),
         tokenizer=chunk.tokenizer,
         num_prompt_tokens=chunk.num_prompt_tokens,
+        num_cached_tokens=chunk.num_cached_tokens,
         finish=None if chunk.finish is None else Finish(chunk.finish.value),
         stop_token=chunk.stop_token,
         expert=chunk.expert,

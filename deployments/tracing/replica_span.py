@@ -63,5 +63,7 @@ def _note(attributes: dict[str, Attribute], chunk: EngineChunk, since_s: float) 
     attributes[OUTPUT_TOKENS] = (num_tokens or 0) + len(chunk.token_ids) + chunk.num_unnamed_tokens
     if chunk.num_prompt_tokens:
         attributes["gen_ai.usage.input_tokens"] = chunk.num_prompt_tokens
+    if chunk.num_cached_tokens:
+        attributes["gen_ai.usage.cache_read.input_tokens"] = chunk.num_cached_tokens
     if chunk.finish is not None:
         attributes["gen_ai.response.finish_reasons"] = [chunk.finish.value]

@@ -84,6 +84,7 @@ class EngineChunk:
         tokenizer: Fingerprint of the tokenizer of `token_ids`. First chunk of each writer only.
         num_prompt_tokens: Length of the prompt. On the first chunk, or on the last from a remote server; on
             the first chunk after a hand-over in place, the number of tokens that the expert has read.
+        num_cached_tokens: How many of these tokens were in the prefix cache. First chunk only.
         finish: Why the generation ended. Last chunk only.
         stop_token: The token of `SamplingOptions.stop_token_ids` that ended the answer. Last chunk only.
         expert: The expert that takes over. If `finish` is None, it does so in place: the chunks that follow
@@ -105,6 +106,7 @@ class EngineChunk:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     tokenizer: str | None = None
     num_prompt_tokens: int | None = None
+    num_cached_tokens: int = 0
     finish: FinishReason | None = None
     stop_token: int | None = None
     expert: str | None = None
@@ -132,6 +134,7 @@ class EngineChunk:
             prompt_logprobs=self.prompt_logprobs,
             tokenizer=self.tokenizer or later.tokenizer,
             num_prompt_tokens=self.num_prompt_tokens or later.num_prompt_tokens,
+            num_cached_tokens=self.num_cached_tokens,
             routing=later.routing if self.routing is None else self.routing.followed_by(later.routing),
             queue_s=self.queue_s,
             prefill_s=self.prefill_s,

@@ -81,6 +81,7 @@ class TransformersEngine:
         )
         self._cache = batching.kv_cache(self._manager)
         self._cache.writer_of = self._writer
+        self._cache.on_found = self._logits_processor.found_in_cache
         self._tokenizer = tokenizer.shortened_to(longest)
         self._request_numbers = itertools.count()
         self._num_tokens, self._is_closing, self._scoring = 0, False, threading.Lock()

@@ -59,6 +59,12 @@ class RoutingLogitsProcessor(ContinuousBatchingLogitsProcessor):
         state = self._states.get(request_id)
         return None if state is None else state.request
 
+    def found_in_cache(self, request_id: str, num_tokens: int) -> None:
+        """Called when a prompt is about to be read, also again after the request was preempted."""
+        state = self._states.get(request_id)
+        if state is not None and not state.num_steps:
+            state.num_cached_tokens = num_tokens
+
     @property
     def num_requests(self) -> int:
         """Running and waiting."""

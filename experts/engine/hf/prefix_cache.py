@@ -39,11 +39,13 @@ def register() -> None:
 
 class PrefixCache(PagedAttentionCache):
     """`writer_of`: the writer of a request; None if the request is not known, or no longer. Then nothing that
-    it computes is kept. `num_found_tokens`: of all prompts so far, tokens that were not computed again."""
+    it computes is kept. `num_found_tokens`: of all prompts so far, tokens that were not computed again;
+    `on_found` is told those of each request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.writer_of: Callable[[str], Writer | None] = lambda request_id: None
+        self.on_found: Callable[[str, int], None] = lambda request_id, num_tokens: None
         self.num_found_tokens = 0
 
     @property
@@ -80,6 +82,7 @@ class PrefixCache(PagedAttentionCache):
         num_tokens = len(found) * self._blocks.tokens_per_page
         self._blocks.acquire_prefix_blocks(request_id, num_tokens, found)
         self.num_found_tokens += num_tokens
+        self.on_found(request_id, num_tokens)
         return num_tokens
 
     def mark_complete_blocks(self, state: RequestState, complete_blocks: dict[str, int]) -> None:

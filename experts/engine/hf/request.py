@@ -116,5 +116,6 @@ class RunningRequest:
     def _with_first_fields(self, chunk: EngineChunk, output: GenerationOutput) -> EngineChunk:
         """Add what only a request's first chunk has."""
         now_s = time.perf_counter()  # the clock of the manager's own times
-        chunk = replace(chunk, prompt_logprobs=self.prompt_logprobs)
+        num_cached = self.state.num_cached_tokens
+        chunk = replace(chunk, prompt_logprobs=self.prompt_logprobs, num_cached_tokens=num_cached)
         return chunk.with_times(now_s - self.received_s, now_s - output.lifespan[0])

@@ -57,6 +57,7 @@ class RequestState:
     `abandoned` request has no reader any more and ends at the next step.
     `candidates` are those of the hand-over, `first_candidates` those of the first decision, if asked for.
     `shadow_wins` are not reported yet, with positions counted from the first step; `won_shadows` are all.
+    `num_cached_tokens`: of the prompt, found in the prefix cache.
     `chooser`: if the request has further rules; `logprobs`: of its tokens so far, if it asks for them;
     `thoughts`: if the model thinks.
     """
@@ -79,6 +80,7 @@ class RequestState:
     chooser: TokenChooser | None = None
     logprobs: list[IdLogprobs] = field(default_factory=list)
     thoughts: ThoughtTracker | None = None
+    num_cached_tokens: int = 0
 
     @property
     def may_hand_over(self) -> bool:

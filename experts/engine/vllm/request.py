@@ -190,7 +190,8 @@ class RunningRequest:
         chunk = replace(chunk, tokenizer=self.tokenizer.fingerprint, num_prompt_tokens=num_read)
         if self.num_read is not None:
             return chunk
-        chunk = replace(chunk, prompt_logprobs=self._prompt_logprobs(output))
+        num_cached = output.num_cached_tokens or 0
+        chunk = replace(chunk, num_cached_tokens=num_cached, prompt_logprobs=self._prompt_logprobs(output))
         stats: RequestStateStats | None = output.metrics
         now_s = time.monotonic()  # the clock of the scheduler's process too
         scheduled_s = stats.scheduled_ts if stats and stats.scheduled_ts else self.received_s

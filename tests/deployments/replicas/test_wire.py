@@ -197,6 +197,7 @@ def test_no_field_of_a_chunk_is_forgotten_on_its_way_to_the_router():
         prompt_logprobs=(token,),
         tokenizer="tokenizer",
         num_prompt_tokens=4,
+        num_cached_tokens=3,
         finish=FinishReason.EXPERT,
         stop_token=5,
         expert="law",

@@ -6,6 +6,7 @@ vLLM is tested if it is installed; `make test` creates an environment for it.
 import asyncio
 import itertools
 import math
+import random
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
@@ -42,7 +43,12 @@ from tests.tiny.tokenizers import byte_level
 CONFIGS: dict[str, EngineConfig] = {
     "transformers": TransformersConfig(dtype="float32", max_streams=8, num_threads=1),
     "vllm": VllmConfig(
-        dtype="float32", max_streams=8, max_batch_tokens=64, cache_bytes=2**24, enforce_eager=True
+        dtype="float32",
+        max_streams=8,
+        max_batch_tokens=64,
+        cache_bytes=2**24,
+        enforce_eager=True,
+        extra={"block_size": 32},  # as short as a CPU takes, so that the prompts here fill some
     ),
 }
 TABLE_VERSIONS = itertools.count(1)
@@ -485,3 +491,28 @@ async def performed(engine: Engine, task: Task, **prompt: Any) -> EngineChunk:
     (chunk,) = [chunk async for chunk in engine.generate(EngineRequest("r", task=task, **prompt))]
     assert chunk.finish is FinishReason.STOP
     return chunk
+
+
+async def test_a_prompt_is_found_in_the_cache_only_with_the_same_salt(engine, reference):
+    ids = tuple(random.Random(24).choices(range(20, 120), k=100))  # of no other test
+    for salt in (None, "a", "b"):
+        assert await num_cached(engine, ids, salt) == 0, salt
+        assert await num_cached(engine, ids, salt) >= 64, salt
+    request = EngineRequest("r", ids=ids, temperature=0.0, max_tokens=8, cache_salt="a")
+    assert ids_of([chunk async for chunk in engine.generate(request)]) == reference.follow(list(ids), 8)[0]
+
+
+async def test_a_resumed_answer_finds_only_what_its_own_salt_has_read(engine, reference):
+    prompt = tuple(random.Random(25).choices(range(20, 120), k=100))
+    tokenizer = (await anext(engine.generate(EngineRequest("r", ids=prompt, cache_salt="a")))).tokenizer
+    own = reference.follow(list(prompt), 4)[0]
+    resumed = Resumed(reference.tokenizer.decode(own), tuple(own), tokenizer)
+    assert await num_cached(engine, prompt, "b", resumed=resumed) == 0
+    assert await num_cached(engine, prompt, "a", resumed=resumed) >= 64
+
+
+async def num_cached(engine: Engine, ids: tuple[int, ...], salt: str | None, **options: Any) -> int:
+    """How many tokens of this prompt the engine does not compute."""
+    request = EngineRequest("r", ids=ids, max_tokens=1, temperature=0.0, cache_salt=salt, **options)
+    chunks = [chunk async for chunk in engine.generate(request)]
+    return chunks[0].num_cached_tokens
