@@ -214,6 +214,21 @@ async def continued(engine: AdapterEngine, ids: Any, **options: Any) -> list[int
     return ids_of([chunk async for chunk in engine.generate(request)])
 
 
+async def test_a_hand_over_keeps_the_salt_of_its_request(engine, law):
+    await engine.install(15, [law.always])
+    options = {"max_tokens": 64, "cache_salt": "a"}
+    _, ids = by_author(await run(engine, LONG_TEXT, **options, **ALLOWED))
+    collided = (*prompt_ids(law.reference, LONG_TEXT), *ids, 30)
+    found = {}
+    for salt in ("b", "a"):
+        request = EngineRequest(
+            "r", ids=collided, temperature=0.0, max_tokens=1, adapter="law", cache_salt=salt
+        )
+        found[salt] = [chunk async for chunk in engine.generate(request)][0].num_cached_tokens
+    assert found["b"] == 0
+    assert found["a"] >= 32
+
+
 async def test_an_expert_that_is_not_read_any_more_leaves_nothing_behind(engine, law):
     await engine.install(14, [law.always])
     request = EngineRequest("r", messages=question(TEXTS[0]), temperature=0.0, max_tokens=64, **ALLOWED)
