@@ -89,6 +89,15 @@ def test_requests_and_chunks_arrive_as_they_were_sent():
     assert type(received.finish) is FinishReason
 
 
+@pytest.mark.parametrize("task", [tasks.Embed(), tasks.Embed(256)], ids=["whole", "cut"])
+def test_inputs_of_embeddings_and_the_bytes_of_vectors_arrive(task: tasks.Embed):
+    asked = EngineRequest("r", inputs=("iron", (5, 6), (7,)), task=task)
+    assert unpack_request(arrived(Sent(asked))) == asked
+    vectors = (bytes(range(256)), b"\x00\x00\xc0\x7f")  # any bytes, those of NaN too
+    found = EngineChunk(vectors=vectors, num_prompt_tokens=9, finish=FinishReason.STOP)
+    assert unpack_chunk(pickle.loads(pickle.dumps(pack(found)))) == found
+
+
 def test_every_class_of_a_request_or_a_chunk_can_be_sent():
     assert set(sent_classes()) == set(CLASSES.values())
 
