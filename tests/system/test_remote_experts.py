@@ -126,6 +126,16 @@ def test_the_official_sdk_gets_embeddings(cluster: Cluster):
     assert both.data[0].embedding != pytest.approx(alone.data[0].embedding, abs=1e-2)
 
 
+def test_embeddings_come_from_another_server(cluster: Cluster):
+    with OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as sdk:
+        found = sdk.embeddings.create(model="generalist/far-vectors", input=["iron and gold", "law"])
+    assert [tuple(each.embedding) for each in found.data] == [
+        cluster.server.embedding("iron and gold"),
+        cluster.server.embedding("law"),
+    ]
+    assert found.usage.prompt_tokens == 4
+
+
 def test_replica_logs_have_the_servers_abilities_but_no_key(cluster: Cluster):
     files = [path for path in cluster.logs.rglob("*") if path.suffix in (".log", ".out", ".err")]
     logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
@@ -154,7 +164,10 @@ def _write_config(folder: Path, url: str) -> Path:
     config = {
         "meta": {"model": {"path": "models/meta"}},
         "experts": experts,
-        "embeddings": {"vectors": {"model": {"path": "models/near"}, "engine": {"pooling": "last"}}},
+        "embeddings": {
+            "vectors": {"model": {"path": "models/near"}, "engine": {"pooling": "last"}},
+            "far-vectors": {"remote": {"url": url, "model": "vectors-1", "api_key_env": "OTHER_KEY"}},
+        },
         "http": {"port": port},
     }
     path = folder / "cluster.yaml"
