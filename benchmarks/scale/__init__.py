@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.scale`: what grows how with experts, replicas, routers, keys and streams."""
