@@ -37,7 +37,7 @@ class _Work:
 class EmbeddingEngine:
     """Runs one model; implements `Engine`. Create it and use it on one event loop.
 
-    What waits is bounded by whoever calls: a replica gets `max_streams` requests at a time.
+    The replica bounds what waits: it gets `max_streams` requests at a time.
     A request without a task is a probe: the model embeds a word, and nothing is written.
 
     Raises:

@@ -96,7 +96,7 @@ class RequestState:
 
     @property
     def has_new_observation(self) -> bool:
-        """Whether the last step has something to report, whoever writes on."""
+        """Whether the last step has something to report, even if no expert takes over."""
         has_won = bool(self.shadow_wins) and self.shadow_wins[-1].position == self.num_steps
         return has_won or (self.first_candidates is not None and not self.num_steps)
 
