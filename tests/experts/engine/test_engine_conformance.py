@@ -432,7 +432,7 @@ async def test_the_route_is_the_same_with_and_without_shadows(engine, reference)
         assert ids_of(chunks) == ids_of(before)
         assert (chunks[-1].finish, chunks[-1].expert) == (before[-1].finish, before[-1].expert)
         assert chunks[-1].probability == before[-1].probability
-        # On a busy machine, one chunk may be of all steps, and then has the candidates of the hand-over alone.
+        # On a busy machine one chunk may be of all steps, and then has those of the hand-over alone.
         assert candidates_in(chunks)[-1] == candidates_in(before)[-1]
     wins = {win.shadow: (win.over, win.position) for win in shadow_wins_in(await run(engine, **options))}
     assert wins == {"s0": (None, 0), "s1": (None, 1), "s2": ("law", 2)}
