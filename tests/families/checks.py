@@ -140,7 +140,9 @@ async def routing(world: World) -> None:
         assert probe.distribution == pytest.approx(expected, rel=1e-2, abs=1e-4)
         outcomes.append(wanted.expert)
     assert outcomes[:2] == ["roman", "morse"]
-    assert None in outcomes
+    # At the first token alone: what random weights write after it depends on the processor's arithmetic.
+    general = world.plain.open_turn(_question(_text("Hello number 4", 4)))
+    assert world.plain.route(general, tokens, 1)[0].expert is None
 
 
 def _text(text: str, number: int) -> str:

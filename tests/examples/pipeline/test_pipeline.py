@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from cluster.config.cluster_config import load_config
+from cluster.config.cluster_config import check_config
 from cluster.serve.route_table import route_table
 from deployments.replicas.wire import to_engine_request, to_model_chunk
 from examples.pipeline.checkpoint import make_pipeline_checkpoint
@@ -61,8 +61,9 @@ class RoleModel:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(smollm2, tmp_path_factory) -> AsyncIterator[httpx.AsyncClient]:
-    config = load_config(CONFIG)
     folder = make_pipeline_checkpoint(tmp_path_factory.mktemp("pipeline"), smollm2)
+    text = CONFIG.read_text("utf-8").replace("../../.cache/smollm2-pipeline", str(folder))
+    config = check_config(yaml.safe_load(text), CONFIG)
     engine = make_engine(ModelSource(path=str(folder)), ENGINE)
     try:
         tokens = [
