@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from typing import Any
 
+import psutil
 from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -195,7 +196,8 @@ class VllmEngine:
             if not self._llm.errored:
                 await self._llm.abort(request_ids)
         finally:
-            await asyncio.to_thread(self._llm.shutdown)
+            with suppress(psutil.NoSuchProcess):  # one of vLLM's own may end while it looks
+                await asyncio.to_thread(self._llm.shutdown)
             self._decisions.remove()
             # Its finalizer would shut down again when the interpreter has unloaded its modules.
             del self._llm, self._store

@@ -154,7 +154,8 @@ class FakeVllm:
             raise self.worker_error
 
     async def generate(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
-        yield SimpleNamespace(outputs=[SimpleNamespace(finish_reason=None, token_ids=[65])], metrics=None)
+        output = SimpleNamespace(finish_reason=None, token_ids=[65])
+        yield SimpleNamespace(outputs=[output], metrics=None, num_cached_tokens=None)
         await asyncio.Event().wait()
 
     async def abort(self, request_ids: list[str]) -> None: ...
