@@ -3,10 +3,10 @@
 Experts take over at the start of an answer, where PEFT finds the invocation tokens itself, and in mid-answer,
 where both begin at the last token. Sixteen requests run at a time, on a KV cache that is too small for them,
 so some are preempted and read again. Of every second expert the stream is closed after a few tokens, as if
-its replica was lost, and a new call goes on with what was written. Models with random weights and activated
-LoRAs; with `--demo`, SmolLM2 and the demo's six adapters, as activated and as ordinary LoRAs. The engines are
-those of the environment. Where an answer differs, PEFT's logits say by how much its own token was ahead:
-below NEAR_TIE either token is right, because float32 sums in another order differ by as much.
+its replica was lost, and a new call goes on with what was written. The model and its activated LoRAs have
+random weights. The engines are those of the environment. Where an answer differs, PEFT's logits say by how
+much its own token was ahead: below NEAR_TIE either token is right, because float32 sums in another order
+differ by as much.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.handoff.exact_cases import WINDOW, Case, Reference, World, demo_world, random_world
+from benchmarks.handoff.exact_cases import WINDOW, Case, Reference, World, random_world
 from benchmarks.handoff.preemptions import count_preemptions
 from experts.engine.base import AdapterEngine
 from experts.engine.config import EngineConfig, ModelSource, TransformersConfig, VllmConfig
@@ -51,11 +51,9 @@ def main() -> None:
     counts: Counts = defaultdict(Counter)
     preemptions: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
-        for name in ("activated", "ordinary") if arguments.demo else ("random",):
-            folder = Path(scratch) / name
-            folder.mkdir()
-            world = _world(name, folder, arguments)
-            asyncio.run(_compare(name, world, Reference(world, folder), arguments, counts, preemptions))
+        folder = Path(scratch)
+        world = random_world(folder, arguments.num_prompts)
+        asyncio.run(_compare("random", world, Reference(world, folder), arguments, counts, preemptions))
     _report(counts, preemptions)
     if any(count[DIFFERENT] for count in counts.values()):
         sys.exit("some answers differ from PEFT's")
@@ -69,15 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", default=engines)
     parser.add_argument("--num-prompts", type=int, default=200)
     parser.add_argument("--num-tokens", type=int, default=32, help="of each expert")
-    parser.add_argument("--demo", type=Path, metavar="CHECKPOINT", help="of `python -m examples.smollm2`")
     return parser.parse_args()
-
-
-def _world(name: str, folder: Path, arguments: argparse.Namespace) -> World:
-    if name == "random":
-        return random_world(folder, arguments.num_prompts)
-    invocation: Any = "exact" if name == "activated" else "approximate"
-    return demo_world(folder, arguments.demo, arguments.num_prompts, invocation)
 
 
 async def _compare(
@@ -125,7 +115,7 @@ async def _answers(
     engine: AdapterEngine, world: World, cases: Sequence[Case], num_tokens: int
 ) -> list[list[int]]:
     for name, folder in world.adapters.items():
-        await engine.load_adapter(name, str(folder), world.invocation)
+        await engine.load_adapter(name, str(folder), "exact")
     fingerprint = _fingerprint(engine)
     tokens = [ExpertToken(case.expert, case.vector, 0.0, "meta", fingerprint) for case in cases]
     await engine.install(1, tokens)

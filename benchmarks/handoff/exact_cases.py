@@ -14,10 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from benchmarks.models import save_random_model
-from examples.smollm2.domains import DOMAINS
-from examples.smollm2.query_set import held_out_queries
-from examples.smollm2.train import ADAPTERS
-from experts.adapter import CONFIG, INVOCATION_TOKENS, Invocation
+from experts.adapter import CONFIG, INVOCATION_TOKENS
 from experts.checkpoint import Checkpoint
 from experts.prompt import PromptRenderer
 
@@ -59,7 +56,6 @@ class World:
     base: Path
     adapters: dict[str, Path]
     prompts: list[tuple[Messages, str]]
-    invocation: Invocation
 
 
 def random_world(folder: Path, num_prompts: int) -> World:
@@ -74,20 +70,7 @@ def random_world(folder: Path, num_prompts: int) -> World:
         (({"role": "user", "content": text},), names[number % len(names)])
         for number, text in enumerate(texts)
     ]
-    return World(base, {name: folder / name for name in names}, prompts, "exact")
-
-
-def demo_world(folder: Path, base: Path, num_prompts: int, invocation: Invocation) -> World:
-    """The demo's base and its adapters, which are ordinary LoRAs. `exact`: they run as activated ones."""
-    adapters = {domain: folder / domain for domain in DOMAINS}
-    ids = _invocation_ids(Checkpoint(str(base)).load_renderer())
-    for domain, copy in adapters.items():
-        shutil.copytree(ADAPTERS / domain, copy)
-        if invocation == "exact":
-            _activate(copy, ids)
-    questions = held_out_queries(-(-num_prompts // len(DOMAINS)), 0, seed=0)[:num_prompts]
-    prompts = [(question.messages, str(question.domain)) for question in questions]
-    return World(base, adapters, prompts, invocation)
+    return World(base, {name: folder / name for name in names}, prompts)
 
 
 class Reference:
@@ -120,8 +103,7 @@ class Reference:
         """PEFT's greedy tokens after the meta's, and the logits [V] from which it has chosen each."""
         self._model.set_adapter(case.adapter)
         # PEFT looks for the invocation in the prompt; in mid-answer it gets the last token as the place.
-        at_last = bool(case.words) or self._world.invocation == "approximate"
-        options = {"alora_offsets": [1]} if at_last else {}
+        options = {"alora_offsets": [1]} if case.words else {}
         return self._generate([*case.prompt, *case.words], num_tokens, **options)
 
     @torch.no_grad()
