@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="etr-bench-") as scratch:
         folder = Path(scratch)
         world = random_world(folder, arguments.num_prompts)
-        asyncio.run(_compare("random", world, Reference(world, folder), arguments, counts, preemptions))
+        asyncio.run(_compare("random", world, Reference(world), arguments, counts, preemptions))
     _report(counts, preemptions)
     if any(count[DIFFERENT] for count in counts.values()):
         sys.exit("some answers differ from PEFT's")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from benchmarks.models import save_random_model
-from experts.adapter import CONFIG, INVOCATION_TOKENS
 from experts.checkpoint import Checkpoint
 from experts.prompt import PromptRenderer
 
@@ -76,18 +73,15 @@ def random_world(folder: Path, num_prompts: int) -> World:
 class Reference:
     """PEFT's own models of a world, and the cases that are made with them."""
 
-    def __init__(self, world: World, folder: Path) -> None:
+    def __init__(self, world: World) -> None:
         base, self.renderer = Checkpoint(str(world.base), dtype="float32").load()
         self._world = world
         self._model: Any = base
         for name, path in world.adapters.items():
-            copy = folder / f"{name}-activated"
-            shutil.copytree(path, copy)
-            _activate(copy, _invocation_ids(self.renderer))
             if isinstance(self._model, PeftModel):
-                self._model.load_adapter(copy, name)
+                self._model.load_adapter(path, name)
             else:
-                self._model = PeftModel.from_pretrained(base, copy, name)
+                self._model = PeftModel.from_pretrained(base, path, name)
         self._model.eval()
 
     def cases(self) -> Iterator[Case]:
@@ -171,9 +165,3 @@ def _save_random_adapter(base: Path, folder: Path, seed: int) -> None:
 def _invocation_ids(renderer: PromptRenderer) -> list[int]:
     ids: list[int] = renderer.tokenizer(INVOCATION, add_special_tokens=False)["input_ids"]
     return ids
-
-
-def _activate(adapter: Path, ids: Sequence[int]) -> None:
-    """Make it an activated LoRA."""
-    settings = json.loads((adapter / CONFIG).read_bytes()) | {INVOCATION_TOKENS: list(ids)}
-    (adapter / CONFIG).write_text(json.dumps(settings), encoding="utf-8")
