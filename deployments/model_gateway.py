@@ -144,6 +144,14 @@ class ModelGateway:
         return await self._loads.by_model(table.models)
 
     @property
+    def ejected(self) -> dict[str, dict[str, str]]:
+        connected = {
+            name: route.entry.app for name, route in self._routes.items() if route.entry.app in self.models
+        }
+        reasons = {name: self.models[app].replicas.why_ejected for name, app in connected.items()}
+        return {name: why for name, why in reasons.items() if why}
+
+    @property
     def open_calls(self) -> dict[str, int]:
         """How many calls are under way or wait for a model to start, by `target_key`."""
         calls = Counter(self.models.open_calls)

@@ -34,7 +34,7 @@ def cluster_status(status: ClusterStatus) -> RenderableType:
     table.add_column("node")
     for model in status.models:
         table.add_row(*_row(model))
-    return Group(table, *_problems(status), *(Text(note, "dim") for note in status.notes))
+    return Group(table, *_problems(status), *_ejected(status), *(Text(note, "dim") for note in status.notes))
 
 
 def _row(model: ModelStatus) -> Iterator[Text]:
@@ -60,6 +60,16 @@ def _problems(status: ClusterStatus) -> Iterator[Text]:
         yield _problem(names, STYLES[ModelState.FAILED], why, remedy_for_error(why))
     for why, names in waits.items():
         yield _problem(names, STYLES[ModelState.UNSCHEDULED], why, MAKE_ROOM)
+
+
+def _ejected(status: ClusterStatus) -> Iterator[Text]:
+    for model in status.models:
+        nodes = {replica.id: replica.node_ip for replica in model.replicas}
+        for replica, why in model.ejected.items():
+            node = nodes.get(replica)
+            where = f"replica {replica} on {node}" if node else f"replica {replica}"
+            rest = f": the router avoids {where} until it answers again: {why}"
+            yield Text(model.name, STYLES[ModelState.UNAVAILABLE]).append(rest, "default")
 
 
 def _by_reason(status: ClusterStatus, field: str) -> dict[str, list[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.errors import FAILED_APP_REMEDY
@@ -44,6 +45,7 @@ class ModelStatus:
         remedy: what to do about `error`, or else about `waits_for`.
         replicas: every replica; empty for an adapter, whose pool has them.
         pool: the pool that the expert is an adapter in, or empty.
+        ejected: why the router that answered avoids replicas, by replica; empty for an adapter.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelStatus:
     remedy: str
     replicas: tuple[ReplicaStatus, ...]
     pool: str = ""
+    ejected: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ def model_status(
         waits_for=waits_for,
         remedy=remedy_for_error(error) if error else MAKE_ROOM if waits_for else "",
         replicas=app.replicas,
+        ejected=view.ejected.get(name, {}),
     )
 
 
@@ -100,7 +104,8 @@ def adapter_status(name: str, pool: str, app: AppStatus, view: RouterView, befor
     error = next((adapter.error for adapter in adapters if adapter and adapter.error), "")
     whole = model_status(name, replace(app, error=error), view, before, "")
     num_ready = sum(adapter is not None and adapter.version is not None for adapter in adapters)
-    return replace(whole, num_ready=num_ready if load else app.num_running, replicas=(), pool=pool)
+    num_ready = num_ready if load else app.num_running
+    return replace(whole, num_ready=num_ready, replicas=(), pool=pool, ejected={})
 
 
 def _state(app: AppStatus, word: str | None, waits_for: str) -> ModelState:

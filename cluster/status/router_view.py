@@ -21,18 +21,26 @@ T = TypeVar("T", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class RouterView:
-    """State and load of each model, by its name in the route table. `note` says why they are missing."""
+    """State and load of each model, by its name in the route table. `note` says why they are missing.
+
+    `ejected`: why the router avoids replicas, by model and replica.
+    """
 
     states: Mapping[str, str] = field(default_factory=dict)
     loads: Mapping[str, ModelLoad | None] = field(default_factory=dict)
     note: str = ""
+    ejected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def with_sum(self, name: str, parts: Sequence[str]) -> RouterView:
-        """With the load `name`: the sum of the loads of `parts`. Unchanged if one of them is not known."""
+        """With `name` for `parts` together, which share their replicas; its load is the sum of theirs.
+
+        Unchanged if the load of one of them is not known.
+        """
         loads = [load for part in parts if (load := self.loads.get(part)) is not None]
         if not loads or len(loads) < len(parts):
             return self
-        return replace(self, loads={**self.loads, name: _sum(loads)})
+        ejected = {**self.ejected, name: self.ejected.get(parts[0], {})}
+        return replace(self, loads={**self.loads, name: _sum(loads)}, ejected=ejected)
 
 
 def fetch_router_view(url: str) -> RouterView:
@@ -47,7 +55,8 @@ def fetch_router_view(url: str) -> RouterView:
     states = (
         {META: META_STATES.get(found.status, "masked"), **found.experts, **found.embedders} if found else {}
     )
-    return RouterView(states, loads.models if loads else {}, "; ".join(notes))
+    note = "; ".join(notes)
+    return RouterView(states, loads.models, note, loads.ejected) if loads else RouterView(states, note=note)
 
 
 def tokens_per_s(before: ModelLoad | None, now: ModelLoad | None) -> float | None:
@@ -106,3 +115,4 @@ class _Health(BaseModel):
 
 class _Stats(BaseModel):
     models: dict[str, ModelLoad | None]
+    ejected: dict[str, dict[str, str]] = {}  # the router of an earlier release does not tell

@@ -66,6 +66,7 @@ class ReplicaSet:
         self.errors = ErrorRate()
         self.claims = ProbeClaims()
         self._app = app
+        self._reasons: dict[str, str] = {}
         self._adapters: WeakValueDictionary[str, AdapterReplicas] = WeakValueDictionary()
 
     @property
@@ -77,6 +78,11 @@ class ReplicaSet:
     def healthy(self) -> frozenset[str]:
         """The replicas that run and are not ejected."""
         return self.running - self.ejected
+
+    @property
+    def why_ejected(self) -> dict[str, str]:
+        """The reason, by replica."""
+        return {replica: self._reasons[replica] for replica in sorted(self.ejected)}
 
     def for_adapter(self, adapter: str | None) -> ReplicaSet | AdapterReplicas:
         """The replicas as calls of this adapter see them. None: the set itself."""
@@ -97,15 +103,10 @@ class ReplicaSet:
         """Avoid the replica from now on. None (a call that no replica was chosen for) changes nothing."""
         if replica is None or replica not in self.healthy:
             return
+        self._reasons[replica] = reason
         self._update(self.running, self.ejected | {replica})
-        logger.warning(
-            "%s: replica %s is ejected until it answers: %s; %d of %d are left",
-            self._app,
-            replica,
-            reason,
-            len(self.healthy),
-            len(self.running),
-        )
+        message = "%s: replica %s is ejected until it answers: %s; %d of %d are left"
+        logger.warning(message, self._app, replica, reason, len(self.healthy), len(self.running))
 
     def answered(self, replica: str | None) -> None:
         """The replica produced something."""
@@ -157,6 +158,7 @@ class ReplicaSet:
     def _update(self, running: frozenset[str], ejected: frozenset[str]) -> None:
         self.running, self.ejected = running, ejected & running
         self.errors.keep(running)
+        self._reasons = {replica: why for replica, why in self._reasons.items() if replica in self.ejected}
         self.is_verified = self.is_verified and bool(self.healthy)
         for found in self._adapters.valuerefs():  # a list: Serve may choose replicas in another thread
             if (known := found()) is not None:

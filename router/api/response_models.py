@@ -98,9 +98,12 @@ class QueueLoad(ResponseModel):
 
 
 class StatsResponse(ResponseModel):
+    """`ejected`: why the router that answers avoids replicas, by model and replica."""
+
     table_version: int
     models: dict[str, ModelLoad | None]
     admission: dict[str, QueueLoad]
+    ejected: dict[str, dict[str, str]]
 
 
 class KeyUsage(ResponseModel):

@@ -92,7 +92,9 @@ class StatusEndpoints:
         models = {name: None if load is None else asdict(load) for name, load in known.items()}
         by_app = self._gateway.admission.load()
         queues = {name: by_app[app] for name in known if (app := table.app(name)) in by_app}
-        return json_response({"table_version": table.table_version, "models": models, "admission": queues})
+        ejected = {name: why for name, why in self._gateway.ejected.items() if name in names}
+        body = {"table_version": table.table_version, "models": models}
+        return json_response({**body, "admission": queues, "ejected": ejected})
 
     async def key_usage(self, request: Request) -> Response:
         """Show what your API key has used; a key that sees the usage of all keys gets every key."""

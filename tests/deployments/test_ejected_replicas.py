@@ -64,8 +64,10 @@ def test_a_replica_that_hangs_is_ejected_at_its_first_stall():
     async def main() -> None:
         async with chem_on("r1", "r2") as (gateway, chem):
             chem.hung = {"r1"}
+            assert gateway.ejected == {}
             await stalls(gateway)
             assert gateway.state("chem") is READY
+            assert gateway.ejected == {"chem": {"r1": "it produced nothing in time"}}
             assert await call(gateway, "chem") == [STOP]
             assert chem.reached == ["r1", "r2"]
 

@@ -145,7 +145,8 @@ def test_callers_that_wait_for_a_start_are_counted_beside_the_probe():
 
 async def test_stats_are_served_as_json():
     load = ModelLoad(2, 1, 50, (replica("a", time_s=9.5, num_running=2, num_waiting=1, num_tokens=50),))
-    gateway = FakeGateway(models(), loads={"roman": load})
+    ejected = {"roman": {"b": "too many of its calls fail"}}
+    gateway = FakeGateway(models(), loads={"roman": load}, ejected=ejected)
     transport = httpx.ASGITransport(build_app(gateway))
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         told = (await client.get("/stats")).raise_for_status().json()
@@ -154,4 +155,4 @@ async def test_stats_are_served_as_json():
     replicas = [{"replica": "a", "time_s": 9.5, **one, "adapters": {}, **cached}]
     roman = {"num_running": 2, "num_queued": 1, "num_tokens": 50, "replicas": replicas}
     models_told = {"meta": None, "roman": roman, "morse": None}
-    assert told == {"table_version": 7, "models": models_told, "admission": {}}
+    assert told == {"table_version": 7, "models": models_told, "admission": {}, "ejected": ejected}

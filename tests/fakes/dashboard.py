@@ -114,6 +114,7 @@ class FakeDashboard:
         default_factory=lambda: {"status": "ok", "table_version": 3, "experts": {}}
     )
     stats: list[dict[str, Any]] = field(default_factory=list)  # one for each request; the last one stays
+    ejected: dict[str, dict[str, str]] = field(default_factory=dict)
     has_router: bool = True
     asked: list[str] = field(default_factory=list)
     port: int = 0
@@ -149,7 +150,7 @@ class FakeDashboard:
         if not self.has_router:
             return Response("no such path", 404)
         models = self.stats.pop(0) if len(self.stats) > 1 else self.stats[0] if self.stats else {}
-        return JSONResponse({"table_version": 3, "models": models})
+        return JSONResponse({"table_version": 3, "models": models, "ejected": self.ejected})
 
 
 def cluster_of(

@@ -161,6 +161,7 @@ class FakeGateway:
     failed: Collection[str] = ()
     max_body_bytes: int = 10_000
     loads: Mapping[str, ModelLoad] = field(default_factory=dict)
+    ejected: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     slots: int = 64
     vocabularies: Mapping[str, str] = field(default_factory=dict)
     stalls: list[tuple[str, str]] = field(default_factory=list)

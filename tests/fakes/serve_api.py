@@ -89,7 +89,8 @@ class FakeServe:
         table = self._table()
         assert table is not None
         loads = {name: self._load(name, entry["app"]) for name, entry in table["experts"].items()}
-        return JSONResponse({"table_version": table["table_version"], "models": loads, "admission": {}})
+        body = {"table_version": table["table_version"], "models": loads}
+        return JSONResponse({**body, "admission": {}, "ejected": {}})
 
     def _load(self, name: str, app: str) -> dict[str, Any]:
         (deployment,) = self.apps[app]["deployed_app_config"]["deployments"]

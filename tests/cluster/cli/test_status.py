@@ -137,6 +137,7 @@ def test_the_json_has_a_stable_shape(etr_status: Callable[..., str]):
         "remedy": "",
         "replicas": [{"state": "RUNNING", "pid": 7, "node_ip": "10.0.0.1", "id": "up", "node_id": "head"}],
         "pool": "",
+        "ejected": {},
     }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
 from ray.serve.schema import ApplicationDetails
+from rich.console import Console
 
+from cluster.cli.print_status import cluster_status
 from cluster.errors import FAILED_APP_REMEDY
 from cluster.serve.app_status import app_statuses
 from cluster.serve.serve_details import ServeDetails
@@ -224,6 +227,17 @@ def test_without_a_router_the_table_shows_what_serve_knows():
     assert note.startswith("no router answers at http://127.0.0.1:9 (")
 
 
+def test_a_replica_that_the_router_avoids_is_named_with_the_reason():
+    why = "too many of its calls fail"
+    fake = cluster_of(expert(UP), ejected={"chem": {"up": why}})
+    assert one(fake, "chem").ejected == {"up": why}
+    with StringIO() as screen:
+        Console(file=screen, width=200).print(cluster_status(collect(fake)))
+        shown = screen.getvalue()
+    where = f"replica up on {one(fake, 'chem').replicas[0].node_ip}"
+    assert f"chem: the router avoids {where} until it answers again: {why}" in shown
+
+
 def test_a_pool_and_each_of_its_experts_have_a_line():
     def load(name: str, version: str | None, error: str, num_running: int, num_tokens: int) -> dict[str, Any]:
         counts = {"num_running": num_running, "num_tokens": num_tokens}
@@ -243,6 +257,7 @@ def test_a_pool_and_each_of_its_experts_have_a_line():
         expert(UP),
         adapters={"law": "base", "greek": "base"},
         stats=[looks(100), looks(200)],
+        ejected={"law": {"up": "it cannot be reached"}, "greek": {"up": "it cannot be reached"}},
         health={
             "status": "ok",
             "table_version": 3,
@@ -256,6 +271,7 @@ def test_a_pool_and_each_of_its_experts_have_a_line():
     assert list(found) == ["router", "meta", "chem", "base", "greek", "law"]
     base, law, greek = found["base"], found["law"], found["greek"]
     assert (base.state, base.num_ready, base.num_wanted, base.num_running) == ("ready", 1, 2, 3)
+    assert (base.ejected, law.ejected, greek.ejected) == ({"up": "it cannot be reached"}, {}, {})
     assert (base.tokens_per_s, law.tokens_per_s) == (10.0, 10.0)
     assert (law.pool, law.state, law.num_ready, law.error) == ("base", "ready", 1, "")
     assert (greek.state, greek.num_ready, greek.error, greek.remedy) == (

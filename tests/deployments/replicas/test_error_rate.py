@@ -73,8 +73,9 @@ def test_a_replica_that_was_set_aside_returns_when_it_answers_after_its_time():
     assert found.ejected == {"a"}, "an answer to an earlier call does not bring it back"
     clock.now_s += 31
     assert found.ejected == {"a"}, "it has to answer a probe"
+    assert found.why_ejected == {"a": "too many of its calls fail"}
     call(found, "a", None)
-    assert found.ejected == set()
+    assert found.ejected == set() == found.why_ejected.keys()
     call(found, "a", ModelFailed("no"))
     assert found.ejected == set(), "its calls are counted anew"
 

@@ -207,11 +207,12 @@ async def test_an_expert_that_the_key_does_not_permit_does_not_exist_for_it(
     listed = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
     assert listed == ["generalist", "generalist/meta", "generalist/roman"]
     assert (await client.get("/v1/models/generalist/morse")).status_code == 404
+    gateway.ejected = {"morse": {"a": "it produced nothing in time"}}
     context = AdmissionContext(queue_s=1, max_waiting=1)
     async with gateway.admission.slot("morse", "morse", context, has_output=False, left_s=1):
         stats = (await client.get("/stats")).json()
     assert set(stats["models"]) == {"meta", "roman"}
-    assert stats["admission"] == {}
+    assert stats["admission"] == stats["ejected"] == {}
     named = await client.post(CHAT, json={"messages": HELLO, "model": "generalist/morse"})
     assert (named.status_code, named.json()["error"]["code"]) == (404, "model_not_found")
     for routing in (
