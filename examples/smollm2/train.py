@@ -51,15 +51,8 @@ class Recipe:
     learning_rate: float = 2e-3
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded token ids, their attention mask, and labels: int64 [N, T] each."""
-
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor
-
-
+Lesson = tuple[Tensor, Tensor]  # token ids of a question with its answer, and labels: int64 [T] each
+Loss = Callable[[PeftModel, list[Lesson]], Tensor]
 Report = Callable[[int, float], None]
 
 
@@ -71,28 +64,15 @@ def train_adapter(
     `start`: an adapter to train further, in place of a new one.
     """
     torch.manual_seed(0)
-    model = _trained_before(checkpoint, start) if start else _with_adapter(checkpoint, recipe)
-    optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad], weight_decay=0.0
-    )
+    model = _trained_before(checkpoint, start) if start else new_adapter(checkpoint, recipe)
     purpose = "further" if start else "train"  # other questions than before
     renderer = PromptRenderer(AutoTokenizer.from_pretrained(checkpoint))
-    batches = _batches(renderer, domain, random.Random(f"{purpose} {domain}"), recipe)
-    model.train()
-    for step in range(recipe.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, recipe)
-        with torch.autocast("cpu", torch.bfloat16):  # a step in two thirds of the time; weights stay float32
-            loss = _loss(model, next(batches))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
-        optimizer.step()
-        report(step, loss.item())
-    _save(model, folder)
+    fit(model, batches(renderer, domain, recipe, purpose), _loss, recipe, report)
+    save(model, folder)
 
 
-def _with_adapter(checkpoint: Path, recipe: Recipe) -> PeftModel:
+def new_adapter(checkpoint: Path, recipe: Recipe, **settings: Any) -> PeftModel:
+    """The base with an adapter that changes nothing yet. `settings`: further ones of PEFT."""
     base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     config = LoraConfig(
         r=recipe.rank,
@@ -100,61 +80,45 @@ def _with_adapter(checkpoint: Path, recipe: Recipe) -> PeftModel:
         target_modules=list(MODULES),
         layers_to_transform=list(range(recipe.first_layer, base.config.num_hidden_layers)),
         task_type="CAUSAL_LM",
+        **settings,
     )
     model: PeftModel = get_peft_model(base, config)
     config.base_model_name_or_path = BASE  # PEFT has set it to the folder, which is this machine's alone
     return model
 
 
-def _trained_before(checkpoint: Path, adapter: Path) -> PeftModel:
-    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
-    return model.float()  # it is saved as 16-bit floats
-
-
-def _batches(renderer: PromptRenderer, domain: str, rng: random.Random, recipe: Recipe) -> Iterator[Batch]:
+def batches(renderer: PromptRenderer, domain: str, recipe: Recipe, purpose: str) -> Iterator[list[Lesson]]:
+    """Lessons without end, in batches of about the same length. Another `purpose` gives other questions."""
+    rng = random.Random(f"{purpose} {domain}")
     while True:
         drawn = [DOMAINS[domain].sample(rng, "train") for _ in range(NUM_SORTED * recipe.batch_size)]
         lessons = sorted((_lesson(renderer, question) for question in drawn), key=lambda pair: len(pair[0]))
         starts = list(range(0, len(lessons), recipe.batch_size))
         rng.shuffle(starts)
         for start in starts:
-            yield _batch(lessons[start : start + recipe.batch_size])
+            yield lessons[start : start + recipe.batch_size]
 
 
-def _lesson(renderer: PromptRenderer, question: Question) -> tuple[Tensor, Tensor]:
-    """Token ids of the question with its answer, and labels for the answer alone: int64 [T] each."""
-    prompt = renderer.chat(question.messages)
-    answer = renderer.tokenizer(question.answer, add_special_tokens=False)["input_ids"]
-    answer = [*answer, renderer.tokenizer.eos_token_id]
-    return torch.tensor([*prompt, *answer]), torch.tensor([IGNORED] * len(prompt) + answer)
+def fit(
+    model: PeftModel, batches: Iterator[list[Lesson]], loss_of: Loss, recipe: Recipe, report: Report
+) -> None:
+    """Train the adapter. `report` gets each step and its loss."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    model.train()
+    for step in range(recipe.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, recipe)
+        with torch.autocast("cpu", torch.bfloat16):  # a step in two thirds of the time; weights stay float32
+            loss = loss_of(model, next(batches))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        report(step, loss.item())
 
 
-def _batch(lessons: list[tuple[Tensor, Tensor]]) -> Batch:
-    ids = pad_sequence([ids for ids, _ in lessons], batch_first=True)
-    labels = pad_sequence([labels for _, labels in lessons], batch_first=True, padding_value=IGNORED)
-    lengths = torch.tensor([len(ids) for ids, _ in lessons])
-    return Batch(ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), labels)
-
-
-def _loss(model: PeftModel, batch: Batch) -> Tensor:
-    base: Any = model.get_base_model()  # its modules are attributes that the type does not name
-    hidden = base.model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-    # The head is read where an answer is learned only: it costs a fifth of the model.
-    targets = batch.labels[:, 1:]
-    learned = targets != IGNORED
-    return cross_entropy(base.lm_head(hidden[:, :-1][learned]), targets[learned])
-
-
-def _learning_rate(step: int, recipe: Recipe) -> float:
-    """It rises for `num_warmup_steps` and falls to zero along a cosine."""
-    if step < recipe.num_warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.num_warmup_steps
-    done = (step - recipe.num_warmup_steps) / (recipe.num_steps - recipe.num_warmup_steps)
-    return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
-
-
-def _save(model: PeftModel, folder: Path) -> None:
+def save(model: PeftModel, folder: Path) -> None:
     """The adapter in PEFT's format, as 16-bit floats: half of the size, and the same answers."""
     # Whether to save embeddings, PEFT would find out by asking the hub for the base.
     model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -163,7 +127,7 @@ def _save(model: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card
 
 
-def _print_progress(domain: str, num_steps: int) -> Report:
+def print_progress(domain: str, num_steps: int) -> Report:
     began_s = time.perf_counter()
 
     def report(step: int, loss: float) -> None:
@@ -175,6 +139,41 @@ def _print_progress(domain: str, num_steps: int) -> Report:
             )
 
     return report
+
+
+def _trained_before(checkpoint: Path, adapter: Path) -> PeftModel:
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    return model.float()  # it is saved as 16-bit floats
+
+
+def _lesson(renderer: PromptRenderer, question: Question) -> Lesson:
+    """The labels are those of the answer alone."""
+    prompt = renderer.chat(question.messages)
+    answer = renderer.tokenizer(question.answer, add_special_tokens=False)["input_ids"]
+    answer = [*answer, renderer.tokenizer.eos_token_id]
+    return torch.tensor([*prompt, *answer]), torch.tensor([IGNORED] * len(prompt) + answer)
+
+
+def _loss(model: PeftModel, lessons: list[Lesson]) -> Tensor:
+    ids = pad_sequence([ids for ids, _ in lessons], batch_first=True)
+    labels = pad_sequence([labels for _, labels in lessons], batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(ids) for ids, _ in lessons])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    base: Any = model.get_base_model()  # its modules are attributes that the type does not name
+    hidden = base.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    # The head is read where an answer is learned only: it costs a fifth of the model.
+    targets = labels[:, 1:]
+    learned = targets != IGNORED
+    return cross_entropy(base.lm_head(hidden[:, :-1][learned]), targets[learned])
+
+
+def _learning_rate(step: int, recipe: Recipe) -> float:
+    """It rises for `num_warmup_steps` and falls to zero along a cosine."""
+    if step < recipe.num_warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.num_warmup_steps
+    done = (step - recipe.num_warmup_steps) / (recipe.num_steps - recipe.num_warmup_steps)
+    return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
 def main() -> None:
@@ -190,7 +189,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = Recipe(num_steps=arguments.num_steps, learning_rate=arguments.learning_rate)
     for domain in arguments.domains:
-        report = _print_progress(domain, recipe.num_steps)
+        report = print_progress(domain, recipe.num_steps)
         start = ADAPTERS / domain if arguments.further else None
         train_adapter(arguments.checkpoint, domain, arguments.output / domain, recipe, report, start=start)
 

@@ -94,7 +94,8 @@ class CompletionAnswer(Answer):
         chunk = {**self._chunk_head(), "choices": [choice]}
         if (progress := self.generations[index].progress) is not None:
             num_completion = 0 if self._request.writes_nothing else progress.num_completion_tokens
-            chunk["usage"] = token_counts(progress.num_prompt_tokens, num_completion)
+            num_cached = progress.num_cached_tokens if self._tells_cache else None
+            chunk["usage"] = token_counts(progress.num_prompt_tokens, num_completion, num_cached)
         if not self._request.trace:
             return chunk
         return {**chunk, "routing": trace(item) if isinstance(item, Done) else {"model": item.model}}
@@ -110,12 +111,14 @@ class CompletionAnswer(Answer):
     def _usage(self, done: Mapping[int, Done]) -> dict[str, Any]:
         """Each prompt counts once in `usage`; by model, the prompt of every call to a model counts.
 
-        Clients add up what stands in `usage`, key by key, so it holds nothing but its three numbers.
+        Clients add up what stands in `usage`, key by key, so it holds nothing but numbers.
         """
-        num_prompt_tokens = sum(done[i].num_prompt_tokens for i in range(0, len(done), self._request.n))
+        prompts = [done[index] for index in range(0, len(done), self._request.n)]
+        num_prompt_tokens = sum(each.num_prompt_tokens for each in prompts)
+        num_cached_tokens = sum(each.num_cached_tokens for each in prompts) if self._tells_cache else None
         num_completion_tokens = sum(choice.num_completion_tokens for choice in done.values())
         return {
-            "usage": token_counts(num_prompt_tokens, num_completion_tokens),
+            "usage": token_counts(num_prompt_tokens, num_completion_tokens, num_cached_tokens),
             "usage_by_model": usage_by_model([choice.usage_by_model for choice in done.values()]),
         }
 
@@ -210,12 +213,18 @@ class TextAnswer(CompletionAnswer):
         return "".join(token.token for token in tokens) if prompt.text is None else prompt.text
 
 
-def token_counts(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str, Any]:
-    return {
+def token_counts(
+    num_prompt_tokens: int, num_completion_tokens: int, num_cached_tokens: int | None = None
+) -> dict[str, Any]:
+    """`num_cached_tokens`: those of the prompt; None if the client is not told."""
+    counts = {
         "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_completion_tokens,
         "total_tokens": num_prompt_tokens + num_completion_tokens,
     }
+    if num_cached_tokens is None:
+        return counts
+    return {**counts, "prompt_tokens_details": {"cached_tokens": num_cached_tokens}}
 
 
 def usage_by_model(usages: list[dict[str, ModelUsage]]) -> dict[str, dict[str, int]]:

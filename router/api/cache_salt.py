@@ -22,3 +22,9 @@ def cache_salt(table: RouteTable, key: str, given: str | None) -> str | None:
         digest.update(b"%d:" % len(data))
         digest.update(data)
     return digest.hexdigest()
+
+
+def tells_cache(table: RouteTable) -> bool:
+    """Whether a client may learn how much of its prompt a model had in its cache: never what other keys have
+    sent."""
+    return table.separate_caches or not table.keys

@@ -16,10 +16,17 @@ class ResponseModel(BaseModel):
     """Clients should ignore fields that they do not know: later versions may add some."""
 
 
+class PromptTokensDetails(ResponseModel):
+    cached_tokens: int
+
+
 class TokenUsage(ResponseModel):
+    """`prompt_tokens_details` is missing if the cache may hold what other API keys have sent."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | SkipJsonSchema[None] = None
 
 
 class PerModelUsage(ResponseModel):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from router.api.cache_salt import tells_cache
 from router.api.choice import without
 from router.api.completion_models import ResponseModel
 from router.api.generations import generations
@@ -53,6 +54,7 @@ class Answer(ABC):
         self.generations = generations(request, table, self.id, key)
         self.model = request.model or table.name
         self._request = request
+        self._tells_cache = tells_cache(table)
 
     @property
     def framing(self) -> Framing:

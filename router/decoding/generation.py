@@ -22,9 +22,10 @@ from router.tracing import RequestTrace
 
 @dataclass(slots=True)
 class Progress:
-    """How far an answer is, in tokens."""
+    """How far an answer is, in tokens. The first two are as in `Done`."""
 
     num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     num_completion_tokens: int = 0
 
 
@@ -75,13 +76,14 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of an answer. `num_prompt_tokens` are those of the model that was called first;
-    `num_completion_tokens` are those of all models, and of all answers of a chain. `author` is the last
-    expert that wrote, or the meta."""
+    """The end of an answer. `num_prompt_tokens` are those of the model that was called first, and
+    `num_cached_tokens` those of them that were in its prefix cache. `num_completion_tokens` are those of all
+    models, and of all answers of a chain. `author` is the last expert that wrote, or the meta."""
 
     finish: Finish
     author: str
     num_prompt_tokens: int
+    num_cached_tokens: int
     num_completion_tokens: int
     has_tool_calls: bool
     stop_reason: str | int | None  # the stop string, or the token of `stop_token_ids`, that ended it
@@ -102,6 +104,7 @@ class GenerationState:
     admission: AdmissionContext
     num_handoffs: int = 0
     num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     drafts: list[list[Span]] = field(default_factory=list)
     num_draft_tokens: int = 0  # of the other answers of a chain
     admitted_models: set[str] = field(default_factory=set)  # those that gave it a slot
@@ -180,12 +183,14 @@ class GenerationState:
             self.trail.reported(chunk.routing)
         if chunk.num_prompt_tokens and not self.num_prompt_tokens:
             self.num_prompt_tokens = chunk.num_prompt_tokens
+            self.num_cached_tokens = chunk.num_cached_tokens
         if chunk.num_tokens:
             self.failures.pop(self.writer, None)
             self.deaths.pop(self.writer, None)
 
     def report(self, progress: Progress) -> None:
         progress.num_prompt_tokens = self.num_prompt_tokens
+        progress.num_cached_tokens = self.num_cached_tokens
         progress.num_completion_tokens = self.num_tokens
 
     def failed(self, error: RouterError, num_answered: int) -> None:
@@ -206,6 +211,7 @@ class GenerationState:
             finish=finish,
             author=self.author,
             num_prompt_tokens=self.num_prompt_tokens,
+            num_cached_tokens=self.num_cached_tokens,
             num_completion_tokens=self.num_tokens,
             has_tool_calls=self.transcript.has_tool_calls,
             stop_reason=self.transcript.stop_reason,

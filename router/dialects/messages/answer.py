@@ -9,7 +9,7 @@ from router.api.dialect import Answer, Streams
 from router.api.sse import Framing, Write, event_around, for_each, to_json, typed_event
 from router.api.trace import trace
 from router.decoding.delta import Delta, TextDelta
-from router.decoding.generation import Done
+from router.decoding.generation import Done, Progress
 from router.dialects.messages.blocks import ContentBlocks, Event, whole_content
 from router.dialects.messages.errors import FRAMING
 from router.model_port import Finish
@@ -39,7 +39,7 @@ class MessageAnswer(Answer):
         return {
             **self._message(whole_content(events)),
             **_end(done),
-            "usage": _usage(done),
+            "usage": self._usage(done),
             **self._trace(done),
         }
 
@@ -65,9 +65,9 @@ class MessageAnswer(Answer):
 
     def _start(self) -> Event:
         progress = self.generations[0].progress
-        num_prompt_tokens = progress.num_prompt_tokens if progress else 0
-        message = {**self._message([]), "stop_reason": None, "stop_sequence": None}
-        return {"type": "message_start", "message": {**message, "usage": _token_counts(num_prompt_tokens, 0)}}
+        usage = self._token_counts(progress or Progress(), 0)
+        message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
+        return {"type": "message_start", "message": message}
 
     def _next(self, blocks: ContentBlocks, item: Delta) -> Iterable[Event]:
         events = blocks.add(item)
@@ -75,7 +75,7 @@ class MessageAnswer(Answer):
 
     def _last(self, blocks: ContentBlocks, done: Done) -> Iterable[Event]:
         yield from blocks.close()
-        yield {"type": "message_delta", "delta": _end(done), "usage": _usage(done), **self._trace(done)}
+        yield {"type": "message_delta", "delta": _end(done), "usage": self._usage(done), **self._trace(done)}
         yield {"type": "message_stop"}
 
     def _event_around(self, blocks: ContentBlocks, model: str) -> tuple[bytes, bytes]:
@@ -98,6 +98,19 @@ class MessageAnswer(Answer):
             "content": content,
         }
 
+    def _usage(self, done: Done) -> dict[str, int]:
+        return self._token_counts(done, done.num_completion_tokens)
+
+    def _token_counts(self, prompt: Done | Progress, num_completion_tokens: int) -> dict[str, int]:
+        """Tokens that were in a cache do not count as input. If the client is not told, none was."""
+        num_cached = prompt.num_cached_tokens if self._tells_cache else 0
+        return {
+            "input_tokens": prompt.num_prompt_tokens - num_cached,
+            "output_tokens": num_completion_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": num_cached,
+        }
+
     def _trace(self, done: Done) -> dict[str, Any]:
         return {"routing": trace(done)} if self._request.trace else {}
 
@@ -113,17 +126,3 @@ def _stop_reason(done: Done, sequence: str | None) -> str:
     if sequence is not None:
         return "stop_sequence"
     return "tool_use" if done.has_tool_calls else "end_turn"
-
-
-def _usage(done: Done) -> dict[str, int]:
-    return _token_counts(done.num_prompt_tokens, done.num_completion_tokens)
-
-
-def _token_counts(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str, int]:
-    """The router does not know what was in a cache, so all tokens of the prompt count as read."""
-    return {
-        "input_tokens": num_prompt_tokens,
-        "output_tokens": num_completion_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
-    }

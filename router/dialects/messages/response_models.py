@@ -40,10 +40,13 @@ class MessageTokensCount(ResponseModel):
 
 
 class MessageUsage(ResponseModel):
+    """`input_tokens` are those of the prompt that were read; `cache_read_input_tokens` the others, 0 if the
+    cache may hold what other API keys have sent."""
+
     input_tokens: int
     output_tokens: int
     cache_creation_input_tokens: Literal[0]
-    cache_read_input_tokens: Literal[0]
+    cache_read_input_tokens: int
 
 
 class WrittenText(ResponseModel):

@@ -27,7 +27,7 @@ class ResponseAnswer(Answer):
 
     def __init__(self, asked: ResponsesRequest, request: ChatRequest, table: RouteTable, key: str) -> None:
         super().__init__(request, table, key)
-        self._response = ResponseObject(asked, self.id, self.model, table.table_version)
+        self._response = ResponseObject(asked, self.id, self.model, table)
         self._output = OutputRenderer(asked.functions, seals_thoughts=asked.seals_thoughts)
         self._numbers = count()
         self._has_begun = False

@@ -68,10 +68,10 @@ OutputItem = OutputMessage | OutputReasoning | OutputFunctionCall
 
 
 class InputTokensDetails(ResponseModel):
-    """Engines do not tell what they had in their caches, so both are 0."""
+    """`cached_tokens` is 0 if the cache may hold what other API keys have sent."""
 
     cached_tokens: int
-    cache_write_tokens: int
+    cache_write_tokens: Literal[0]
 
 
 class OutputTokensDetails(ResponseModel):

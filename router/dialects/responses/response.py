@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from router.api.answers import usage_by_model
+from router.api.cache_salt import tells_cache
 from router.api.trace import trace
 from router.decoding.generation import Done
 from router.dialects.responses.errors import code_of, param_of
@@ -13,19 +14,21 @@ from router.dialects.responses.output import COMPLETED, FAILED, IN_PROGRESS, INC
 from router.dialects.responses.request import ResponsesRequest
 from router.errors import RouterError
 from router.model_port import Finish
+from router.table import RouteTable
 
 
 class ResponseObject:
     """`fields` are the object as clients get it at this moment."""
 
-    def __init__(self, request: ResponsesRequest, answer_id: str, model: str, table_version: int) -> None:
+    def __init__(self, request: ResponsesRequest, answer_id: str, model: str, table: RouteTable) -> None:
+        self._tells_cache = tells_cache(table)
         self._has_trace = request.routing is not None and request.routing.trace
         self.fields: dict[str, Any] = {
             "id": answer_id,
             "object": "response",
             "created_at": int(time.time()),
             "model": model,
-            "system_fingerprint": f"table-{table_version}",
+            "system_fingerprint": f"table-{table.table_version}",
             **_IN_PROGRESS,
             **_repeated(request),
         }
@@ -37,7 +40,7 @@ class ResponseObject:
             "completed_at": int(time.time()) if is_whole else None,
             "incomplete_details": None if is_whole else {"reason": "max_output_tokens"},
             "output": output,
-            "usage": _usage(done),
+            "usage": _usage(done, done.num_cached_tokens if self._tells_cache else 0),
             "usage_by_model": usage_by_model([done.usage_by_model]),
         }
         if self._has_trace:
@@ -96,12 +99,11 @@ def _repeated(request: ResponsesRequest) -> dict[str, Any]:
     }
 
 
-def _usage(done: Done) -> dict[str, Any]:
-    """Engines do not tell how much of a prompt they had in their caches."""
+def _usage(done: Done, num_cached_tokens: int) -> dict[str, Any]:
     num_thought = sum(usage.num_hidden_tokens for usage in done.usage_by_model.values())
     return {
         "input_tokens": done.num_prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": num_cached_tokens, "cache_write_tokens": 0},
         "output_tokens": done.num_completion_tokens,
         "output_tokens_details": {"reasoning_tokens": num_thought},
         "total_tokens": done.num_prompt_tokens + done.num_completion_tokens,

@@ -70,7 +70,8 @@ async def test_an_answer_with_a_hand_over_looks_like_that_of_one_model(client: h
 
 async def test_usage_counts_the_prompt_once_and_lists_every_model(client: httpx.AsyncClient):
     body = (await client.post(CHAT, json=chat(n=2))).json()
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+    counts = {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+    assert body["usage"] == {**counts, "prompt_tokens_details": {"cached_tokens": 0}}
     assert body["usage_by_model"] == {
         "meta": {"calls": 2, "prompt_tokens": 6, "completion_tokens": 2},
         "roman": {"calls": 2, "prompt_tokens": 6, "completion_tokens": 4},

@@ -49,6 +49,7 @@ def done(has_tool_calls: bool = False, **fields: Any) -> Done:
     end = Done(
         finish=Finish.STOP,
         num_prompt_tokens=3,
+        num_cached_tokens=2,
         num_completion_tokens=4,
         has_tool_calls=has_tool_calls,
         stop_reason=None,
@@ -177,7 +178,8 @@ def test_an_answer_without_content_has_no_blocks():
 def test_the_reason_of_the_end(end: Done, reason: str, sequence: str | None):
     [_, delta, _] = events_of([end])
     assert delta["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
-    assert (delta["usage"]["input_tokens"], delta["usage"]["output_tokens"]) == (3, 4)
+    usage = delta["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (1, 2, 4)
 
 
 @pytest.mark.parametrize(

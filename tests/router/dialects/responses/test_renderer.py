@@ -56,6 +56,7 @@ def done(finish: Finish) -> Done:
     return Done(
         finish=finish,
         num_prompt_tokens=3,
+        num_cached_tokens=2,
         num_completion_tokens=5,
         has_tool_calls=False,
         stop_reason=None,
