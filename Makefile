@@ -7,7 +7,7 @@ CLIENTS := .venv-clients
 # Without bytecode on disk, each process of a cluster compiles torch and transformers anew: 20 s of CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install system-packages node-packages demo test test-fast test-unit test-models test-cluster test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
+.PHONY: help install system-packages node-packages demo test test-fast test-unit test-models test-cluster test-hosts test-vllm test-clients check docs models format lock lock-vllm lock-gpu lock-clients bench bench-vllm bench-gpu clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,9 +25,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 # Never fails: a test without its program is skipped and says so. Debian starts a Prometheus at once.
-system-packages:  ## try to install the programs that some tests need: Prometheus and Chromium, as root on Debian
-	@for package in prometheus chromium; do \
-	  command -v $$package >/dev/null && continue; \
+system-packages:  ## try to install the programs that some tests need: Prometheus, Chromium, ip and nft, as root on Debian
+	@for program in prometheus:prometheus chromium:chromium ip:iproute2 nft:nftables; do \
+	  package=$${program#*:}; \
+	  command -v $${program%:*} >/dev/null && continue; \
 	  [ "$$(id -u)" = 0 ] && { timeout 60 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends $$package; } >/dev/null 2>&1 \
 	    || { echo "!!! $$package cannot be installed here; what needs it is NOT tested !!!"; continue; }; \
 	  [ $$package != prometheus ] || systemctl disable --now prometheus 2>/dev/null || true; \
@@ -62,7 +63,7 @@ test-fast: install  ## linters, types, docs, and all tests that need neither a c
 	@$(MAKE) --no-print-directory -j2 check test-unit
 
 test-unit: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cluster and not models" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cluster and not models and not hosts" -n 2 --dist worksteal
 
 # The files with such tests alone: to collect all of them takes 20 s of CPU.
 files_marked = $$(grep -rl --include='*.py' 'mark\.$(1)' tests | sort)
@@ -72,6 +73,9 @@ test-models: install  ## the tests that load a real model, or one of every model
 
 test-cluster: install  ## the tests that start Ray
 	$(BIN)/python -m pytest -m cluster $(call files_marked,cluster)
+
+test-hosts: install system-packages  ## the tests with hosts in network namespaces, as root; not part of `make test`
+	$(BIN)/python -m pytest -m hosts tests/hosts
 
 # $(1): tests
 vllm_tests = @if $(MAKE) --no-print-directory $(VLLM)/.installed; then \

@@ -35,3 +35,7 @@ RAY_ENV = {
     "RAY_worker_niceness": "5",  # models add to it: deployments/apps.py
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1 the controller uses a tenth of a small machine
 }
+
+# Besides, on every node but the head. Answers do not need the head, but after Ray's own limit of 60 s without
+# it, a node would stop all of its replicas.
+RAY_WORKER_ENV = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}

@@ -15,9 +15,15 @@ from benchmarks.hot_change.answers import Question
 
 @asynccontextmanager
 async def asking(
-    http: httpx.AsyncClient, questions: Sequence[Question], num_clients: int, deadline_s: float = DEADLINE_S
+    http: httpx.AsyncClient,
+    questions: Sequence[Question],
+    num_clients: int,
+    deadline_s: float = DEADLINE_S,
+    *,
+    num_at_least: int = 0,
 ) -> AsyncIterator[list[Reply]]:
-    """All clients ask while the block runs. At its end, each finishes the answer that it has begun.
+    """All clients ask while the block runs, and until there are `num_at_least` replies. At the end, each
+    finishes the answer that it has begun.
 
     The list fills with replies in the order in which they end. It is complete after the block.
     """
@@ -27,7 +33,7 @@ async def asking(
     async def loop(first: int) -> None:
         # Each client begins elsewhere, so that questions of every topic are under way.
         for question in itertools.cycle([*questions[first:], *questions[:first]]):
-            if ending.is_set():
+            if ending.is_set() and len(replies) >= num_at_least:
                 return
             replies.append(await ask(http, question, deadline_s))
 

@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.hosts.node import CLOCK_FILE
 from benchmarks.hosts.switch import Switch, call
 
 MODELS = Path("/mnt/models")
@@ -35,6 +37,7 @@ mkdir -p {installation}
 mount --bind /mnt/installed {installation}
 mount -t tmpfs -o size={shared_bytes} tmpfs /dev/shm
 mkdir /tmp/home
+head -c 8 /dev/zero >{clock}
 hostname {name}
 cd /
 set +e
@@ -81,6 +84,16 @@ class Host:
         finally:
             filler.unlink()
 
+    @contextmanager
+    def clock_off(self, offset_s: int) -> Iterator[None]:
+        """Move the time of day. Only if the host was started with a clock of its own."""
+        clock = Path(f"/proc/{self.pid}/root{CLOCK_FILE}")
+        _write_in_place(clock, offset_s)
+        try:
+            yield
+        finally:
+            _write_in_place(clock, 0)
+
     def crash(self) -> None:
         """As if the host was switched off and on: everything but the first process is killed."""
         for process in self._processes():
@@ -124,6 +137,7 @@ def host(
         name=name,
         program=shlex.join(program),
         delay_s=RESTART_DELAY_S,
+        clock=CLOCK_FILE,
     )
     spaces = ("--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
     command = ("ip", "netns", "exec", namespace, "unshare", *spaces, "sh", "-c", boot)
@@ -135,6 +149,12 @@ def host(
             yield Host(name, address, _first_process(outer))
         finally:
             outer.kill()
+
+
+def _write_in_place(clock: Path, offset_s: int) -> None:
+    """Every process of the host has mapped the file."""
+    with clock.open("r+b") as file:
+        file.write(offset_s.to_bytes(8, sys.byteorder, signed=True))
 
 
 def _first_process(outer: subprocess.Popen[bytes]) -> int:

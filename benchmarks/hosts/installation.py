@@ -17,8 +17,11 @@ def install(folder: Path) -> Path:
     The dependencies are those of this Python. A `.pth` file adds their folder, and Python does not follow the
     `.pth` files there, so an editable installation of the project stays invisible.
 
-    Raises RuntimeError if pip fails: it may have to fetch the build backend.
+    Raises RuntimeError if pip fails (it may have to fetch the build backend), or if the hosts cannot see this
+    Python's libraries.
     """
+    if sysconfig.get_path("purelib").startswith("/tmp/"):
+        raise RuntimeError("hosts have a /tmp of their own; create the virtual environment elsewhere")
     environment = folder / "environment"
     venv.create(environment, symlinks=True)
     packages = sysconfig.get_path("purelib", vars={"base": str(environment)})

@@ -7,17 +7,32 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hosts.switch import call
 from cluster.ray_env import RAY_ENV
 
 EXPERT = "writer"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-ADDRESSES = {"head": "10.77.0.10", "front": "10.77.0.11", "mid": "10.77.0.12", "back": "10.77.0.13"}
+ADDRESSES = {
+    "head": "10.77.0.10",
+    "front": "10.77.0.11",
+    "mid": "10.77.0.12",
+    "meta": "10.77.0.13",
+    "expert": "10.77.0.14",
+}
 # Each resource is room for one replica, so both replicas of an application are never on one host.
-OFFERS = {"front": {"router": 1}, "mid": {"router": 1, "meta": 1, EXPERT: 1}, "back": {"meta": 1, EXPERT: 1}}
+OFFERS = {
+    "front": {"router": 1},
+    "mid": {"router": 1, "meta": 1, EXPERT: 1},
+    "meta": {"meta": 1},
+    "expert": {EXPERT: 1},
+}
 OBJECT_STORE_BYTES = 100_000_000
+CLOCK_SOURCE = Path(__file__).with_name("clock.c")
+CLOCK_FILE = Path("/tmp/clock")  # how many seconds to add to the time of day
 
 
-def environment(installation: Path) -> dict[str, str]:
+def environment(installation: Path, *, own_clocks: bool = False) -> dict[str, str]:
+    """`own_clocks`: every host reads how wrong its clock is from a file of its own."""
     return {
         **RAY_ENV,
         "PATH": f"{installation}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -25,6 +40,7 @@ def environment(installation: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(installation / "bin" / "etr-haproxy"),
+        **(_own_clocks(installation) if own_clocks else {}),
     }
 
 
@@ -45,3 +61,10 @@ def ray_command(installation: Path, name: str) -> list[str]:
     flags = [str(part) for option in options.items() for part in option]
     command = [f"{installation}/bin/python", "-P", "-m", "ray.scripts.scripts", "start"]
     return [*command, *(["--head"] if name == "head" else []), "--block", "--disable-usage-stats", *flags]
+
+
+def _own_clocks(installation: Path) -> dict[str, str]:
+    """Raises RuntimeError if there is no C compiler, or it fails."""
+    library = installation / "lib" / "clock.so"
+    call("cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(CLOCK_SOURCE), "-ldl")
+    return {"LD_PRELOAD": str(library), "ETR_CLOCK": str(CLOCK_FILE)}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -80,14 +80,15 @@ class Switch:
 
     @contextmanager
     def thin(self, name: str, rate: str) -> Iterator[None]:
-        """Limit what reaches a host, as `tc` writes rates: "64kbit"."""
-        device = ("dev", name, "root")
-        tc = ("ip", "netns", "exec", self.namespace("switch"), "tc", "qdisc")
-        call(*tc, "add", *device, "tbf", "rate", rate, "burst", "8kb", "latency", "500ms")
-        try:
+        """Limit what reaches a host, and what leaves it, as `tc` writes rates: "64kbit"."""
+        bucket = ("root", "tbf", "rate", rate, "burst", "8kb", "latency", "500ms")
+        ends = [(self.namespace("switch"), name), (self.namespace(name), "eth0")]
+        with ExitStack() as limits:
+            for namespace, device in ends:
+                tc = ("ip", "netns", "exec", namespace, "tc", "qdisc")
+                call(*tc, "add", "dev", device, *bucket)
+                limits.callback(call, *tc, "delete", "dev", device, "root")
             yield
-        finally:
-            call(*tc, "delete", *device)
 
     @contextmanager
     def slow(self, name: str, link: Link, delay_ms: int, jitter_ms: int) -> Iterator[None]:

@@ -1,11 +1,12 @@
-"""A cluster of four hosts that share no folder, and a namespace for its clients.
+"""A cluster of five hosts that share no folder, and a namespace for its clients.
 
     head    Ray's control plane; serves nothing
     front   a router; clients send to its HAProxy
     mid     a router, and a replica of the meta and of the expert
-    back    a replica of the meta and of the expert
+    meta    a replica of the meta
+    expert  a replica of the expert
 
-The expert writes at length, so a fault meets answers in their middle.
+Every answer takes the better part of a second, so a fault meets answers in their middle.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.hot_change.answers import Question
 from benchmarks.models import save_random_model, save_winning_token
 from cluster.errors import ServeRefused, ServeUnreachable
 from cluster.polling import until
+from cluster.ray_env import RAY_WORKER_ENV
 from cluster.serve.app_status import status
 from cluster.serve.client import ServeClient
 from cluster.serve.serve_details import RUNNING
@@ -40,7 +42,7 @@ NAME = "generalist"
 PORT = 8000
 CLIENTS, CLIENTS_ADDRESS = "clients", "10.77.0.2"
 DEADLINES = {"queue_s": 30.0, "first_token_s": 8.0, "gap_s": 5.0, "total_s": 60.0, "drain_s": 10.0}
-NUM_QUESTIONS, MAX_TOKENS = 6, 250
+NUM_QUESTIONS, MAX_TOKENS = 6, 100
 START_TIMEOUT_S = 240.0
 
 Result = TypeVar("Result")
@@ -98,7 +100,7 @@ def link_of(source: str, target: str) -> Link:
 
 
 @contextmanager
-def hosts_world() -> Iterator[World]:
+def hosts_world(*, own_clocks: bool = False, max_table_age_s: float = 600.0) -> Iterator[World]:
     """Start the cluster and apply its cluster.yaml. Nothing of it is left at the end.
 
     Raises RuntimeError, with the last lines of the logs.
@@ -106,9 +108,9 @@ def hosts_world() -> Iterator[World]:
     folder = Path(tempfile.mkdtemp(prefix="etr-hosts-"))
     try:
         installation = install(folder)
-        _write_world(folder / "world")
+        _write_world(folder / "world", max_table_age_s)
         with switch() as network, ExitStack() as hosts:
-            env = environment(installation)
+            env = environment(installation, own_clocks=own_clocks)
             network.plug(CLIENTS, CLIENTS_ADDRESS)
             started = {
                 name: hosts.enter_context(
@@ -117,7 +119,7 @@ def hosts_world() -> Iterator[World]:
                         name,
                         address,
                         ray_command(installation, name),
-                        env,
+                        env if name == "head" else {**env, **RAY_WORKER_ENV},
                         installation,
                         folder / "world",
                         folder / f"{name}.log",
@@ -170,7 +172,7 @@ def _questions() -> list[Question]:
     ]
 
 
-def _write_world(folder: Path) -> None:
+def _write_world(folder: Path, max_table_age_s: float) -> None:
     for seed, name in enumerate(("meta", EXPERT)):
         save_random_model(folder / "models" / name, hidden_size=64, num_layers=2, seed=seed)
     save_winning_token(folder / "models" / "meta", EXPERT, folder / "tokens")
@@ -188,7 +190,7 @@ def _write_world(folder: Path) -> None:
             }
         },
         "routing": {"deadlines": DEADLINES},
-        "router": _two_replicas("router"),
+        "router": {"max_table_age_s": max_table_age_s, **_two_replicas("router")},
         "http": {"host": "0.0.0.0", "port": PORT},
     }
     folder.joinpath("cluster.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(text))), encoding="utf-8")
