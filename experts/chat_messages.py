@@ -1,9 +1,11 @@
-"""Messages as chat templates expect them, with all text that a client chose made harmless."""
+"""Messages as chat templates expect them, with all text that a client chose made harmless.
+
+The content of a message is a text or, if it has pictures, a list of parts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +23,9 @@ def prepared(message: Mapping[str, Any]) -> Message:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise InvalidPrompt("messages", f"role {role!r} is unknown; use one of {', '.join(ROLES)}")
-    if not isinstance(content, str):
+    if isinstance(content, list | tuple) and role == "user":
+        content = [_part(part) for part in content]
+    elif not isinstance(content, str):
         raise InvalidPrompt("messages", f"the {role} message has no text content")
     fields: Message = {"role": "system" if role == "developer" else str(role), "content": content}
     if calls := message.get("tool_calls"):
@@ -32,6 +36,20 @@ def prepared(message: Mapping[str, Any]) -> Message:
     if call_id := message.get("tool_call_id"):
         fields["tool_call_id"] = _short_id(call_id)
     return fields | ({"name": message["name"]} if message.get("name") else {})
+
+
+def picture_urls(messages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The address of each picture in the messages, in order."""
+    contents = (message.get("content") for message in messages)
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return [str(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+
+
+def with_text_before(text: str, content: str | Sequence[Message]) -> str | list[Message]:
+    """The content of a message with a paragraph before it."""
+    if isinstance(content, str):
+        return f"{text}\n\n{content}"
+    return [{"type": "text", "text": f"{text}\n\n"}, *content]
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -56,6 +74,17 @@ def guarded(value: Any, guard: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [guarded(item, guard) for item in value]
     return value
+
+
+def _part(part: Mapping[str, Any]) -> Message:
+    """A part of a content as templates know it. The pictures themselves are not for the template."""
+    match part["type"]:
+        case "text":
+            return {"type": "text", "text": part["text"]}
+        case "image_url":
+            return {"type": "image"}
+        case kind:
+            raise InvalidPrompt("messages", f"this model cannot read {kind}, but text and pictures alone")
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

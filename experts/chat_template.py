@@ -25,7 +25,8 @@ RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templa
 
 
 class ChatTemplate:
-    """The chat template of one tokenizer. A message has a `role` and a `content`.
+    """The chat template of one tokenizer. A message has a `role` and a `content`: a text, or a list of parts
+    for a template that has places for pictures.
 
     `variables` are what the template gets besides the messages: `tools`, `documents`, and whatever else it
     knows. A `chat_template` among them replaces the tokenizer's own.
@@ -75,6 +76,16 @@ class ChatTemplate:
             return "be brief" in self.opened(messages)
         except InvalidPrompt:
             return False
+
+    @cached_property
+    def _knows_parts_alone(self) -> bool:
+        """Whether it leaves out a content that is a text, as those of some models for pictures do."""
+        message = {"role": "user", "content": _TURNS[0][1]}
+        try:
+            plain, in_parts = (self._apply([m], _NONE, False) for m in (message, _in_parts(message)))
+        except InvalidPrompt:
+            return False
+        return message["content"] in in_parts and message["content"] not in plain
 
     def self_test(self) -> None:
         """Raises TemplateError unless the template can hold a conversation, leave a turn open, and continue
@@ -126,6 +137,11 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], variables: Variables, add_generation_prompt: bool) -> str:
         if not self._tokenizer.chat_template and "chat_template" not in variables:
             raise self._unfit("is missing")
+        if "chat_template" not in variables and self._knows_parts_alone:
+            messages = [*map(_in_parts, messages)]
+        return self._apply(messages, variables, add_generation_prompt)
+
+    def _apply(self, messages: Sequence[Message], variables: Variables, add_generation_prompt: bool) -> str:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -141,6 +157,13 @@ class ChatTemplate:
     def _unfit(self, problem: str) -> TemplateError:
         folder = self._tokenizer.name_or_path or "this model"
         return TemplateError(f"{folder}: the chat template {problem}; correct its chat_template.jinja")
+
+
+def _in_parts(message: Message) -> Message:
+    content = message["content"]
+    return (
+        {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+    )
 
 
 def _repeated_role(messages: Sequence[Message]) -> str:

@@ -1,8 +1,10 @@
-"""Which files make up a checkpoint, and whether they are still the same ones."""
+"""Which files make up a checkpoint, whether they are still the same ones, and whether they are complete for
+pictures."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from experts.errors import ModelLoadError
 
 # Weights, configuration, tokenizer, chat template, and code that a checkpoint may contain.
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")
+
+# The settings of what prepares pictures for a model; or, of other models, sound.
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,20 @@ def identify_files(folder: Path, known: Mapping[str, FileIdentity]) -> dict[str,
         return {path.name: _identify(path, known.get(path.name)) for path in _checkpoint_files(folder)}
     except OSError as error:
         raise ModelLoadError(f"{folder}: cannot be read: {error.strerror}; copy it there again") from error
+
+
+def prepares_media(folder: Path) -> bool:
+    """Whether the checkpoint has the settings of what prepares pictures, or sound, for its model."""
+    return any((folder / name).is_file() for name in _PROCESSORS)
+
+
+def reads_pictures(folder: Path) -> bool:
+    """Whether the checkpoint is complete for pictures: a part that sees, and what prepares them for it."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):  # it is reported where the model is loaded
+        return False
+    return isinstance(config, dict) and bool(config.get("vision_config")) and prepares_media(folder)
 
 
 def changed_files(old: Mapping[str, FileIdentity], new: Mapping[str, FileIdentity]) -> list[str]:

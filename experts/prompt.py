@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from experts.chat_messages import guarded, prepared, texts_in
+from experts.chat_messages import guarded, prepared, texts_in, with_text_before
 from experts.chat_template import ChatTemplate, Message
-from experts.errors import InvalidPrompt
+from experts.errors import InvalidPrompt, TemplateError
 from experts.text.control_tokens import ControlTokens, Sentinels
 from experts.text.guarded_text import GuardedText
 from experts.text_encoder import TextEncoder
@@ -31,11 +31,31 @@ class PromptRenderer:
         self._encoder = TextEncoder(tokenizer.backend_tokenizer, self._control.ids)
         self._template = ChatTemplate(tokenizer)
         self._variables: Mapping[str, Any] = {}
+        self._takes_pictures = False
 
     def with_variables(self, variables: Mapping[str, Any]) -> PromptRenderer:
         """The same, with these variables of the template wherever a call gives none."""
         renderer = copy(self)
         renderer._variables = variables
+        return renderer
+
+    def with_pictures(self) -> PromptRenderer:
+        """The same, for a model that sees: a picture in a message is what the template has in its place.
+
+        Raises TemplateError: the template has nothing in its place.
+        """
+        renderer = copy(self)
+        renderer._takes_pictures = True
+        text = {"type": "text", "text": "question"}
+        plain, seeing = (
+            sum(i in self._control.ids for i in renderer.chat([{"role": "user", "content": content}]))
+            for content in ([text], [{"type": "image_url"}, text])
+        )
+        if seeing <= plain:
+            raise TemplateError(
+                f"{self.tokenizer.name_or_path}: the chat template has no place for pictures; correct its "
+                "chat_template.jinja, or set modalities: [text]"
+            )
         return renderer
 
     def chat(
@@ -57,7 +77,8 @@ class PromptRenderer:
         is, and may end in the middle of a thought.
         The template also gets `variables`, such as `tools`. Each message has a `role` (developer counts as
         system) and a `content`, both str; an assistant message may have OpenAI's `tool_calls` and a
-        `reasoning`, a tool message its `tool_call_id`. For a template that has no system role, a system
+        `reasoning`, a tool message its `tool_call_id`. With pictures, the content of a user message is a list
+        of OpenAI's parts. For a template that has no system role, a system
         message becomes the beginning of the next user message.
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
@@ -104,6 +125,8 @@ class PromptRenderer:
         conversation = [prepared(message) for message in messages]
         if not conversation:
             raise InvalidPrompt("messages", "there must be at least one message")
+        if not self._takes_pictures and any(not isinstance(m["content"], str) for m in conversation):
+            raise InvalidPrompt("messages", "this model reads text only; ask one that reads pictures")
         if "documents" in variables and not self._template.knows("documents", variables):
             raise InvalidPrompt("documents", "the chat template of this model has no place for them")
         uses_tools = "tools" in variables or any("tool_calls" in message for message in conversation)
@@ -116,11 +139,13 @@ class PromptRenderer:
         return conversation, variables
 
     def _guarded_message(self, message: Message, sentinels: Sentinels) -> Message:
-        texts = ("content", "reasoning", "reasoning_content")
-        short = {name: value for name, value in message.items() if name not in (*texts, "role")}
+        guard = partial(self._guard, sentinels=sentinels, param="messages")
+        texts = ("reasoning", "reasoning_content")
+        short = {name: value for name, value in message.items() if name not in (*texts, "role", "content")}
         return {
             "role": message["role"],
-            **{name: self._guard(message[name], sentinels, "messages") for name in texts if name in message},
+            "content": _guarded_content(message["content"], guard),
+            **{name: guard(message[name]) for name in texts if name in message},
             **guarded(short, partial(self._split, sentinels)),
         }
 
@@ -149,6 +174,12 @@ class PromptRenderer:
         return self._encoder.encode(pieces, add_special_tokens=add_special_tokens, max_tokens=max_tokens)
 
 
+def _guarded_content(content: str | list[Message], guard: Callable[[str], str]) -> str | list[Message]:
+    if isinstance(content, str):
+        return guard(content)
+    return [{**part, "text": guard(part["text"])} if part["type"] == "text" else part for part in content]
+
+
 def _without_system_role(messages: Sequence[Message]) -> list[Message]:
     """Every system message as the beginning of the next user message, as Gemma 3's template has it."""
     conversation: list[Message] = []
@@ -158,7 +189,9 @@ def _without_system_role(messages: Sequence[Message]) -> list[Message]:
             waiting.append(message["content"])
             continue
         if message["role"] == "user":
-            message = {"role": "user", "content": "\n\n".join([*waiting, message["content"]])}
+            if waiting:
+                content = with_text_before("\n\n".join(waiting), message["content"])
+                message = {"role": "user", "content": content}
             waiting = []
         conversation.append(message)
     return [*conversation, {"role": "user", "content": "\n\n".join(waiting)}] if waiting else conversation

@@ -37,6 +37,8 @@ def with_tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str,
 
 
 def _with_calls_as_text(message: Message) -> Message:
+    if not isinstance(message["content"], str):  # a user's, with pictures
+        return message
     calls = [_dumped(call["function"]) for call in message.get("tool_calls", ())]
     texts = [message["content"], *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)]
     rest = {name: value for name, value in message.items() if name not in ("tool_calls", "content")}

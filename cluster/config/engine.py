@@ -29,12 +29,16 @@ class VllmEngineConfig(
     # Not keys of the file, because the ones in `resources` reserve the devices too.
     tensor_parallel: SkipJsonSchema[int] = 1
     pipeline_parallel: SkipJsonSchema[int] = 1
+    # Nor this one, which the model's `modalities` decide.
+    images: SkipJsonSchema[bool] = False
 
     @model_validator(mode="after")
     def _devices_are_in_resources(self) -> Self:
         for field in ("tensor_parallel", "pipeline_parallel"):
             if field in self.model_fields_set:
                 raise ValueError(f"{field} belongs to resources, which reserves the GPUs; move it there")
+        if "images" in self.model_fields_set:
+            raise ValueError("images is not set here; use the model's modalities: [text, image]")
         return self
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from cluster.config.base import LoadContext, StrictConfig
-from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.loaded_model import LoadedModelConfig, ReadingModelConfig, with_text
 from cluster.config.model_source import AnyAdapterConfig, one_of
 from cluster.config.replicated_model import ReplicatedConfig, ResourcesConfig
 from experts.engine.config import OpenAIConfig
@@ -67,7 +68,7 @@ class ReplicatedExpertConfig(ReplicatedConfig, ExpertConfig):
     """The keys of an expert with replicas of its own."""
 
 
-class ModelExpertConfig(LoadedModelConfig, ReplicatedExpertConfig, title="expert with a model of its own"):
+class ModelExpertConfig(ReadingModelConfig, ReplicatedExpertConfig, title="expert with a model of its own"):
     """An expert with a model and replicas of its own."""
 
 
@@ -118,9 +119,7 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
     @field_validator("modalities")
     @classmethod
     def _has_text(cls, modalities: list[Modality]) -> list[Modality]:
-        if "text" not in modalities or len({*modalities}) < len(modalities):
-            raise ValueError("must have text, and each entry once; correct it")
-        return modalities
+        return with_text(modalities)
 
     @model_validator(mode="after")
     def _scales_by_requests(self) -> Self:
@@ -133,8 +132,19 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
 
 
 def modalities_of(expert: AnyServingExpertConfig) -> list[Modality]:
-    """What an expert reads. The engines that run here read text only."""
-    return expert.modalities if isinstance(expert, RemoteExpertConfig) else ["text"]
+    """What an expert reads. An adapter reads text only."""
+    match expert:
+        case RemoteExpertConfig():
+            return expert.modalities
+        case ModelExpertConfig():
+            return expert.reads
+        case _:
+            return ["text"]
+
+
+def read_media(meta: LoadedModelConfig, experts: Iterable[AnyServingExpertConfig]) -> bool:
+    """Whether any of the models reads more than text."""
+    return any(len(modalities) > 1 for modalities in (meta.reads, *map(modalities_of, experts)))
 
 
 AnyServingExpertConfig = ModelExpertConfig | AdapterExpertConfig | RemoteExpertConfig

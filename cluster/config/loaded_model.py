@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from cluster.config.base import LoadContext
 from cluster.config.engine import AnyEngineConfig, TransformersEngineConfig, VllmEngineConfig
-from cluster.config.model_source import AnyModelConfig
+from cluster.config.model_source import AnyModelConfig, LocalModelConfig
 from cluster.config.replicated_model import AutoscalingConfig, ReplicatedConfig
 from cluster.config.router import NeverZeroAutoscaling
+from experts.checkpoint_files import prepares_media, reads_pictures
 from experts.engine.config.base import LocalEngineConfig
+from router.media_rules import Modality
 
 
 class LoadedModelConfig(ReplicatedConfig):
@@ -21,6 +24,11 @@ class LoadedModelConfig(ReplicatedConfig):
     engine: AnyEngineConfig = Field(
         default_factory=TransformersEngineConfig, description="What runs the model, and how."
     )
+
+    @property
+    def reads(self) -> list[Modality]:
+        """What the model reads."""
+        return ["text"]
 
     @property
     def takes_adapters(self) -> bool:
@@ -92,7 +100,54 @@ class LoadedModelConfig(ReplicatedConfig):
         return self
 
 
-class MetaConfig(LoadedModelConfig, title="meta"):
+class ReadingModelConfig(LoadedModelConfig):
+    """A model that may read more than text."""
+
+    modalities: list[Literal["text", "image"]] | None = Field(
+        None,
+        description="What the model reads: `[text]`, or `[text, image]` with `engine.kind: vllm`. By default "
+        "what the checkpoint says, if it is a folder on this machine, and text otherwise.",
+    )
+    _sees: bool = PrivateAttr(False)
+
+    @property
+    def reads(self) -> list[Modality]:
+        return ["text", "image"] if self._sees else ["text"]
+
+    @field_validator("modalities")
+    @classmethod
+    def _has_text(cls, modalities: list[Modality] | None) -> list[Modality] | None:
+        return None if modalities is None else with_text(modalities)
+
+    @model_validator(mode="after")
+    def _can_read_them(self, info: ValidationInfo) -> Self:
+        said, is_able = self.modalities, isinstance(self.engine, VllmEngineConfig)
+        folder = self.model.path if isinstance(self.model, LocalModelConfig) else None
+        if folder is None or not LoadContext.of(info).models_required:
+            self._sees = said is not None and "image" in said
+        elif said is None:
+            self._sees = is_able and reads_pictures(folder)
+        else:
+            self._sees = "image" in said
+            if self._sees and not prepares_media(folder):
+                raise ValueError(
+                    f"modalities: '{folder}' has no processor_config.json or preprocessor_config.json, so "
+                    "the model reads no pictures; add the file, or remove image"
+                )
+        if self._sees and not is_able:
+            raise ValueError(
+                "modalities: engine transformers reads text only; use engine: {kind: vllm}, or remove image"
+            )
+        return self
+
+
+def with_text(modalities: list[Modality]) -> list[Modality]:
+    if "text" not in modalities or len({*modalities}) < len(modalities):
+        raise ValueError("must have text, and each entry once; correct it")
+    return modalities
+
+
+class MetaConfig(ReadingModelConfig, title="meta"):
     """The meta: the LLM that answers, and that decides when to hand over to an expert."""
 
     autoscaling: NeverZeroAutoscaling = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cluster.config.cluster_config import ROUTER, ClusterConfig
-from cluster.config.expert import AdapterExpertConfig, ExpertConfig, ReplicatedExpertConfig, modalities_of
+from cluster.config.expert import AdapterExpertConfig, ExpertConfig, ReplicatedExpertConfig, read_media
 from cluster.config.replicated_model import AutoscalingConfig
 
 _NUM_REPLICAS = {"min_replicas", "max_replicas", "initial_replicas"}
@@ -24,9 +24,7 @@ def unused_settings(config: ClusterConfig) -> Iterator[str]:
     yield from _unused_autoscaling(f"{ROUTER}.autoscaling", config.router.autoscaling)
     if config.routing.chains and len(config.experts) < 2:
         yield "routing.after_expert: chain has no effect with fewer than two experts; add one"
-    if config.http.media.model_fields_set and not any(
-        len(modalities_of(e)) > 1 for e in config.experts.values()
-    ):
+    if config.http.media.model_fields_set and not read_media(config.meta, config.experts.values()):
         yield "http.media has no effect, because no model reads more than text; set modalities"
     limit, high = config.router.max_replicas_per_node, config.router.autoscaling.max_replicas
     if limit is not None and limit >= high:

@@ -138,7 +138,10 @@ def _source(block: LoadedModelConfig | EmbedderConfig) -> dict[str, Any]:
 
 
 def _engine(block: LoadedModelConfig) -> dict[str, Any]:
-    settings = block.engine.model_dump(mode="json", exclude_none=True)
+    # Only if there are any: another value would restart replicas, some of an earlier release.
+    settings = block.engine.model_dump(mode="json", exclude_none=True, exclude={"images"})
+    if "image" in block.reads:
+        settings["images"] = True
     if isinstance(block.engine, VllmEngineConfig):
         settings["tensor_parallel"] = block.resources.tensor_parallel
         settings["pipeline_parallel"] = block.resources.pipeline_parallel

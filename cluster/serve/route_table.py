@@ -7,11 +7,12 @@ from typing import Any
 
 from cluster.config.api_keys import config_keys
 from cluster.config.cluster_config import ClusterConfig
-from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig, modalities_of
+from cluster.config.expert import AdapterExpertConfig, AnyServingExpertConfig, modalities_of, read_media
 from cluster.config.replicated_model import ReplicatedConfig
 from cluster.errors import ConfigError
 from cluster.serve.app_names import META_APP, embedder_app, expert_app, pool_app
 from cluster.serve.telemetry import tracing_settings
+from router.media_rules import Modality
 from router.table import META
 
 
@@ -20,12 +21,12 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
     return {
         "table_version": table_version,
         "name": config.name,
-        "meta": _entry(META_APP, config.meta),
+        "meta": {**_modalities(config.meta.reads), **_entry(META_APP, config.meta)},
         "experts": {
             name: {
                 "cold_start": block.cold_start,
                 "on_unavailable": block.on_unavailable,
-                **({"modalities": modalities_of(block)} if len(modalities_of(block)) > 1 else {}),
+                **_modalities(modalities_of(block)),
                 **_expert_entry(config, name, block),
             }
             for name, block in sorted(config.experts.items())
@@ -49,7 +50,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
 
 def reads_media(config: ClusterConfig) -> bool:
     """Whether any model reads more than text."""
-    return any(len(modalities_of(expert)) > 1 for expert in config.experts.values())
+    return read_media(config.meta, config.experts.values())
 
 
 def require_pillow(config: ClusterConfig) -> None:
@@ -59,8 +60,16 @@ def require_pillow(config: ClusterConfig) -> None:
         ConfigError: it is not.
     """
     if reads_media(config) and config.models_are_here and find_spec("PIL") is None:
-        problem = "needs Pillow, which is not installed here; install expert-token-routing[images]"
+        problem = (
+            "pictures need Pillow, which is not installed here; install expert-token-routing[images], or set "
+            "modalities: [text] for every model"
+        )
         raise ConfigError([f"{config.source}: modalities: {problem}"])
+
+
+def _modalities(modalities: list[Modality]) -> dict[str, Any]:
+    """What is not the default of the table."""
+    return {"modalities": modalities} if len(modalities) > 1 else {}
 
 
 def _decision_log(config: ClusterConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class VllmConfig(LocalEngineConfig):
     max_streams: int = Field(
         256, ge=1, le=4096, description="Requests that one replica generates for at a time; others wait."
     )
+    images: bool = Field(False, description="Whether messages may hold pictures.")
     max_batch_tokens: int | None = Field(
         None, ge=16, description="Tokens that one step computes at most. By default vLLM decides."
     )

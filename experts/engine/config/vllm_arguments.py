@@ -58,6 +58,8 @@ REFUSED_ARGUMENTS = {
     "generation_config": _REQUESTS,
     "override_generation_config": _REQUESTS,
     "skip_tokenizer_init": _TOKENIZER,
+    "language_model_only": "use modalities: [text]",
+    "mm_processor_cache_gb": "a request that is cancelled would break the cache for others; remove it",
     "tokenizer": _TOKENIZER,
     "tokenizer_mode": _TOKENIZER,
     "tokenizer_revision": _TOKENIZER,

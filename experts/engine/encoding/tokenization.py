@@ -97,8 +97,7 @@ class ModelTokenizer:
         """Raises InvalidPrompt, ContextLengthExceeded."""
         request = with_forced_calls(request)
         prompt = self._prompt(request)
-        allowed = _large_enough(request, len(prompt))
-        request = request if allowed == request.allowed else replace(request, allowed=allowed)
+        request = _with_large_enough(request, len(prompt))
         encoded = EncodedRequest(request, prompt, self.decoder)
         if request.messages is None or request.probe:
             return encoded
@@ -115,6 +114,10 @@ class ModelTokenizer:
             parts=None if parser is None else PartStream(parser, own),
             thoughts=self._thoughts(request, tail, own) if request.is_routed or request.has_grammar else None,
         )
+
+    def lengthened(self, encoded: EncodedRequest, prompt: list[int]) -> EncodedRequest:
+        """The same request with more tokens in the places of its pictures."""
+        return replace(encoded, request=_with_large_enough(encoded.request, len(prompt)), prompt=prompt)
 
     def tokenize(self, request: EngineRequest, *, add_special_tokens: bool) -> list[int]:
         """The ids of a prompt of any length; `add_special_tokens` is of raw text. Raises InvalidPrompt."""
@@ -212,12 +215,11 @@ class ModelTokenizer:
         return ids + (self.renderer.text("", written) if written else [])
 
 
-def _large_enough(request: EngineRequest, num_prompt_tokens: int) -> tuple[str, ...]:
-    """The experts whose window holds the prompt and at least one token more."""
+def _with_large_enough(request: EngineRequest, num_prompt_tokens: int) -> EngineRequest:
+    """Without the experts whose window does not hold the prompt and at least one token more."""
     windows = request.windows
-    if not windows:
-        return request.allowed
-    return tuple(n for n in request.allowed if windows.get(n, num_prompt_tokens + 1) > num_prompt_tokens)
+    allowed = tuple(n for n in request.allowed if windows.get(n, num_prompt_tokens + 1) > num_prompt_tokens)
+    return request if allowed == request.allowed else replace(request, allowed=allowed)
 
 
 def _max_model_len(name: str, config: PretrainedConfig, configured: int | None) -> int:

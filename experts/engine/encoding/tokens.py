@@ -21,15 +21,20 @@ def perform(tokenizer: ModelTokenizer, request: EngineRequest) -> EngineChunk:
     match request.task:
         case Tokenize() as task:
             ids = tokenizer.tokenize(request, add_special_tokens=task.add_special_tokens)
-            texts = _spellings(tokenizer, ids) if task.with_texts else None
-            found = TokenizedPrompt(tuple(ids), texts, tokenizer.max_model_len)
-            return EngineChunk(tokenized=found, finish=FinishReason.STOP)
+            return tokenized(tokenizer, task, ids)
         case Detokenize():
             ids = tokenizer.known_ids(request.ids or (), "tokens") if request.ids else []
             text = tokenizer.hf_tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
             return EngineChunk(text=text, finish=FinishReason.STOP)
         case Embed() | None:
             raise InvalidCall("unsupported_task", "model", f"{tokenizer.name} has no embeddings")
+
+
+def tokenized(tokenizer: ModelTokenizer, task: Tokenize, ids: Sequence[int]) -> EngineChunk:
+    """The result of `task` for a prompt of these tokens."""
+    texts = _spellings(tokenizer, ids) if task.with_texts else None
+    found = TokenizedPrompt(tuple(ids), texts, tokenizer.max_model_len)
+    return EngineChunk(tokenized=found, finish=FinishReason.STOP)
 
 
 def _spellings(tokenizer: ModelTokenizer, ids: Sequence[int]) -> tuple[str, ...]:

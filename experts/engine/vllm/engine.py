@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from typing import Any
 
 import psutil
-from vllm.inputs import tokens_input
-from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from experts.adapter import Invocation
 from experts.checkpoint import Checkpoint
-from experts.engine.adapter_slots import AdapterSlots, LoadedAdapter
+from experts.engine.adapter_slots import AdapterSlots
 from experts.engine.base import EngineStats
 from experts.engine.chunk import EngineChunk, FinishReason
 from experts.engine.config import ModelSource, VllmConfig
-from experts.engine.encoding.encoded_request import EncodedRequest
-from experts.engine.encoding.tokens import perform
 from experts.engine.request import EngineRequest
-from experts.engine.sampling.rules import rules_of
 from experts.engine.vllm.adapters import VllmAdapters
 from experts.engine.vllm.decision_store import DecisionStore
 from experts.engine.vllm.grammars import WorkerGrammars
 from experts.engine.vllm.in_place import expert_request
 from experts.engine.vllm.launch import load_tokenizer, start
+from experts.engine.vllm.pictures import PictureReader, unusable
 from experts.engine.vllm.plain_table import to_plain
+from experts.engine.vllm.preparation import RequestPreparation
 from experts.engine.vllm.request import RunningRequest
 from experts.engine.vllm.running import RunningRequests
 from experts.engine.vllm.stats import SchedulerStats
@@ -70,7 +66,6 @@ class VllmEngine:
         self._decisions = DecisionStore.create()
         scheduler = SchedulerStats()
         self._requests = RunningRequests(self._decisions, scheduler)
-        self._grammars = WorkerGrammars(partial(self._call_workers, ExpertWorker.prepare_grammar))
         self._is_closing = False
         self._head_opening: asyncio.Task[None] | None = None
         with ExitStack() as on_failure:
@@ -82,6 +77,13 @@ class VllmEngine:
         self._store = VllmAdapters(self._llm, hidden_size=self._dim, max_rank=config.adapter_rank)
         window = min(self._tokenizer.max_model_len, self._llm.model_config.max_model_len)
         self._tokenizer = self._tokenizer.shortened_to(window)
+        self._preparation = RequestPreparation(
+            self._tokenizer,
+            WorkerGrammars(partial(self._call_workers, ExpertWorker.prepare_grammar)),
+            self._store,
+            self._decisions,
+            PictureReader(self._llm, self._name) if config.images else None,
+        )
         self._is_traced = self._llm.observability_config.otlp_traces_endpoint is not None
 
     @property
@@ -94,14 +96,15 @@ class VllmEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineChunk, None]:
         if request.task is not None:
-            yield await asyncio.to_thread(perform, self._tokenizer, request)
+            yield await self._preparation.perform(request)
             return
         with (
             self._adapters.using(request.adapter) as adapter,
             self._adapters.using_loaded(request.in_place.values()) as loaded,
         ):
             await self._open_head()
-            running = await self._running_request(request.with_adapters(loaded), adapter)
+            request = request.with_adapters(loaded)
+            running = await self._preparation.running(request, self._requests.new_key(), adapter)
             async with aclosing(self._stream(running)) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -114,28 +117,10 @@ class VllmEngine:
                     async for chunk in chunks:
                         yield chunk
 
-    async def _running_request(self, request: EngineRequest, adapter: LoadedAdapter | None) -> RunningRequest:
-        received_s, tokenizer, rules = time.monotonic(), self._tokenizer, None
-        encoded = await asyncio.to_thread(tokenizer.encode, request)
-        max_tokens = tokenizer.max_new_tokens(len(encoded.prompt), encoded.request)
-        if encoded.request.sampling is not None:
-            rules = await asyncio.to_thread(rules_of, encoded, encoded.request.sampling, tokenizer)
-            await self._grammars.prepare(rules)
-        lora = await asyncio.to_thread(self._lora_request, adapter, encoded) if adapter else None
-        key, decisions = self._requests.new_key(), self._decisions
-        return RunningRequest(encoded, key, max_tokens, rules, tokenizer, decisions, received_s, lora)
-
-    def _lora_request(self, adapter: LoadedAdapter, encoded: EncodedRequest) -> LoRARequest:
-        request = encoded.request
-        found: Sequence[int] = encoded.prompt
-        if request.resumed is not None:
-            found = self._tokenizer.without_resumed(request, found)
-        return self._store.request(adapter, found, is_at_start=not request.written)
-
     async def _stream(self, running: RunningRequest) -> AsyncGenerator[EngineChunk, None]:
         with self._requests.registered(running) as request_id:
             outputs = self._llm.generate(
-                tokens_input(running.prompt, cache_salt=running.request.cache_salt),
+                running.engine_input(),
                 running.sampling_params(),
                 request_id,
                 lora_request=running.lora_request,
@@ -149,6 +134,10 @@ class VllmEngine:
                         yield chunk
                         if chunk.finish is not None or running.heir is not None:
                             return
+            except ValueError as error:
+                if running.seen is None:
+                    raise
+                raise unusable(error) from error
             except EngineDeadError as error:
                 raise self._dead() from error
             except EngineGenerateError as error:
@@ -200,7 +189,7 @@ class VllmEngine:
                 await asyncio.to_thread(self._llm.shutdown)
             self._decisions.remove()
             # Its finalizer would shut down again when the interpreter has unloaded its modules.
-            del self._llm, self._store
+            del self._llm, self._store, self._preparation
 
     async def _open_head(self) -> None:
         """Make the workers score experts: once, on the event loop of the first call.

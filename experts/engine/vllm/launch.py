@@ -15,6 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from experts.checkpoint import Checkpoint
+from experts.checkpoint_files import prepares_media, reads_pictures
 from experts.engine.adapter_slots import num_slots
 from experts.engine.config import VllmConfig
 from experts.engine.config.vllm_arguments import require_known
@@ -25,6 +26,7 @@ from experts.engine.vllm.scheduler import make_scheduler
 from experts.engine.vllm.stats import SchedulerStats
 from experts.engine.vllm.worker import ExpertWorker
 from experts.errors import ModelLoadError
+from experts.prompt import PromptRenderer
 
 CPU_MEMORY_FRACTION = 0.25  # the default on a CPU, where other replicas use the same memory
 # With a cache of a given size this share decides nothing, but vLLM does not start unless it is free. The
@@ -35,11 +37,22 @@ NO_SHARE = 0.01
 def load_tokenizer(checkpoint: Checkpoint, config: VllmConfig) -> ModelTokenizer:
     """Raises ModelLoadError, TemplateError."""
     renderer = checkpoint.load_renderer()
+    if config.images:
+        renderer = _seeing(checkpoint, renderer)
     tokenizer = ModelTokenizer.of(
         checkpoint.name, renderer, checkpoint.config(), checkpoint.generation(), config.max_model_len
     )
     parsers = choose(renderer.tokenizer, config.tool_parser, config.reasoning_parser)
     return tokenizer.parsed_by(parsers, config.chat_template_kwargs)
+
+
+def _seeing(checkpoint: Checkpoint, renderer: PromptRenderer) -> PromptRenderer:
+    if not prepares_media(checkpoint.folder()):
+        raise ModelLoadError(
+            f"{checkpoint.name}: has no processor_config.json or preprocessor_config.json, so it reads no "
+            "pictures; add the file of the original model, or set modalities: [text]"
+        )
+    return renderer.with_pictures()
 
 
 def start(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int, stats: SchedulerStats) -> AsyncLLM:
@@ -79,12 +92,13 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int)
         "compilation_config": config.compilation or None,
         "scheduler_cls": _name(make_scheduler) if config.max_adapters else None,
     }
-    settings = _cpu_settings(config) if current_platform.is_cpu() else _gpu_settings(config)
+    settings = _media_settings(checkpoint, config)
+    settings |= _cpu_settings(config) if current_platform.is_cpu() else _gpu_settings(config)
     settings |= {name: value for name, value in optional.items() if value is not None}
     settings |= config.extra
     return AsyncEngineArgs(
         model=str(checkpoint.folder()),
-        skip_tokenizer_init=True,
+        skip_tokenizer_init=not config.images,
         trust_remote_code=checkpoint.trust_remote_code,
         dtype=config.dtype,
         max_model_len=max_model_len,
@@ -101,6 +115,14 @@ def _engine_args(checkpoint: Checkpoint, config: VllmConfig, max_model_len: int)
         disable_log_stats=True,
         **settings,
     )
+
+
+def _media_settings(checkpoint: Checkpoint, config: VllmConfig) -> dict[str, Any]:
+    if not config.images:
+        return {"language_model_only": True} if reads_pictures(checkpoint.folder()) else {}
+    # Its cache of prepared pictures needs every request to reach the scheduler, in the order of preparation.
+    # If one were cancelled in between, all others with the same picture would fail.
+    return {"limit_mm_per_prompt": {"video": 0, "audio": 0}, "mm_processor_cache_gb": 0}
 
 
 def _name(found: Callable[..., Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.inputs import MultiModalInput, TokensInput, tokens_input
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -33,6 +34,7 @@ from experts.errors import EngineFailed
 class RunningRequest:
     """`key` names it in the decision store; `rules` are None without sampling options; `received_s` is
     `time.monotonic()` when the engine got it; `ids` are the tokens so far. `lora_request`: its adapter.
+    `seen`: the prompt with its pictures, if it has any.
 
     `num_read`: of an expert that has taken over in place, how many tokens it reads itself. `heir`: the expert
     that takes over from this request in place; the last of `ids` stands for it."""
@@ -45,6 +47,7 @@ class RunningRequest:
     decisions: DecisionStore
     received_s: float
     lora_request: LoRARequest | None = None
+    seen: MultiModalInput | None = None
     num_read: int | None = None
     ids: list[int] = field(default_factory=list)
     heir: str | None = None
@@ -71,6 +74,11 @@ class RunningRequest:
     def num_tokens_left(self) -> int:
         """Length of the prompt plus the tokens that may still be generated."""
         return len(self.prompt) + self.max_tokens - len(self.ids)
+
+    def engine_input(self) -> TokensInput | MultiModalInput:
+        if self.seen is not None:
+            return self.seen
+        return tokens_input(self.prompt, cache_salt=self.request.cache_salt)
 
     def sampling_params(self) -> SamplingParams:
         request = self.request

@@ -10,6 +10,7 @@ import pytest
 from cluster.config.cluster_config import ClusterConfig, check_config
 from cluster.config.unused_settings import unused_settings
 from cluster.errors import ConfigError
+from cluster.serve.deploy_config import build_serve_config
 from cluster.serve.route_table import route_table
 from router.table import RouteTable
 
@@ -51,6 +52,68 @@ def test_modalities_are_known_ones_with_text(modalities: Any):
 def test_an_allowed_host_is_a_host(host: str):
     with pytest.raises(ConfigError, match=r"http\.media\.allowed_hosts"):
         config_of({"modalities": ["text", "image"]}, media={"allowed_hosts": [host]})
+
+
+def local(folder: Path, meta: dict[str, Any]) -> ClusterConfig:
+    data = {"meta": {"model": {"path": str(folder)}, **meta}}
+    return check_config(data, Path("cluster.yaml"), tokens_required=False)
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("seeing")
+    (folder / "config.json").write_text('{"vision_config": {"hidden_size": 8}}')
+    (folder / "processor_config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("meta", "modalities"),
+    [
+        ({"engine": {"kind": "vllm"}}, ("text", "image")),
+        ({"engine": {"kind": "vllm"}, "modalities": ["text", "image"]}, ("text", "image")),
+        ({"engine": {"kind": "vllm"}, "modalities": ["text"]}, ("text",)),
+        ({}, ("text",)),
+    ],
+)
+def test_a_model_of_this_cluster_reads_what_its_checkpoint_and_its_engine_can(
+    seeing: Path, meta: dict[str, Any], modalities: tuple[str, ...]
+):
+    config = local(seeing, meta)
+    assert RouteTable.model_validate(route_table(config, 1)).meta.modalities == modalities
+    [app] = [app for app in build_serve_config(config)["applications"] if app["name"] == "meta"]
+    assert app["args"]["engine"].get("images") == (True if "image" in modalities else None)
+
+
+@pytest.mark.parametrize(
+    ("meta", "problem"),
+    [
+        ({"modalities": ["text", "image"]}, "engine transformers reads text only; use engine"),
+        ({"modalities": ["image"], "engine": {"kind": "vllm"}}, "must have text"),
+        ({"modalities": ["text", "audio"], "engine": {"kind": "vllm"}}, r"modalities"),
+        ({"engine": {"kind": "vllm", "images": True}}, "use the model's modalities"),
+    ],
+)
+def test_what_a_model_of_this_cluster_cannot_read_is_refused(
+    seeing: Path, meta: dict[str, Any], problem: str
+):
+    with pytest.raises(ConfigError, match=problem):
+        local(seeing, meta)
+
+
+def test_a_checkpoint_without_what_prepares_pictures_cannot_be_said_to_read_them(
+    seeing: Path, tmp_path: Path
+):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert local(tmp_path, {"engine": {"kind": "vllm"}}).meta.reads == ["text"]
+    with pytest.raises(ConfigError, match=r"no processor_config\.json or preprocessor_config\.json"):
+        local(tmp_path, {"engine": {"kind": "vllm"}, "modalities": ["text", "image"]})
+
+
+def test_files_on_other_machines_are_not_looked_into(seeing: Path):
+    data = {"model": {"path": str(seeing)}, "engine": {"kind": "vllm"}}
+    for meta, reads in ((data, ["text"]), ({**data, "modalities": ["text", "image"]}, ["text", "image"])):
+        assert check_config({"meta": meta}, Path("cluster.yaml"), models_required=False).meta.reads == reads
 
 
 def test_limits_of_pictures_that_no_model_reads_are_reported():

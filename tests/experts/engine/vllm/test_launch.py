@@ -20,6 +20,7 @@ from experts.engine.factory import make_engine
 from experts.errors import ModelLoadError
 from tests.support.engine_world import ids_of, needs_vllm, question, run
 from tests.support.reference_loop import ReferenceModel
+from tests.tiny.seeing import save_seeing
 
 CONFIG: dict[str, Any] = {"dtype": "float32", "max_streams": 4, "cache_bytes": 2**24, "enforce_eager": True}
 
@@ -102,6 +103,24 @@ def test_a_cache_of_a_given_size_needs_no_share_of_the_device_to_be_free(folder)
     args = _engine_args(Checkpoint(str(folder)), VllmConfig(**CONFIG), 256)
     assert args.kv_cache_memory_bytes == 2**24
     assert args.gpu_memory_utilization <= 0.01
+
+
+@needs_vllm
+@pytest.mark.parametrize("images", [False, True])
+def test_only_a_model_that_may_read_pictures_loads_what_sees(tmp_path, images):
+    from experts.checkpoint import Checkpoint
+    from experts.engine.vllm.launch import _engine_args
+
+    save_seeing(tmp_path)
+    args = _engine_args(Checkpoint(str(tmp_path)), VllmConfig(**CONFIG, images=images), 256)
+    assert args.language_model_only == (not images)
+    assert args.skip_tokenizer_init == (not images)
+
+
+@needs_vllm
+def test_a_checkpoint_without_what_prepares_pictures_does_not_start_with_them(folder):
+    with refused(folder, r"no processor_config\.json.*modalities: \[text\]", images=True):
+        pass
 
 
 @needs_vllm
