@@ -152,6 +152,8 @@ bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	-$(BIN)/python -m benchmarks.handoff.in_place
 	-$(BIN)/python -m benchmarks.handoff.returns
 	-$(BIN)/python -m benchmarks.handoff.exact
+	-$(BIN)/python -m benchmarks.chain
+	-$(BIN)/python -m benchmarks.warming
 	-$(BIN)/python -m benchmarks.reference_loop
 	-$(BIN)/python -m benchmarks.many_experts --picture .cache/pictures
 	-$(BIN)/python -m benchmarks.chaos
