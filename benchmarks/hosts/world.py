@@ -127,7 +127,8 @@ def hosts_world(*, own_clocks: bool = False, max_table_age_s: float = 600.0) -> 
                 )
                 for name, address in ADDRESSES.items()
             }
-            serve = ServeClient(f"http://{ADDRESSES['head']}:{DASHBOARD_PORT}", env["RAY_AUTH_TOKEN"])
+            dashboard = f"http://{ADDRESSES['head']}:{DASHBOARD_PORT}"
+            serve = hosts.enter_context(ServeClient(dashboard, env["RAY_AUTH_TOKEN"]))
             world = World(network, started, env, installation, serve, {})
             try:
                 _serve(world)

@@ -17,7 +17,7 @@ from cluster.config.kubernetes import (
 from cluster.config.model_source import HubModelConfig, UriAdapterConfig, UriModelConfig
 from cluster.haproxy_command import NAME, PATH_VARIABLE
 from cluster.kuberay.worker_groups import WorkerGroup
-from cluster.ray_env import OBJECT_STORE_BYTES, RAY_ENV
+from cluster.ray_env import OBJECT_STORE_BYTES, RAY_ENV, RAY_WORKER_ENV
 from experts.cache import CACHE_VARIABLE
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -61,7 +61,7 @@ def worker_template(config: ClusterConfig, group: WorkerGroup) -> dict[str, Any]
         "name": "ray-worker",
         **_image(block),
         "ports": _ports(metrics=8080, serve=config.http.port),
-        "env": _environment(config),
+        "env": _environment(config, RAY_WORKER_ENV),
         "resources": _resources(group.num_cpus, group.memory_bytes, {block.gpu_resource: group.num_gpus}),
         "securityContext": _RESTRICTED,
         "readinessProbe": {
@@ -125,11 +125,12 @@ def _ports(**ports: int) -> list[dict[str, Any]]:
     return [{"name": name.replace("_", "-"), "containerPort": port} for name, port in ports.items()]
 
 
-def _environment(config: ClusterConfig) -> list[dict[str, Any]]:
-    """The same on head and workers, because Serve's processes must agree on them."""
+def _environment(config: ClusterConfig, own: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The same on head and workers, because Serve's processes must agree on them, and what is a pod's own."""
     block = _block(config)
     fixed = {
         **RAY_ENV,
+        **(own or {}),
         PATH_VARIABLE: f"{SCRIPTS}/{NAME}",
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": "/tmp/huggingface",

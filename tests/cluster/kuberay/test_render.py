@@ -19,7 +19,7 @@ from cluster.config.cluster_config import load_config
 from cluster.errors import ConfigError
 from cluster.haproxy_command import PATH_VARIABLE
 from cluster.kuberay.render import build_rayservice, rayservice_text, render, serve_text
-from cluster.ray_env import RAY_ENV
+from cluster.ray_env import RAY_ENV, RAY_WORKER_ENV
 from cluster.serve.connect import connect_to
 from cluster.serve.deploy_config import build_serve_config
 from examples.gpu.samples import EXAMPLES
@@ -150,7 +150,8 @@ def test_no_request_is_served_on_the_head(tmp_path: Path):
 
 def test_every_pod_passes_the_restricted_profile_and_has_the_fast_path(tmp_path: Path):
     manifest = manifest_of("gpu", tmp_path)
-    for one in [manifest["spec"]["rayClusterConfig"]["headGroupSpec"], *groups(manifest)]:
+    head = manifest["spec"]["rayClusterConfig"]["headGroupSpec"]
+    for one in [head, *groups(manifest)]:
         assert pod(one)["securityContext"]["runAsNonRoot"] is True
         assert pod(one)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container(one)["securityContext"]["allowPrivilegeEscalation"] is False
@@ -158,6 +159,7 @@ def test_every_pod_passes_the_restricted_profile_and_has_the_fast_path(tmp_path:
         variables = {variable["name"]: variable.get("value") for variable in container(one)["env"]}
         fixed = {"HF_HUB_OFFLINE": "1", PATH_VARIABLE: "/opt/etr/bin/etr-haproxy"}
         assert variables.items() >= (RAY_ENV | fixed).items()
+        assert (variables.items() >= RAY_WORKER_ENV.items()) is (one is not head)
         mounted = {mount["mountPath"] for mount in container(one)["volumeMounts"]}
         assert mounted >= {"/tmp", "/dev/shm"}
     assert "models" not in {

@@ -19,7 +19,7 @@ from cluster.local.head import find_head, start_head, stop_head
 from cluster.local.ports import require_free_port
 from cluster.local.process_session import Session
 from cluster.polling import until
-from cluster.ray_env import RAY_ENV
+from cluster.ray_env import RAY_ENV, RAY_WORKER_ENV
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PAUSE = "import signal; print('child', flush=True); signal.pause()"
@@ -108,10 +108,11 @@ def test_memory_that_one_thread_frees_is_reused_by_the_next(tmp_path: Path):
     assert int(told.stdout) < 4 * 5_000_000
 
 
-def test_the_docs_list_every_variable_for_a_head_that_is_started_by_hand():
+def test_the_docs_list_every_variable_for_nodes_that_are_started_by_hand():
     lines = (REPOSITORY / "docs" / "operate.md").read_text(encoding="utf-8").splitlines()
     told = [shlex.split(line)[1].partition("=") for line in lines if line.startswith("export ")]
-    assert {name: value for name, _, value in told} == RAY_ENV | {PATH_VARIABLE: "$(command -v etr-haproxy)"}
+    path = {PATH_VARIABLE: "$(command -v etr-haproxy)"}
+    assert {name: value for name, _, value in told} == RAY_ENV | RAY_WORKER_ENV | path
 
 
 @pytest.mark.cluster
