@@ -93,7 +93,7 @@ test-vllm-engine:
 	$(call vllm_tests,-n 2 --dist loadfile tests/experts/engine tests/families tests/router/api/fields tests/router/dialects/responses/test_fields.py)
 
 test-vllm-cluster:
-	$(call vllm_tests,tests/system/test_vllm.py tests/system/test_vllm_pools.py tests/system/test_smollm2.py)
+	$(call vllm_tests,tests/system/test_vllm.py tests/system/test_vllm_pictures.py tests/system/test_vllm_pools.py tests/system/test_smollm2.py)
 
 # Without the fixtures of the other tests, which need the project's own environment; warnings are the clients'.
 test-clients: install  ## the tests with LangChain, LiteLLM, lm-evaluation-harness and load tools only
