@@ -27,7 +27,6 @@ MAX_PAUSE_S = 2.0
 class ModelRoute:
     """Opens when a probe is answered, because RUNNING only means that a process is up. Closes when the last
     replica is ejected.
-
     A model that scales to zero is probed only if a caller needs it or if it runs anyway, because a probe
     would start it. A single task probes, so the model is started once for all callers. An ejected replica is
     probed separately, also while the route is open.

@@ -59,10 +59,7 @@ class Checkpoint:
         return checkpoint_name(self.source)
 
     def load(self, attention: str = "sdpa") -> tuple[PreTrainedModel, PromptRenderer]:
-        """`attention`: its implementation, by the name that transformers has for it.
-
-        Raises ModelLoadError, TemplateError.
-        """
+        """`attention`: the name that transformers has for it. Raises ModelLoadError, TemplateError."""
         model, renderer = load_checkpoint(
             self.source,
             revision=self.revision,

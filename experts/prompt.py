@@ -74,12 +74,11 @@ class PromptRenderer:
         `written` is the turn's text so far, by any model; the template renders it as an assistant message.
         Without it the turn is the template's generation prompt, or, if the turn has `begun`, goes as far as
         the first character of an answer. `own` is what this model itself wrote after that; it follows as it
-        is, and may end in the middle of a thought.
-        The template also gets `variables`, such as `tools`. Each message has a `role` (developer counts as
-        system) and a `content`, both str; an assistant message may have OpenAI's `tool_calls` and a
-        `reasoning`, a tool message its `tool_call_id`. With pictures, the content of a user message is a list
-        of OpenAI's parts. For a template that has no system role, a system
-        message becomes the beginning of the next user message.
+        is, and may end in the middle of a thought. The template also gets `variables`, such as `tools`.
+        Each message has a `role` (developer counts as system) and a `content`, both str, with pictures a list
+        of OpenAI's parts; an assistant message may have OpenAI's `tool_calls` and a `reasoning`, a tool
+        message its `tool_call_id`. A template with no system role gets a system message as the beginning of
+        the next user message.
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """

@@ -49,9 +49,8 @@ class Member:
 class WorkerGroup:
     """Equal pods for all replicas of one shape.
 
-    Attributes:
-        settings: the entry of `kubernetes.pods` for these pods, if there is one.
-        num_fits_any_pod: replicas of other groups that Ray may place here, because they need only CPUs.
+    `settings`: the entry of `kubernetes.pods` for these pods, if it has one. `num_fits_any_pod`: replicas of
+    other groups that Ray may place here, because they need only CPUs.
     """
 
     shape: ReplicaShape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import time
 
 from deployments.tracing.identity import app_name, replica_name
@@ -38,16 +38,29 @@ async def _recorded(
         "gen_ai.request.model": model,
         "etr.replica": replica_name(),
     }
-    try:
+    with _ReplicaSpan(tracer, trace, f"generate {model}".rstrip(), began_s):
         async with aclosing(generate(replace(request, trace_headers=trace.context.headers()))) as chunks:
             async for chunk in chunks:
                 _note(trace.attributes, chunk, time() - began_s)
                 yield chunk
-    except Exception as error:
-        trace.error = error.code if isinstance(error, InvalidCall) else type(error).__name__
-        raise
-    finally:
-        tracer.record([trace.span(f"generate {model}".rstrip(), SpanKind.SERVER, began_s, time())])
+
+
+@dataclass(frozen=True)
+class _ReplicaSpan:
+    """Records the span of a call when the call ends, with the error that ended it, if one did."""
+
+    tracer: Tracer
+    trace: RequestTrace
+    name: str
+    began_s: float
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception):  # a cancelled call is not an error
+            self.trace.error = error.code if isinstance(error, InvalidCall) else type(error).__name__
+        self.tracer.record([self.trace.span(self.name, SpanKind.SERVER, self.began_s, time())])
 
 
 def _note(attributes: dict[str, Attribute], chunk: EngineChunk, since_s: float) -> None:

@@ -78,10 +78,9 @@ def evaluate_methods(
     methods: Collection[str] = DESCRIPTIONS.keys(),
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Measures the tokens, the methods that need no learning, and `baselines` (by name, as in DESCRIPTIONS).
+    """Measures `tokens` (of all experts), the `methods` that need no learning, and `baselines`, by name.
 
-    `states`: of `queries`. `tokens`: of all experts, at least one. `methods`: those to measure, if they can
-    be; the tokens are always among them. Raises DataError (see `require_known`), TokenMismatch.
+    `states`: of `queries`. Names: as in DESCRIPTIONS. Raises DataError (see `require_known`), TokenMismatch.
     """
     require_known(queries, names := tuple(sorted(token.name for token in tokens)))
     router = TokenRouter(states, tokens, only_at_start=only_at_start)

@@ -39,7 +39,6 @@ def generations(
         request.refuse_prompt_ids()
     targets = [_readable(prompt, target, routing, table) for prompt in prompts]
     admission, stop = admission_context(table, key, request.priority), _stop_rule(request)
-    salt = cache_salt(table, key, request.cache_salt)
     return [
         GenerationRequest(
             request_id=f"{answer_id}-{index}",
@@ -50,7 +49,7 @@ def generations(
             stop=stop,
             message_gap_s=_message_gap_s(request),
             routing=routing,
-            cache_salt=salt,
+            cache_salt=cache_salt(table, key, request.cache_salt),
             admission=admission,
             progress=Progress() if request.stream_options.is_continuous else None,
         )

@@ -5,7 +5,6 @@
      +------------------------+                                   (after_expert: return, max_handoffs)
 
 With `after_expert: chain`, `router/decoding/chain.py` writes several such answers.
-
 If a model fails, it is called again and resumes from the text received so far. If that is not possible, the
 meta decides the same position again with that expert masked. It also does so if it has chosen an expert that
 is asleep and not waited for (cold_start: meta). A meta that cannot read the prompt, because it holds a

@@ -72,9 +72,7 @@ class DocumentedApp(FastAPI):
             statuses: The errors of a GET. A POST can have every error that the router raises.
             extra: Further fields of the OpenAPI operation.
         """
-        models = (request, answer, chunk, dialect.error_model)
-        self._models += [model for model in models if model is not None]
-        parameters = [_REQUEST_ID, _MODEL_ID] if "{model_id" in path else [_REQUEST_ID]
+        self._models += filter(None, (request, answer, chunk, dialect.error_model))
         if request is not None:
             statuses = tuple(_codes_by_status())
             extra["requestBody"] = {"required": True, "content": _json(request)}
@@ -85,7 +83,7 @@ class DocumentedApp(FastAPI):
             operation_id=to_camel(name or endpoint.__name__),
             response_model=None,
             responses=_responses(answer, chunk, statuses, dialect),
-            openapi_extra={"parameters": parameters, **extra},
+            openapi_extra={"parameters": _parameters(path), **extra},
         )
 
     def openapi(self) -> Schema:
@@ -120,6 +118,10 @@ _MODEL_ID = {
     "description": "As listed by `/v1/models`; its slash need not be escaped.",
     "schema": {"type": "string", "minLength": 1},
 }
+
+
+def _parameters(path: str) -> list[Schema]:
+    return [_REQUEST_ID, _MODEL_ID] if "{model_id" in path else [_REQUEST_ID]
 
 
 def _responses(

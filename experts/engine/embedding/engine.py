@@ -124,15 +124,14 @@ class EmbeddingEngine:
             batch = self._next_batch()
             rows = [work.inputs[index] for work, index in batch]
             self._step_began_s = time.monotonic()
-            try:
-                vectors = await loop.run_in_executor(self._step_thread, self._model.embed, rows)
-            except Exception as error:  # each request of the batch reports it
+            step = loop.run_in_executor(self._step_thread, self._model.embed, rows)
+            await asyncio.wait([step])
+            self._step_began_s = None
+            if (error := step.exception()) is not None:  # each request of the batch reports it
                 self._fail(batch, error)
                 continue
-            finally:
-                self._step_began_s = None
             self._num_tokens += sum(map(len, rows))
-            for (work, index), vector in zip(batch, vectors, strict=True):
+            for (work, index), vector in zip(batch, step.result(), strict=True):
                 work.vectors[index] = vector
                 if len(work.vectors) == len(work.inputs) and not work.done.done():
                     work.done.set_result(None)
@@ -155,7 +154,7 @@ class EmbeddingEngine:
                 self._waiting.append(work)
         return batch
 
-    def _fail(self, batch: Sequence[tuple[_Work, int]], error: Exception) -> None:
+    def _fail(self, batch: Sequence[tuple[_Work, int]], error: BaseException) -> None:
         failed = [work for work, _ in batch]
         self._waiting = deque(work for work in self._waiting if work not in failed)
         for work in failed:

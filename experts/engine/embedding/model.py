@@ -14,6 +14,8 @@ from experts.engine.config.embedding import Pooling
 from experts.engine.embedding.checkpoint import embedding_rules
 from experts.errors import InvalidCall, ModelLoadError
 
+# What modules of transformers raise on inputs that they cannot take.
+_FORWARD_ERRORS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _LARGEST_WINDOW = 10**9  # the library has a larger number if a tokenizer knows no limit
 
 
@@ -95,7 +97,7 @@ class EmbeddingModel:
     def _self_test(self) -> None:
         try:
             vectors = self.embed([[0], [0, 0]])
-        except Exception as error:
+        except _FORWARD_ERRORS as error:
             raise ModelLoadError(
                 f"{self.name}: a {type(self._model).__name__} cannot be run as an embedding model "
                 f"({type(error).__name__}); use an encoder or a decoder"

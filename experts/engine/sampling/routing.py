@@ -20,7 +20,7 @@ from experts.engine.sampling.routing_scores import (
     without_replaced,
 )
 from experts.engine.sampling.token_chooser import TokenChooser
-from experts.head import ExpertTable, decide, distribution, mask_experts
+from experts.head import Decision, ExpertTable, decide, distribution, mask_experts
 from experts.logit_transform import LogitTransform
 from experts.text.decoder import unfinished
 
@@ -115,7 +115,7 @@ def route(
     transform: LogitTransform,
     states: Sequence[RequestState],
 ) -> list[int]:
-    """Decide for each request whether an expert takes over, and record the outcome in its state.
+    """Decide for each request whether an expert takes over. Returns the rows that hand over.
 
     Args:
         words: raw logits [N, V], of any float type.
@@ -123,9 +123,7 @@ def route(
         hidden: the head's inputs [B, d].
         table: the E experts.
         transform: what the model does to its head's scores.
-        states: B requests that may hand over.
-
-    Returns the rows that hand over; their states have an `expert` and a `probability`.
+        states: B requests that may hand over; the outcome is recorded in them.
     """
     masks = [_masks(state, table, hidden.device) for state in states]
     allowed = torch.stack([mask.allowed for mask in masks])
@@ -133,23 +131,20 @@ def route(
     index = torch.tensor(rows, device=words.device)
     experts = table.logits(hidden, transform)
     if probes := [i for i, state in enumerate(states) if state.request.probe]:
-        found = distribution(words, index[probes], experts[probes], allowed[probes], bias[probes])
-        _record_distributions(found, table, [states[i] for i in probes])
+        inputs = (index[probes], experts[probes], allowed[probes], bias[probes])
+        _record_distributions(distribution(words, *inputs), table, [states[i] for i in probes])
     decision = decide(words, index, experts, allowed, bias)
-    winners = decision.expert.tolist()
-    _record_winners(winners, decision.probability.tolist(), table, states)
+    _record_winners(decision, table, states)
     reported = [i for i, state in enumerate(states) if _is_reported(state)]
     if reported or table.shadows is not None:
         step = _Step(words, index, mask_experts(experts + bias, allowed), decision.best_word, table, states)
         step.record_candidates(reported)
         step.record_shadow_wins(hidden, transform, [mask.shadow_bias for mask in masks])
-    return [row for row, winner in zip(rows, winners, strict=True) if winner >= 0]
+    return [row for row, state in zip(rows, states, strict=True) if state.expert is not None]
 
 
-def _record_winners(
-    winners: Sequence[int], probabilities: Sequence[float], table: ExpertTable, states: Sequence[RequestState]
-) -> None:
-    """`winners`: indices of experts; −1: none."""
+def _record_winners(decision: Decision, table: ExpertTable, states: Sequence[RequestState]) -> None:
+    winners, probabilities = decision.expert.tolist(), decision.probability.tolist()
     for state, winner, probability in zip(states, winners, probabilities, strict=True):
         if winner >= 0:
             state.expert, state.probability = table.names[winner], probability

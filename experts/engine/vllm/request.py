@@ -12,7 +12,7 @@ from vllm import SamplingParams
 from vllm.inputs import MultiModalInput, TokensInput, tokens_input
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.metrics.stats import RequestStateStats
 
@@ -121,12 +121,7 @@ class RunningRequest:
             return EngineChunk(finish=FinishReason.CANCELLED)
         if completion.finish_reason == "error":
             raise EngineFailed(f"{self.tokenizer.name}: vLLM gave up the request; its log says why")
-        self.ids += completion.token_ids
-        options = self.request.sampling
-        if options and completion.logprobs:
-            num = options.num_logprobs or 0
-            found = zip(completion.token_ids, completion.logprobs, strict=True)
-            self._logprobs += [_id_logprobs(token_id, each, num) for token_id, each in found]
+        self._add_ids(completion)
         decision = self._new_decision(completion.token_ids)
         is_last = completion.finish_reason is not None or decision is not None
         is_stopped = is_last and (self.ids[-1] in self._end_ids or decision is not None)
@@ -150,6 +145,14 @@ class RunningRequest:
             chunk = self.encoded.parts.add(chunk)
         is_first, self._is_first = self._is_first, False
         return self._with_first_fields(chunk, output) if is_first else chunk
+
+    def _add_ids(self, completion: CompletionOutput) -> None:
+        self.ids += completion.token_ids
+        options = self.request.sampling
+        if options and completion.logprobs:
+            num = options.num_logprobs or 0
+            found = zip(completion.token_ids, completion.logprobs, strict=True)
+            self._logprobs += [_id_logprobs(token_id, each, num) for token_id, each in found]
 
     def _new_decision(self, new_ids: Sequence[int]) -> RoutingDecision | None:
         """The decision at one of the new tokens, which is then the last one. One of a step that vLLM has
