@@ -50,6 +50,9 @@ def _in_range(title: str, metric: str) -> Panel:
     return Panel(title, {"{{key}}": f"topk(20, {total})"}, width=12, kind="stat")
 
 
+_SHADOW_WINS = _rate("shadow_wins_total", by="shadow")
+_SHADOW_DECISIONS = _rate("shadow_decisions_total", by="shadow")
+
 OVERVIEW = Board(
     "etr-overview",
     "etr / Overview",
@@ -146,10 +149,7 @@ DECISIONS = Board(
         _rates("Feedback, by verdict", "feedback_total", "verdict"),
         Panel(
             "Shadow experts: how often they would have taken over",
-            {
-                "{{shadow}}": f"{_rate('shadow_wins_total', by='shadow')}"
-                f" / {_rate('shadow_decisions_total', by='shadow')}"
-            },
+            {"{{shadow}}": f"({_SHADOW_WINS} or 0 * {_SHADOW_DECISIONS}) / {_SHADOW_DECISIONS}"},
             "percentunit",
         ),
         Panel(
