@@ -77,7 +77,7 @@ class PromptRenderer:
         is, and may end in the middle of a thought. The template also gets `variables`, such as `tools`.
         Each message has a `role` (developer counts as system) and a `content`, both str, with pictures a list
         of OpenAI's parts; an assistant message may have OpenAI's `tool_calls` and a `reasoning`, a tool
-        message its `tool_call_id`. If the template has no system role, a system message opens the next user's.
+        message its `tool_call_id`. Without a system role, a system message opens the next user's.
         A prompt that certainly has more than `max_tokens` is refused before it is encoded; it may have more.
         Raises InvalidPrompt, ContextLengthExceeded, or TemplateError if the model has no chat template.
         """
