@@ -59,7 +59,7 @@ test-computing:
 	@nice -n 10 $(MAKE) --no-print-directory test-models
 	@nice -n 10 $(MAKE) --no-print-directory test-vllm-engine
 
-test-fast: install  ## linters, types, docs, and all tests that need neither a cluster nor a real model: minutes
+test-fast: install  ## linters, types, docs, and all tests that need no cluster, no real model and no choice of models: minutes
 	@$(MAKE) --no-print-directory -j2 check test-unit
 
 test-unit: install
@@ -68,7 +68,7 @@ test-unit: install
 # The files with such tests alone: to collect all of them takes 20 s of CPU.
 files_marked = $$(grep -rl --include='*.py' 'mark\.$(1)' tests | sort)
 
-test-models: install  ## the tests that load a real model, or one of every model family
+test-models: install  ## the tests that run engines with many models, or a real one
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m models -n 2 --dist loadfile $(call files_marked,models)
 
 test-cluster: install  ## the tests that start Ray

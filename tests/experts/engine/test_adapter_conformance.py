@@ -28,6 +28,7 @@ TEXT = "a question that fills several pages of the cache of keys and values"
 NUM_TOKENS = 40  # so many that adapters change while they are generated
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
 ]

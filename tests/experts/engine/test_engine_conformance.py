@@ -55,6 +55,7 @@ TABLE_VERSIONS = itertools.count(1)
 HEAD_DIM = 32  # the smallest that every engine takes
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
 ]

@@ -27,6 +27,7 @@ CONFIGS: dict[str, EngineConfig] = {
 FIRST, LATER = "to the first", "to the later one"
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
 ]

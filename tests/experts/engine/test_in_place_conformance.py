@@ -47,6 +47,7 @@ WRITTEN_TEXT = "which law is this"  # the answer has the same tokens after it is
 LATE = 3  # tokens of the meta before a hand-over in mid-answer
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
 ]

@@ -58,6 +58,7 @@ THINKING = ChatOptions(template_kwargs={"think": True})
 TABLE_VERSIONS = itertools.count(1)
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
 ]

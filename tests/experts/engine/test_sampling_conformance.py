@@ -86,6 +86,7 @@ SCHEMAS: dict[str, Any] = {
 }
 
 pytestmark = [
+    pytest.mark.models,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),  # vLLM's own code warns
 ]

@@ -17,6 +17,8 @@ from tests.tiny.models import save_tiny_llama
 from tests.tiny.peft_adapters import save_peft_adapter
 from tests.tiny.tokenizers import byte_level
 
+pytestmark = pytest.mark.models
+
 # Short steps, so that prompts are prefilled in pieces while other requests decode.
 CONFIG = TransformersConfig(
     dtype="float32", max_streams=8, max_batch_tokens=32, max_adapters=8, max_adapter_rank=8, num_threads=1

@@ -18,6 +18,8 @@ from experts.engine.request import EngineRequest
 from experts.errors import ContextLengthExceeded, ModelLoadError
 from tests.tiny.tokenizers import byte_level
 
+pytestmark = pytest.mark.models
+
 CACHE_TOKENS = 256
 CONFIG = TransformersConfig(dtype="float32", max_streams=4, num_threads=1, cache_tokens=CACHE_TOKENS)
 COMMON: dict[str, Any] = {

@@ -16,6 +16,8 @@ from tests.support.engine_world import question, run
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level
 
+pytestmark = pytest.mark.models
+
 CONFIG = TransformersConfig(dtype="float32", max_streams=8, num_threads=1)
 
 

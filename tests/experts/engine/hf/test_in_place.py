@@ -13,6 +13,8 @@ from tests.tiny.activated_lora import ALLOWED, NUM_TOKENS, ActivatedLora, by_aut
 from tests.tiny.peft_adapters import save_peft_adapter
 from tests.tiny.tokenizers import byte_level
 
+pytestmark = pytest.mark.models
+
 CONFIG = TransformersConfig(
     dtype="float32", max_streams=16, max_batch_tokens=48, max_adapters=4, max_adapter_rank=8, num_threads=1
 )

@@ -23,6 +23,8 @@ from tests.support.reference_loop import ReferenceModel
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level
 
+pytestmark = pytest.mark.models
+
 CONFIG = TransformersConfig(dtype="float32", max_streams=8, max_batch_tokens=64, num_threads=1)
 TEXTS = ("a", "hello", "a question that is longer than the others are, and by far " * 2, "why?")
 

@@ -23,7 +23,7 @@ from tests.tiny.adapters import save_tiny_adapter
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.models, pytest.mark.asyncio(loop_scope="module")]
 
 CONFIG = TransformersConfig(
     dtype="float32", max_streams=4, max_batch_tokens=48, max_adapters=2, max_adapter_rank=8, num_threads=1

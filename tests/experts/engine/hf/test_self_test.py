@@ -19,6 +19,8 @@ from experts.engine.hf.self_test import self_test
 from experts.errors import ModelLoadError
 from tests.tiny.tokenizers import byte_level
 
+pytestmark = pytest.mark.models
+
 COMMON = {
     "hidden_size": 32,
     "intermediate_size": 64,
