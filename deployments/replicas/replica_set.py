@@ -105,8 +105,10 @@ class ReplicaSet:
             return
         self._reasons[replica] = reason
         self._update(self.running, self.ejected | {replica})
-        message = "%s: replica %s is ejected until it answers: %s; %d of %d are left"
-        logger.warning(message, self._app, replica, reason, len(self.healthy), len(self.running))
+        left, total = len(self.healthy), len(self.running)
+        logger.warning(
+            "%s: replica %s is ejected: %s; %d of %d are left", self._app, replica, reason, left, total
+        )
 
     def answered(self, replica: str | None) -> None:
         """The replica produced something."""
