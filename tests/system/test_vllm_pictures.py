@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,9 @@ import yaml
 from cluster.config.cluster_config import load_config
 from cluster.local.head import start_head, stop_head
 from cluster.local.ports import free_ports
+from cluster.polling import until
+from cluster.serve.app_names import expert_app
+from cluster.serve.app_status import status
 from cluster.serve.apply import apply
 from cluster.serve.client import ServeClient
 from cluster.serve.connect import connect_to
@@ -30,6 +37,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), needs_vllm]
 SMALL = {"dtype": "float32", "num_threads": 1}
 VLLM = {"kind": "vllm", "dtype": "float32", "cache_bytes": 2**24, "enforce_eager": True, "max_streams": 8}
 QUESTION = look("what is ", picture("red"), " beside ", picture("blue", (20, 50)))
+NUM_TOKENS = 150  # of answers during which a replica dies
 NUM_BY_META = 3
 
 
@@ -50,6 +58,7 @@ class World:
                     "model": {"path": "models/eye"},
                     "engine": VLLM,
                     "modalities": ["text", "image"],
+                    "autoscaling": {"min_replicas": 2, "max_replicas": 2},
                     "token": f"{meta}-eye.safetensors",
                 },
                 "blind": {
@@ -63,6 +72,19 @@ class World:
         path = self.folder / "cluster.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.url = apply(load_config(path), self.client, poll_s=0.2)
+
+    def pid_of_writer(self) -> int:
+        """The process of the replica that has written a long answer: the same question goes there again."""
+        assert until(lambda: max(self._written().values(), default=0) >= NUM_TOKENS // 2, 30.0)
+        written = self._written()
+        replicas = [r for app in status(self.client) if app.name == expert_app("eye") for r in app.replicas]
+        [pid] = [r.pid for r in replicas if r.id == max(written, key=written.__getitem__)]
+        assert pid is not None
+        return pid
+
+    def _written(self) -> dict[str, int]:
+        stats = httpx.get(f"{self.url}/stats", timeout=60, trust_env=False).raise_for_status().json()
+        return {load["replica"]: load["num_tokens"] for load in stats["models"]["eye"]["replicas"]}
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +130,49 @@ def test_a_meta_that_reads_text_gives_pictures_to_the_expert_that_sees(world: Wo
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_modality")
 
 
-def test_a_meta_that_sees_hands_over_in_the_middle_of_its_answer(world: World, eye: SeeingReference):
+def test_a_meta_that_sees_hands_over_and_the_expert_goes_on_after_its_replica_died(
+    world: World, eye: SeeingReference
+):
     world.serve("seeing", VLLM)
     meta = SeeingReference(world.folder / "models" / "seeing")
     begun = meta.text(meta.write(QUESTION, NUM_BY_META))
     choice = _ask(world.url, QUESTION, NUM_BY_META + 12)
     assert _writers(choice) == ["meta", "eye"]
     assert choice["message"]["content"] == begun + eye.text(eye.write(QUESTION, 12, begun))
+
+    whole = _ask(world.url, QUESTION, NUM_TOKENS, ignore_eos=True)
+    answers = asyncio.run(_answers_while_a_replica_dies(world.url, world.pid_of_writer()))
+    assert {text for text, _ in answers} == {whole["message"]["content"]}
+    assert ["meta", "eye", "eye"] in [calls for _, calls in answers], "no answer was resumed"
+
+
+async def _answers_while_a_replica_dies(url: str, pid: int) -> list[tuple[str, list[str]]]:
+    """Each has text of the expert when the replica dies. With the model of each call."""
+    begun = [asyncio.Event() for _ in range(6)]
+    async with httpx.AsyncClient(timeout=120.0, trust_env=False) as client, asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(_stream(client, url, event)) for event in begun]
+        for event in begun:
+            await event.wait()
+        os.kill(pid, signal.SIGKILL)
+    return [answer.result() for answer in answers]
+
+
+async def _stream(client: httpx.AsyncClient, url: str, begun: asyncio.Event) -> tuple[str, list[str]]:
+    text, num_chunks = "", 0
+    calls: list[str] = []
+    body = _body("generalist", QUESTION, NUM_TOKENS, stream=True, ignore_eos=True)
+    async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line.removeprefix("data: "))
+            text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+            timing = chunk.get("routing", {}).get("timing", {})
+            calls = [call["model"] for call in timing.get("calls", ())] or calls
+            num_chunks += 1
+            if num_chunks > 2 * NUM_BY_META:
+                begun.set()
+    return text, calls
 
 
 def _ask(url: str, messages: Any, max_tokens: int, **options: Any) -> dict[str, Any]:
