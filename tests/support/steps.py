@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -19,6 +20,7 @@ def num_steps(work: Callable[[], Any]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.collect()  # finalizers of other tests' objects would count
     sys.settrace(trace)
     try:
         work()
