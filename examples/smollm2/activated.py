@@ -2,8 +2,8 @@
 
 Such an expert can live in the meta's own engine: it applies from the tokens that open the assistant's turn
 on, and uses what the meta has computed of the question. So the question needs no gradients: the base reads it
-once, and only the opening of the turn and the answer are learned. A step costs about half of an ordinary one,
-although all layers learn here. `python -m examples.smollm2.in_place` compares the experts.
+once, and only the opening of the turn and the answer are learned, by all layers. `python -m
+examples.smollm2.in_place` compares the experts.
 """
 
 from __future__ import annotations
