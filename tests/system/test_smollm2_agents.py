@@ -74,7 +74,7 @@ async def test_both_dialects_give_the_model_the_same_conversation(world: World):
 
 
 def num_read(usage: Any) -> int:
-    """In Anthropic's usage, `input_tokens` leaves out what the prefix cache had; OpenAI's has no other field."""
+    """Anthropic's `input_tokens` leaves out what the prefix cache had; OpenAI's does not."""
     return int(usage.input_tokens + (getattr(usage, "cache_read_input_tokens", None) or 0))
 
 
