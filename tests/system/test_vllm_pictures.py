@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), needs_vllm]
 SMALL = {"dtype": "float32", "num_threads": 1}
 VLLM = {"kind": "vllm", "dtype": "float32", "cache_bytes": 2**24, "enforce_eager": True, "max_streams": 8}
 QUESTION = look("what is ", picture("red"), " beside ", picture("blue", (20, 50)))
-NUM_TOKENS = 150  # of answers during which a replica dies
+NUM_TOKENS = 600  # of answers during which a replica dies: enough that none has ended by then
 NUM_BY_META = 3
 
 
@@ -74,17 +74,17 @@ class World:
         self.url = apply(load_config(path), self.client, poll_s=0.2)
 
     def pid_of_writer(self) -> int:
-        """The process of the replica that has written a long answer: the same question goes there again."""
-        assert until(lambda: max(self._written().values(), default=0) >= NUM_TOKENS // 2, 30.0)
-        written = self._written()
+        """The process of the replica that writes the most answers now."""
+        assert until(lambda: max(self._num_running().values(), default=0) > 0, 30.0)
+        running = self._num_running()
         replicas = [r for app in status(self.client) if app.name == expert_app("eye") for r in app.replicas]
-        [pid] = [r.pid for r in replicas if r.id == max(written, key=written.__getitem__)]
+        [pid] = [r.pid for r in replicas if r.id == max(running, key=running.__getitem__)]
         assert pid is not None
         return pid
 
-    def _written(self) -> dict[str, int]:
+    def _num_running(self) -> dict[str, int]:
         stats = httpx.get(f"{self.url}/stats", timeout=60, trust_env=False).raise_for_status().json()
-        return {load["replica"]: load["num_tokens"] for load in stats["models"]["eye"]["replicas"]}
+        return {load["replica"]: load["num_running"] for load in stats["models"]["eye"]["replicas"]}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for seed, name in enumerate(("text", "blind")):
         save_tiny_llama(folder / "models" / name, byte_level(), seed=seed)
     for seed, name in enumerate(("seeing", "eye")):
-        save_seeing(folder / "models" / name, seed=seed)
+        save_seeing(folder / "models" / name, seed=seed, max_model_len=2 * NUM_TOKENS)
     text = ReferenceModel(folder / "models" / "text")
     _save_tokens(folder, "text", text.fingerprint, torch.full((HIDDEN_SIZE,), 1e-3))
     seeing = SeeingReference(folder / "models" / "seeing")
@@ -141,24 +141,26 @@ def test_a_meta_that_sees_hands_over_and_the_expert_goes_on_after_its_replica_di
     assert choice["message"]["content"] == begun + eye.text(eye.write(QUESTION, 12, begun))
 
     whole = _ask(world.url, QUESTION, NUM_TOKENS, ignore_eos=True)
-    answers = asyncio.run(_answers_while_a_replica_dies(world.url, world.pid_of_writer()))
+    answers = asyncio.run(_answers_while_a_replica_dies(world, len(begun)))
     assert {text for text, _ in answers} == {whole["message"]["content"]}
     assert ["meta", "eye", "eye"] in [calls for _, calls in answers], "no answer was resumed"
 
 
-async def _answers_while_a_replica_dies(url: str, pid: int) -> list[tuple[str, list[str]]]:
-    """Each has text of the expert when the replica dies. With the model of each call."""
+async def _answers_while_a_replica_dies(world: World, num_by_meta: int) -> list[tuple[str, list[str]]]:
+    """Each is longer than `num_by_meta` characters when the replica dies. With the model of each call."""
     begun = [asyncio.Event() for _ in range(6)]
     async with httpx.AsyncClient(timeout=120.0, trust_env=False) as client, asyncio.TaskGroup() as tasks:
-        answers = [tasks.create_task(_stream(client, url, event)) for event in begun]
+        answers = [tasks.create_task(_stream(client, world.url, num_by_meta, event)) for event in begun]
         for event in begun:
             await event.wait()
-        os.kill(pid, signal.SIGKILL)
+        os.kill(await asyncio.to_thread(world.pid_of_writer), signal.SIGKILL)
     return [answer.result() for answer in answers]
 
 
-async def _stream(client: httpx.AsyncClient, url: str, begun: asyncio.Event) -> tuple[str, list[str]]:
-    text, num_chunks = "", 0
+async def _stream(
+    client: httpx.AsyncClient, url: str, num_by_meta: int, begun: asyncio.Event
+) -> tuple[str, list[str]]:
+    text = ""
     calls: list[str] = []
     body = _body("generalist", QUESTION, NUM_TOKENS, stream=True, ignore_eos=True)
     async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
@@ -169,8 +171,7 @@ async def _stream(client: httpx.AsyncClient, url: str, begun: asyncio.Event) -> 
             text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
             timing = chunk.get("routing", {}).get("timing", {})
             calls = [call["model"] for call in timing.get("calls", ())] or calls
-            num_chunks += 1
-            if num_chunks > 2 * NUM_BY_META:
+            if len(text) > num_by_meta:
                 begun.set()
     return text, calls
 
