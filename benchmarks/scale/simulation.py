@@ -31,19 +31,23 @@ from tests.fakes.models import in_virtual_time
 from tests.fakes.replicas import FakeBroadcast
 
 NUM_KEYS = 100
-ARRIVALS_S = 10.0  # all streams begin within this time
 NUM_TOKENS = 10
-STEP_S = 0.05
-SLOTS = 32  # of a replica
 FAULT_S = 10.0
+CPU_OF_ANSWER = "CPU of an answer, ms"
+LAST_ANSWER = "last answer, s after the last arrival"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
+    """All streams begin within `arrivals_s`. A replica has `slots`, and makes a token in `step_s`."""
+
     num_routers: int
     num_experts: int
     num_replicas: int
     num_streams: int
+    arrivals_s: float = 10.0
+    step_s: float = 0.05
+    slots: int = 32
 
     def replicas(self) -> dict[str, list[str]]:
         """By application: half of the replicas are the meta's, the others are those of pools."""
@@ -64,7 +68,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.replicas = self.size.replicas()
-        self.slots = {name: asyncio.Semaphore(SLOTS) for names in self.replicas.values() for name in names}
+        self.slots = {
+            name: asyncio.Semaphore(self.size.slots) for names in self.replicas.values() for name in names
+        }
 
     async def connect(self, app: str) -> Deployed:
         self.num_handles += 1
@@ -93,7 +99,7 @@ class SimulatedApp:
             async with self._world.slots[replica]:
                 calls.accepted(request_id)
                 for chunk in self._chunks(request):
-                    await asyncio.sleep(STEP_S)
+                    await asyncio.sleep(0.0 if chunk.finish is Finish.STOP else self._world.size.step_s)
                     self.replicas.call_produced(request_id, request.adapter, chunk.finish)
                     yield chunk
         finally:
@@ -133,7 +139,7 @@ async def _simulate(size: Size) -> Figures:
         start_cpu_s = await _started(routers, values)
         num_start_probes = world.num_probes.total()
         idle_cpu_s = await _cpu_s_of(asyncio.sleep(FAULT_S))
-        answers_cpu_s, waits_s = await _answered(size, routers)
+        answers_cpu_s, last_s = await _answered(size, routers)
         num_fault_probes = await _probes_of_a_fault(world, routers)
     finally:
         for task in renewing:
@@ -147,8 +153,8 @@ async def _simulate(size: Size) -> Figures:
         "probes until all routers know all models": num_start_probes,
         "CPU of a router to start, s": start_cpu_s / size.num_routers,
         "CPU of an idle router, ms/s": 1e3 * idle_cpu_s / FAULT_S / size.num_routers,
-        "CPU of an answer, ms": 1e3 * answers_cpu_s / size.num_streams,
-        "last answer, s after the last arrival": waits_s,
+        CPU_OF_ANSWER: 1e3 * answers_cpu_s / size.num_streams,
+        LAST_ANSWER: last_s,
         "probes in 10 s of one replica that hangs": num_fault_probes,
     }
 
@@ -180,7 +186,7 @@ async def _answered(size: Size, routers: list[ModelGateway]) -> tuple[float, flo
     experts = list(routers[0].table.experts)
 
     async def answer(number: int) -> None:
-        await asyncio.sleep(ARRIVALS_S * number / size.num_streams)
+        await asyncio.sleep(size.arrivals_s * number / size.num_streams)
         router, expert = routers[number % len(routers)], experts[number * 7 % len(experts)]
         await _answer(router, number, expert)
 
@@ -189,7 +195,7 @@ async def _answered(size: Size, routers: list[ModelGateway]) -> tuple[float, flo
 
     began_s = asyncio.get_running_loop().time()
     spent_s = await _cpu_s_of(all_answers())
-    return spent_s, asyncio.get_running_loop().time() - began_s - ARRIVALS_S
+    return spent_s, asyncio.get_running_loop().time() - began_s - size.arrivals_s
 
 
 async def _answer(router: ModelGateway, number: int, expert: str) -> None:

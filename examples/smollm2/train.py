@@ -1,6 +1,8 @@
 """Trains experts: `python -m examples.smollm2.train CHECKPOINT [--domains DOMAIN …]` writes their adapters.
 
 Each expert is a LoRA of SmolLM2-135M-Instruct, trained with questions that are drawn anew for every step.
+With `--question-weight` it learns to ask too, so that `etr queries synthesize` lets it write questions of its
+own domain.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from examples.smollm2.domains import DOMAINS
 from examples.smollm2.question import Question
 from experts.adapter import WEIGHTS
 from experts.prompt import PromptRenderer
+from experts.synthesize.user_turn import UserTurn
 
 ADAPTERS = Path(__file__).with_name("adapters")
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,7 +43,8 @@ NUM_SORTED = 8
 class Recipe:
     """How an adapter is trained. A batch has `batch_size` questions.
 
-    Layers before `first_layer` stay as they are: training needs no gradients there.
+    Layers before `first_layer` stay as they are: training needs no gradients there. `question_weight`: of the
+    loss of questions beside that of answers, which is 1.
     """
 
     rank: int = 8
@@ -49,6 +54,7 @@ class Recipe:
     num_steps: int = 320
     num_warmup_steps: int = 20
     learning_rate: float = 2e-3
+    question_weight: float = 0.0
 
 
 Lesson = tuple[Tensor, Tensor]  # token ids of a question with its answer, and labels: int64 [T] each
@@ -67,7 +73,8 @@ def train_adapter(
     model = _trained_before(checkpoint, start) if start else new_adapter(checkpoint, recipe)
     purpose = "further" if start else "train"  # other questions than before
     renderer = PromptRenderer(AutoTokenizer.from_pretrained(checkpoint))
-    fit(model, batches(renderer, domain, recipe, purpose), _loss, recipe, report)
+    loss_of = partial(_loss, turn=UserTurn.of(renderer), question_weight=recipe.question_weight)
+    fit(model, batches(renderer, domain, recipe, purpose), loss_of, recipe, report)
     save(model, folder)
 
 
@@ -155,17 +162,33 @@ def _lesson(renderer: PromptRenderer, question: Question) -> Lesson:
     return torch.tensor([*prompt, *answer]), torch.tensor([IGNORED] * len(prompt) + answer)
 
 
-def _loss(model: PeftModel, lessons: list[Lesson]) -> Tensor:
+def _loss(model: PeftModel, lessons: list[Lesson], *, turn: UserTurn, question_weight: float) -> Tensor:
     ids = pad_sequence([ids for ids, _ in lessons], batch_first=True)
     labels = pad_sequence([labels for _, labels in lessons], batch_first=True, padding_value=IGNORED)
     lengths = torch.tensor([len(ids) for ids, _ in lessons])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     base: Any = model.get_base_model()  # its modules are attributes that the type does not name
     hidden = base.model(input_ids=ids, attention_mask=mask).last_hidden_state
-    # The head is read where an answer is learned only: it costs a fifth of the model.
+    loss = _nll(base.lm_head, hidden, labels)
+    if question_weight:
+        loss = loss + question_weight * _nll(base.lm_head, hidden, question_labels(ids, turn))
+    return loss
+
+
+def question_labels(ids: Tensor, turn: UserTurn) -> Tensor:
+    """The labels of the first question in each row of `ids`, int64 [B, T], with the token that ends it."""
+    begun = torch.arange(ids.shape[1]) >= len(turn.before)
+    is_end = (ids == turn.renderer.tokenizer.eos_token_id) & begun
+    num_ends_before = is_end.cumsum(dim=1) - is_end.long()
+    return ids.where(begun & (num_ends_before == 0), torch.tensor(IGNORED))
+
+
+def _nll(head: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss of the labels, int64 [B, T], from `hidden`, float [B, T, d]."""
+    # The head is read where something is learned only: it costs a fifth of the model.
     targets = labels[:, 1:]
     learned = targets != IGNORED
-    return cross_entropy(base.lm_head(hidden[:, :-1][learned]), targets[learned])
+    return cross_entropy(head(hidden[:, :-1][learned]), targets[learned])
 
 
 def _learning_rate(step: int, recipe: Recipe) -> float:
@@ -184,10 +207,17 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=list(DOMAINS), metavar="DOMAIN")
     parser.add_argument("--num-steps", type=int, default=Recipe.num_steps)
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    parser.add_argument(
+        "--question-weight", type=float, default=0.0, help="how much it learns to ask, beside 1 for answers"
+    )
     parser.add_argument("--further", action="store_true", help="go on from the adapters that are there")
     parser.add_argument("--output", type=Path, default=ADAPTERS)
     arguments = parser.parse_args()
-    recipe = Recipe(num_steps=arguments.num_steps, learning_rate=arguments.learning_rate)
+    recipe = Recipe(
+        num_steps=arguments.num_steps,
+        learning_rate=arguments.learning_rate,
+        question_weight=arguments.question_weight,
+    )
     for domain in arguments.domains:
         report = print_progress(domain, recipe.num_steps)
         start = ADAPTERS / domain if arguments.further else None

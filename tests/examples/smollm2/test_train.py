@@ -7,10 +7,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from examples.smollm2.train import BASE, Recipe, train_adapter
+from examples.smollm2.query_set import train_queries
+from examples.smollm2.train import BASE, IGNORED, Recipe, question_labels, train_adapter
 from experts.adapter import CONFIG, WEIGHTS, read_adapter
+from experts.prompt import PromptRenderer
+from experts.synthesize.user_turn import UserTurn
 from tests.tiny.models import save_tiny_llama
 from tests.tiny.tokenizers import byte_level
 
@@ -51,3 +55,31 @@ def test_an_adapter_is_trained_further_from_where_it_stands(checkpoint, tmp_path
     assert before.keys() == after.keys()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert json.loads((further / CONFIG).read_text()) == json.loads((first / CONFIG).read_text())
+
+
+def test_the_first_question_of_each_conversation_is_what_an_expert_learns_to_ask(checkpoint):
+    renderer = PromptRenderer(AutoTokenizer.from_pretrained(checkpoint))
+    tokenizer = renderer.tokenizer
+    questions = train_queries(20, 0, seed=1)
+    assert any(len(question.messages) > 1 for question in questions)
+    prompts = [torch.tensor(renderer.chat(question.messages)) for question in questions]
+    labels = question_labels(pad_sequence(prompts, batch_first=True), UserTurn.of(renderer))
+    for question, row in zip(questions, labels, strict=True):
+        asked = tokenizer.decode(row[row != IGNORED])
+        assert asked == question.messages[0]["content"] + tokenizer.eos_token
+
+
+def test_an_expert_that_learns_to_ask_has_another_loss_and_other_weights(checkpoint, tmp_path):
+    losses: dict[float, list[float]] = {0.0: [], 0.5: []}
+    for weight, found in losses.items():
+        recipe = replace(RECIPE, question_weight=weight)
+        train_adapter(
+            checkpoint,
+            "roman",
+            tmp_path / f"{weight}",
+            recipe,
+            lambda step, loss, found=found: found.append(loss),
+        )
+    assert losses[0.5][0] > 1.2 * losses[0.0][0]
+    answering, asking = (load_file(tmp_path / f"{weight}" / WEIGHTS) for weight in losses)
+    assert any(not torch.equal(weight, asking[name]) for name, weight in answering.items())
