@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from vllm.inputs import MultiModalInput, TokensPrompt
 from vllm.multimodal.image import convert_image_mode, normalize_image
 
-from experts.errors import EngineFailed, InvalidPrompt, ModelLoadError
+from experts.errors import InvalidPrompt, ModelLoadError
 
 
 class PictureReader:
@@ -24,7 +24,6 @@ class PictureReader:
 
     def __init__(self, llm: Any, name: str) -> None:
         self._renderer = llm.renderer
-        self._name = name
         self._turn = asyncio.Semaphore(1)  # decoded pictures take much memory
         processor = self._renderer.mm_processor
         if processor is None or "image" not in processor.info.supported_mm_limits:
@@ -36,7 +35,6 @@ class PictureReader:
         `ids`: the prompt with one placeholder for each picture. `urls`: the pictures as `data:` URIs.
         Raises:
             InvalidPrompt: one of them cannot be decoded, or the model cannot take it.
-            EngineFailed: it cannot be prepared for another reason.
         """
         async with self._turn:
             images = await asyncio.to_thread(_decoded_all, urls)
@@ -47,9 +45,6 @@ class PictureReader:
                 found: MultiModalInput = await self._renderer.process_for_engine_async(prompt, time.time())
             except ValueError as error:
                 raise unusable(error) from error
-            except Exception as error:  # of the checkpoint's own processor
-                reason = f"{type(error).__name__} while it prepared pictures"
-                raise EngineFailed(f"{self._name}: {reason}") from error
             return found
 
 
