@@ -39,7 +39,7 @@ class RequestPreparation:
     async def running(
         self, request: EngineRequest, key: str, adapter: LoadedAdapter | None
     ) -> RunningRequest:
-        """`key` names the request in the decision store. Raises InvalidCall, EngineFailed."""
+        """`key` names the request in the decision store. Raises InvalidCall."""
         received_s, tokenizer, rules = time.monotonic(), self.tokenizer, None
         urls = picture_urls(request.messages or ())
         if urls:
@@ -60,7 +60,7 @@ class RequestPreparation:
         )
 
     async def perform(self, request: EngineRequest) -> EngineChunk:
-        """The result of the request's task. Raises InvalidCall, EngineFailed."""
+        """The result of the request's task. Raises InvalidCall."""
         chunk = await asyncio.to_thread(perform, self.tokenizer, request)
         urls = picture_urls(request.messages or ())
         if not (urls and self.pictures and chunk.tokenized and isinstance(request.task, Tokenize)):
