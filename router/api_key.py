@@ -8,7 +8,8 @@ from router.frozen import Frozen
 
 
 class ApiKeyLimits(Frozen):
-    """The limits of one key, which all router replicas keep together. Every choice of a request counts."""
+    """The limits of one key, which all router replicas keep together, and its place where answers wait. Every
+    choice of a request counts."""
 
     requests_per_minute: int | None = Field(
         None, ge=1, description="Requests per minute; every choice counts as one. By default no limit."
@@ -24,6 +25,13 @@ class ApiKeyLimits(Frozen):
     )
     max_concurrent: int | None = Field(
         None, ge=1, description="Answers open at once, one for each choice. By default no limit."
+    )
+    priority: int = Field(
+        0,
+        ge=-100,
+        le=100,
+        description="Answers of keys with a lower number get free slots first, and give way last when too "
+        "many wait. Keys with the same number take turns.",
     )
 
 

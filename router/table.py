@@ -183,6 +183,7 @@ class RouteTable(RoutingRules):
     decision_log: DecisionLogRules | None = None
     media: MediaRules = MediaRules()
     max_table_age_s: float | None = None  # since the last sign of what delivers tables
+    key_priority: int = 0  # in the table of one request: that of its key
 
     @field_validator("experts")
     @classmethod

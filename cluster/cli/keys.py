@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.cli import options as option
 from cluster.cli.command import command_of, note, out
@@ -32,6 +32,15 @@ TokensPerDay = Annotated[
 MaxConcurrent = Annotated[
     int | None, typer.Option(min=1, help="Maximum number of open requests.", show_default="no limit")
 ]
+Priority = Annotated[
+    int,
+    typer.Option(
+        min=-100,
+        max=100,
+        help="Keys with a lower number are served first if answers wait.",
+        show_default="0",
+    ),
+]
 SeesUsage = Annotated[bool, typer.Option("--sees-usage", help="It may read what all keys have used.")]
 DEFAULT_FILE = Path("keys.yaml")
 
@@ -48,6 +57,7 @@ def create(
     tokens_per_minute: TokensPerMinute = None,
     tokens_per_day: TokensPerDay = None,
     max_concurrent: MaxConcurrent = None,
+    priority: Priority = 0,
     sees_usage: SeesUsage = False,
 ) -> None:
     """Make a key and print it. The file gets only its digest, so it cannot be shown again."""
@@ -57,6 +67,7 @@ def create(
         "tokens_per_minute": tokens_per_minute,
         "tokens_per_day": tokens_per_day,
         "max_concurrent": max_concurrent,
+        "priority": priority or None,
         "sees_usage": sees_usage or None,
     }
     key = create_key(file, name, limits)
@@ -69,7 +80,10 @@ def create(
 @command
 def list_(file: File = DEFAULT_FILE) -> None:
     """Show the name, limits and start of the digest of every key."""
-    table = Table("key", "experts", "requests/min", "tokens/min", "tokens/day", "concurrent", "sha256")
+    digest = Column("sha256", no_wrap=True, min_width=8)
+    table = Table(
+        "key", "experts", "requests/min", "tokens/min", "tokens/day", "concurrent", "priority", digest
+    )
     for key in read_keys(file):
         experts = "every" if key.experts is None else ", ".join(key.experts) or "none"
         limits = (
@@ -77,6 +91,7 @@ def list_(file: File = DEFAULT_FILE) -> None:
             key.tokens_per_minute,
             key.tokens_per_day,
             key.max_concurrent,
+            key.priority,
         )
         table.add_row(key.name, experts, *map(_number, limits), key.sha256[:8])
     out.print(table)

@@ -10,6 +10,7 @@ The file names each key. The key itself is in no file; only the client it was ma
         tokens_per_minute: 60000
         tokens_per_day: 2000000
         max_concurrent: 8
+        priority: -1                 # served before keys with a higher number; if left out, 0
 """
 
 from __future__ import annotations

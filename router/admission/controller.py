@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from router.admission.context import AdmissionContext
-from router.admission.fair_queue import FairQueue, RoundRobin, Ticket
+from router.admission.fair_queue import FairQueue, Ticket
+from router.admission.waiting_calls import WaitingCalls
 from router.clock import now_s
 from router.errors import Overloaded
 
@@ -17,9 +18,10 @@ MAX_RETRY_AFTER_S = 60
 
 
 class Admission:
-    """A fair queue in front of each application; `RoundRobin` is the order. All queues share one bound.
+    """A fair queue in front of each application; `WaitingCalls` is the order. All queues share one bound.
 
-    When there is no more room to wait, the API key with the most waiting calls gives way. A call of an answer
+    When there is no more room to wait, the API key with the most waiting calls gives way, of those that are
+    served last. A call of an answer
     that has output never waits, but it takes a slot. All decisions are synchronous, on one event loop.
     """
 
@@ -31,7 +33,8 @@ class Admission:
         self._num_slots_of = num_slots
         self._max_slots_of = max_slots or num_slots
         self._queues: dict[str, FairQueue] = {}
-        self._waiting = RoundRobin()  # all queues together, and the calls that wait for a model to start
+        # All queues together, and the calls that wait for a model to start.
+        self._waiting: WaitingCalls[Ticket] = WaitingCalls()
         self._poll_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -166,8 +169,7 @@ class Admission:
         if evicted is None:
             reason = f"{self.num_waiting} answers are waiting already"
             raise _refusal(ticket.model, self._estimate_s(ticket), reason)
-        owner = "this request" if evicted.context.key == context.key else "your API key"
-        self._refuse(evicted, f"{owner} has the most answers waiting")
+        self._refuse(evicted, _why_evicted(evicted.context, context))
 
     def _refuse(self, ticket: Ticket, reason: str) -> None:
         self._admit(ticket.queue)
@@ -205,6 +207,13 @@ class Admission:
 def _refusal(model: str, estimate_s: float, reason: str) -> Overloaded:
     retry_after_s = max(1, math.ceil(min(estimate_s, MAX_RETRY_AFTER_S)))
     return Overloaded(f"{model} is busy: {reason}; try again in {retry_after_s} s", retry_after_s)
+
+
+def _why_evicted(evicted: AdmissionContext, newcomer: AdmissionContext) -> str:
+    if evicted.key_priority > newcomer.key_priority:
+        return "too many answers wait, and those of other API keys go first"
+    owner = "this request" if evicted.key == newcomer.key else "your API key"
+    return f"{owner} has the most answers waiting"
 
 
 def _expire(scope: asyncio.Timeout) -> None:

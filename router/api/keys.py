@@ -47,12 +47,15 @@ def find_key(keys: Mapping[str, ApiKey], digest: str | None) -> ApiKey | None:
 
 
 def permitted(table: RouteTable, key: ApiKey | None) -> RouteTable:
-    """The route table with only the experts and embedders that `key` may reach.
+    """The route table with only the experts and embedders that `key` may reach, and with its priority.
 
     Everything that is decoded, listed or looked up for a request uses this table, so the others do not exist
     for it. Every key may use the generalist and the meta.
     """
-    if key is None or key.experts is None:
+    if key is None:
+        return table
+    table = table.model_copy(update={"key_priority": key.priority}) if key.priority else table
+    if key.experts is None:
         return table
     reachable = frozenset(key.experts)
     if {*table.experts, *table.embedders} <= reachable and reachable.issuperset(table.shadows):

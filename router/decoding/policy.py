@@ -166,6 +166,7 @@ def admission_context(table: RouteTable, key: str = "", priority: int = 0) -> Ad
         max_waiting=table.limits.max_waiting,
         key=key,
         priority=priority,
+        key_priority=table.key_priority,
     )
 
 

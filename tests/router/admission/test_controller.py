@@ -557,18 +557,67 @@ def test_a_burst_at_a_model_whose_replicas_have_accepted_nothing_yet_is_not_refu
     run(main())
 
 
+def test_keys_with_a_lower_priority_go_first_and_keys_of_the_same_take_turns():
+    async def main() -> None:
+        crowd = Crowd()
+        await crowd.fill(1, hold_s=1)
+        await crowd.fill(1, hold_s=1000)
+        for n, (key, key_priority) in enumerate(
+            [("a", 0), ("a", 0), ("b", 0), ("c", 7), ("d", -1), ("d", -1)]
+        ):
+            await crowd.arrive(f"{key}{n}", request=AdmissionContext(LEFT_S, MANY, key, 0, key_priority))
+        await crowd.all_ended()
+        assert crowd.entered == ["d4", "d5", "a0", "b2", "a1", "c3"]
+
+    run(main())
+
+
+def test_when_the_queues_are_full_calls_of_keys_that_are_served_last_give_way():
+    async def main() -> None:
+        crowd = Crowd(max_waiting=3)
+        await crowd.fill()
+
+        async def arrive(name: str, key_priority: int) -> None:
+            await crowd.arrive(name, request=AdmissionContext(LEFT_S, 3, name[0], 0, key_priority))
+
+        for name in ("a0", "a1", "b0"):
+            await arrive(name, 1)
+        await arrive("c0", 2)
+        assert list(crowd.refused) == ["c0"]
+        await arrive("d0", 0)
+        assert list(crowd.refused) == ["c0", "a1"]
+        assert "those of other API keys go first" in str(crowd.refused["a1"])
+        await arrive("d1", 0)
+        await arrive("d2", 0)
+        assert list(crowd.refused) == ["c0", "a1", "a0", "b0"]
+        await arrive("d3", 0)
+        await arrive("a2", 1)
+        assert list(crowd.refused) == ["c0", "a1", "a0", "b0", "d3", "a2"]
+        await crowd.all_ended()
+
+    run(main())
+
+
 requests = st.tuples(keys, st.integers(0, 2), st.integers(0, 1))
+KEY_PRIORITIES = {"a": 0, "b": 0, "c": 1, "d": -1}
+
+
+def context_of(request: tuple[str, int, int]) -> AdmissionContext:
+    key, _, priority = request
+    return AdmissionContext(LEFT_S, MANY, key, priority, KEY_PRIORITIES[key])
 
 
 @settings(deadline=None)
 @given(st.lists(requests, max_size=40))
-def test_keys_take_turns_and_within_a_key_requests_take_turns(arrivals: list[tuple[str, int, int]]):
+def test_keys_of_a_priority_take_turns_and_within_a_key_requests_take_turns(
+    arrivals: list[tuple[str, int, int]],
+):
     """Against a model of the order: nested queues, rotated after every turn."""
 
     async def main() -> None:
         crowd = Crowd(queue_s=LEFT_S)
         await crowd.fill()
-        contexts = {each: AdmissionContext(LEFT_S, MANY, each[0], each[2]) for each in arrivals}
+        contexts = {each: context_of(each) for each in arrivals}
         waiting: dict[str, dict[tuple[int, int], list[str]]] = {}
         for n, (key, request, priority) in enumerate(arrivals):
             waiting.setdefault(key, {}).setdefault((request, priority), []).append(f"{n}")
@@ -576,7 +625,7 @@ def test_keys_take_turns_and_within_a_key_requests_take_turns(arrivals: list[tup
         await crowd.all_ended()
         expected = []
         while waiting:
-            key = next(iter(waiting))
+            key = min(waiting, key=KEY_PRIORITIES.__getitem__)  # the first of them
             by_request = waiting.pop(key)
             each = min(by_request, key=lambda each: each[1])
             calls = by_request.pop(each)
@@ -599,7 +648,7 @@ def test_the_estimate_counts_exactly_the_calls_before_one_of_the_same_request(
         crowd = Crowd(queue_s=LEFT_S)
         await crowd.fill(1, hold_s=num_served + 0.5)
         await crowd.fill(1, hold_s=LEFT_S / 2)
-        contexts = {each: AdmissionContext(LEFT_S, MANY, each[0], each[2]) for each in [*arrivals, new]}
+        contexts = {each: context_of(each) for each in [*arrivals, new]}
         for n, request in enumerate(arrivals):
             await crowd.arrive(f"{n}", request[0], request=contexts[request])
         await passed(num_served)

@@ -7,16 +7,17 @@ import asyncio
 import pytest
 
 from router.admission.context import AdmissionContext
-from router.admission.fair_queue import FairQueue, RoundRobin, Ticket
+from router.admission.fair_queue import FairQueue, Ticket
 from router.admission.lease import LeaseReport, Limit
 from router.admission.limit_ledger import LimitLedger
+from router.admission.waiting_calls import WaitingCalls
 from tests.support.steps import num_steps
 
 
 @pytest.mark.parametrize("num_keys", [1, 10_000], ids=["one-key", "a-key-each"])
 async def test_a_waiting_call_costs_the_same_however_many_wait(num_keys: int):
     def cost(num_waiting: int) -> int:
-        queue, waiting = FairQueue("meta", 0.0), RoundRobin()
+        queue, waiting = FairQueue("meta", 0.0), WaitingCalls[Ticket]()
         for number in range(num_waiting):
             waiting.add(_ticket(queue, f"key {number % num_keys}"))
         late = _ticket(queue, "key 0" if num_keys == 1 else "late")

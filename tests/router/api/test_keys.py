@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from router.api.keys import bearer_digest, digest_of, find_key, key_digest, permitted
 from router.api_key import ApiKey
+from router.decoding.policy import admission_context
 from router.errors import Unauthorized
 from tests.fakes.models import expert_table
 
@@ -70,6 +71,14 @@ def test_a_cluster_without_keys_accepts_every_header(header: str | None):
 def test_random_headers_are_refused(header: str):
     with pytest.raises(Unauthorized):
         find(header)
+
+
+@pytest.mark.parametrize("key", [ALICE, BOB], ids=["every-expert", "one-expert"])
+def test_the_requests_of_a_key_wait_with_its_priority(key: ApiKey):
+    assert admission_context(permitted(TABLE, key), key.name).key_priority == 0
+    urgent = key.model_copy(update={"priority": -3})
+    context = admission_context(permitted(TABLE, urgent), urgent.name, priority=7)
+    assert (context.key_priority, context.priority) == (-3, 7)
 
 
 def test_a_key_that_permits_every_expert_gets_the_table_itself():
