@@ -37,6 +37,10 @@ def _lines(n: int) -> list[dict[str, int]]:
     return [{"n": n}]
 
 
+def _has_written(metrics: CountedMetrics, num_lines: int) -> bool:
+    return metrics.series(LOG_LINES) == {(): num_lines}
+
+
 def test_lines_are_written_in_order_to_files_that_are_rotated(tmp_path, log, metrics):
     log.configure(DecisionLogRules(folder=str(tmp_path / "new" / "folder"), max_bytes=4096, num_files=2))
     for n in range(60):
@@ -65,7 +69,7 @@ def test_replicas_of_one_node_write_to_files_of_their_own_and_a_later_one_goes_o
     for n, log in enumerate(logs):
         log.configure(rules)
         log.write(partial(_lines, n))
-        assert until(lambda n=n: metrics.series(LOG_LINES) == {(): n + 1}, 10.0, 0.01)
+        assert until(partial(_has_written, metrics, n + 1), 10.0, 0.01)
     logs[1].close()
     later = FileDecisionLog(metrics)
     later.configure(rules)

@@ -70,16 +70,12 @@ def test_the_first_question_of_each_conversation_is_what_an_expert_learns_to_ask
 
 
 def test_an_expert_that_learns_to_ask_has_another_loss_and_other_weights(checkpoint, tmp_path):
-    losses: dict[float, list[float]] = {0.0: [], 0.5: []}
-    for weight, found in losses.items():
-        recipe = replace(RECIPE, question_weight=weight)
-        train_adapter(
-            checkpoint,
-            "roman",
-            tmp_path / f"{weight}",
-            recipe,
-            lambda step, loss, found=found: found.append(loss),
-        )
-    assert losses[0.5][0] > 1.2 * losses[0.0][0]
-    answering, asking = (load_file(tmp_path / f"{weight}" / WEIGHTS) for weight in losses)
-    assert any(not torch.equal(weight, asking[name]) for name, weight in answering.items())
+    def trained(question_weight: float) -> tuple[float, dict[str, torch.Tensor]]:
+        losses: list[float] = []
+        folder, recipe = tmp_path / f"{question_weight}", replace(RECIPE, question_weight=question_weight)
+        train_adapter(checkpoint, "roman", folder, recipe, lambda step, loss: losses.append(loss))
+        return losses[0], load_file(folder / WEIGHTS)
+
+    (loss, weights), (asking_loss, asking) = trained(0.0), trained(0.5)
+    assert asking_loss > 1.2 * loss
+    assert any(not torch.equal(weight, asking[name]) for name, weight in weights.items())
