@@ -147,6 +147,7 @@ bench: install  ## the benchmarks; each prints a table and, last, one JSON line
 	-$(BIN)/python -m benchmarks.hot_change
 	-$(BIN)/python -m benchmarks.limits
 	-$(BIN)/python -m benchmarks.scale
+	-$(BIN)/python -m benchmarks.scale.real
 	-$(BIN)/python -m benchmarks.relay
 	-$(BIN)/python -m benchmarks.handoff
 	-$(BIN)/python -m benchmarks.handoff.in_place

@@ -47,6 +47,7 @@ MAX_APART = 0.2  # of the differences in CPU, between the sizes
 def main() -> None:
     arguments = _arguments()
     sizes = [_size(num, arguments) for num in arguments.num_streams]
+    simulate(sizes[0])  # warms up
     simulated = [simulate(size) for size in sizes]
     with served(partial(_deploy_config, step_s=arguments.step_s)) as cluster:
         real = [_real(cluster, size) for size in sizes]
