@@ -21,8 +21,8 @@ class Admission:
     """A fair queue in front of each application; `WaitingCalls` is the order. All queues share one bound.
 
     When there is no more room to wait, the API key with the most waiting calls gives way, of those that are
-    served last. A call of an answer
-    that has output never waits, but it takes a slot. All decisions are synchronous, on one event loop.
+    served last. A call of an answer that has output never waits, but it takes a slot. All decisions are
+    synchronous, on one event loop.
     """
 
     def __init__(
