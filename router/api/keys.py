@@ -54,16 +54,10 @@ def permitted(table: RouteTable, key: ApiKey | None) -> RouteTable:
     """
     if key is None:
         return table
-    table = table.model_copy(update={"key_priority": key.priority}) if key.priority else table
-    if key.experts is None:
-        return table
-    reachable = frozenset(key.experts)
-    if {*table.experts, *table.embedders} <= reachable and reachable.issuperset(table.shadows):
-        return table
-    experts = {name: entry for name, entry in table.experts.items() if name in reachable}
-    embedders = {name: entry for name, entry in table.embedders.items() if name in reachable}
-    shadows = tuple(name for name in table.shadows if name in reachable)
-    return table.model_copy(update={"experts": experts, "embedders": embedders, "shadows": shadows})
+    changes: dict[str, object] = {"key_priority": key.priority} if key.priority else {}
+    if key.experts is not None:
+        changes |= _restricted(table, frozenset(key.experts))
+    return table.model_copy(update=changes) if changes else table
 
 
 def digest_of(key: str) -> str:
@@ -72,3 +66,14 @@ def digest_of(key: str) -> str:
     API keys are long and random, so they need neither a salt nor a slow hash.
     """
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _restricted(table: RouteTable, reachable: frozenset[str]) -> dict[str, object]:
+    """What of the table changes if only these models can be reached; nothing if that is all of them."""
+    if {*table.experts, *table.embedders} <= reachable and reachable.issuperset(table.shadows):
+        return {}
+    return {
+        "experts": {name: entry for name, entry in table.experts.items() if name in reachable},
+        "embedders": {name: entry for name, entry in table.embedders.items() if name in reachable},
+        "shadows": tuple(name for name in table.shadows if name in reachable),
+    }
