@@ -143,10 +143,12 @@ def test_a_new_key_is_printed_once_and_only_its_digest_is_stored(path: Path):
     assert find((found,), key) is found
     assert (found.name, found.experts) == ("alice", ("roman", "morse"))
     assert "etr apply" in result.stderr
-    other = etr("create", "bob", "--file", path, "--requests-per-minute", "5", "--priority", "-2")
+    limits = ("--requests-per-minute", "5", "--max-concurrent", "2", "--priority", "-2")
+    other = etr("create", "bob", "--file", path, *limits)
     assert other.stdout.strip() != key
     bob = load_keys(path)[1]
-    assert (bob.experts, bob.requests_per_minute, bob.priority) == (None, 5, -2)
+    assert (bob.experts, bob.requests_per_minute, bob.max_concurrent) == (None, 5, 2)
+    assert bob.priority == -2
 
 
 def test_only_the_owner_may_read_the_file(path: Path):
