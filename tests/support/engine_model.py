@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from deployments.replicas.wire import to_engine_request, to_model_chunk
 from experts.engine.base import Engine
 from router.model_port import ModelChunk, ModelRequest
+from router.table import Deadlines
+
+# A real model beside other tests may be silent for minutes, and a call that is tried anew is one call more.
+PATIENT = Deadlines(queue_s=900, first_token_s=900, gap_s=900, total_s=900)
 
 
 @dataclass

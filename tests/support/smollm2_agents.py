@@ -27,11 +27,11 @@ from experts.token import ExpertToken, checkpoint_fingerprint
 from router.dialects.app import build_app
 from router.dialects.responses.items import seal
 from router.model_port import ModelChunk, ModelRequest
-from router.table import Deadlines, ModelEntry, RouteTable
+from router.table import ModelEntry, RouteTable
 from tests.fakes.models import FakeGateway, FakeModel, writes
 from tests.router.dialects.messages.test_agents import HEADERS
 from tests.router.media.pictures import data_uri, picture
-from tests.support.engine_model import Call, EngineModel
+from tests.support.engine_model import PATIENT, Call, EngineModel
 
 CONFIG = TransformersConfig(
     dtype="float32", max_model_len=4096, max_streams=4, cache_tokens=16_384, num_threads=1
@@ -41,7 +41,7 @@ TABLE = RouteTable(
     name="generalist",
     meta=ModelEntry(app="meta"),
     experts={"chef": ModelEntry(app="chef"), "eye": ModelEntry(app="eye", modalities=("text", "image"))},
-    deadlines=Deadlines(queue_s=900, first_token_s=900, gap_s=900, total_s=900),
+    deadlines=PATIENT,
     retries=0,
 )
 SYSTEM = "You are a coding agent. " + "Read a file before you change it. " * 4

@@ -30,9 +30,9 @@ from router.decoding.policy import Target
 from router.model_port import Finish
 from router.prompt import Message, Prompt
 from router.sampling import Sampling
-from router.table import Deadlines, ModelEntry, RouteTable
+from router.table import ModelEntry, RouteTable
 from tests.fakes.models import FakeGateway
-from tests.support.engine_model import Call, EngineModel
+from tests.support.engine_model import PATIENT, Call, EngineModel
 from tests.support.engine_world import ENGINE_KINDS
 from tests.support.greedy_check import answer_logits, prompt_ids, shortfalls
 from tests.support.reference_loop import ReferenceModel
@@ -56,7 +56,7 @@ TABLE = RouteTable(
     name="generalist",
     meta=ModelEntry(app="meta"),
     experts={name: ModelEntry(app=name) for name in ("chef", "poet")},
-    deadlines=Deadlines(queue_s=900, first_token_s=900, gap_s=900, total_s=900),
+    deadlines=PATIENT,
     retries=0,
 )
 # The poet is another model than the meta: its chat template has another system text.

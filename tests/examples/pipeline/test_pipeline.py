@@ -28,6 +28,7 @@ from router.dialects.app import build_app
 from router.model_port import ModelChunk, ModelRequest
 from router.table import META, RouteTable
 from tests.fakes.models import FakeGateway
+from tests.support.engine_model import PATIENT
 
 # As in cluster.yaml; the engine blocks differ in the variables of the template alone.
 ENGINE = TransformersConfig(
@@ -71,7 +72,7 @@ async def client(smollm2, tmp_path_factory) -> AsyncIterator[httpx.AsyncClient]:
         ]
         await engine.install(1, tokens)
         blocks: dict[str, Any] = {META: config.meta, **config.experts}
-        table = RouteTable.model_validate(route_table(config, 1))
+        table = RouteTable.model_validate(route_table(config, 1)).model_copy(update={"deadlines": PATIENT})
         models = {
             table.app(name): RoleModel(engine, block.engine.chat_template_kwargs)
             for name, block in blocks.items()
