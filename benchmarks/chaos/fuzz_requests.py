@@ -10,21 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import hypothesis
 import schemathesis
-from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
 from benchmarks.chaos.body_mutations import mutate
+from benchmarks.chaos.seeded_examples import draw_examples
 from router.api.gateway import Gateway
 from router.api.key_limits import KeyLimits
 from router.api.sse import to_json
 from router.dialects.app import build_app
 
-T = TypeVar("T")
 Body = dict[str, Any]
 BodyPools = Mapping[tuple[str, GenerationMode], list[Body]]
 
@@ -123,26 +121,6 @@ def fuzz_requests(models: Sequence[str], num_requests: int, seed: int) -> Iterat
     pools = _pools(min(MAX_POOL, 1 + num_requests // 20), seed)
     for kind in random.choices(list(SHARES), list(SHARES.values()), k=num_requests):
         yield _fuzz_request(kind, pools, models, random)
-
-
-def draw_examples(strategy: SearchStrategy[T], num: int, seed: int) -> list[T]:
-    """Examples of a Hypothesis strategy, the same for the same seed, outside a test."""
-    collected: list[T] = []
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=num,
-        database=None,
-        phases=[Phase.generate],
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @hypothesis.given(strategy)
-    def collect(value: T) -> None:
-        collected.append(value)
-
-    collect()
-    return collected
 
 
 class _NoCluster:
