@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.chaos.census import Footprint, footprint_growth, leaks
-from benchmarks.chaos.fuzz_sender import FuzzResult, send_fuzz_requests
+from benchmarks.chaos.fuzzing.sender import FuzzResult, send_fuzz_requests
 from benchmarks.chaos.idle import freed_s
 from benchmarks.chaos.replicas import growth, pids, sizes
 from benchmarks.chaos.replies import client

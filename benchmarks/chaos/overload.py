@@ -1,4 +1,5 @@
-"""Ten times the load that the cluster can take, by two clients with a key each, one of them greedy."""
+"""Ten times the load that the cluster can take, by three clients with a key each: one is greedy, one is modest,
+and the key of one has a lower priority."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import asyncio
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 
 import httpx
 import numpy as np
 
 from benchmarks.chaos.clients import asking
 from benchmarks.chaos.idle import freed_s
+from benchmarks.chaos.overload_report import GREEDY, LATER, MAX_RSS_GROWTH, MODEST, OverloadReport
 from benchmarks.chaos.replicas import ProcessSize, Replica, growth, sizes
 from benchmarks.chaos.replies import Ending, Reply, ask, client, endings
 from benchmarks.chaos.world import MAX_STREAMS, Settings, World, polled
@@ -21,7 +23,7 @@ from cluster.config.api_key_file import create_key
 
 LONG_TOKENS = 200  # with shorter answers, two cores would be busy with the refusals alone
 LOAD_FACTOR = 10
-MODEST_LOAD = 0.4  # of the capacity: less than the modest client's fair share, which is half
+SMALL_LOAD = 0.4  # of the capacity: less than the modest client's fair share, which is half
 QUEUE_S, FIRST_TOKEN_S, TOTAL_S = 16.0, 20.0, 120.0
 EXPERT_STREAMS = 4  # per replica of an expert: few, so that the burst is longer than several answers
 RULES: Settings = {
@@ -31,59 +33,10 @@ RULES: Settings = {
     ("routing", "deadlines", "total_s"): TOTAL_S,
     ("routing", "heartbeat_s"): 2 * QUEUE_S,
 }
-MAX_REFUSED_MS = 100.0
-MAX_RSS_GROWTH = 1.1
-MIN_MODEST_SHARE = 0.8  # of the modest client's requests
-MAX_RECOVERED_S = 10.0  # a second or two more than the queue of the burst takes
+PRIORITIES = {GREEDY: 0, MODEST: 0, LATER: 10}
 SETTLE_S = 20.0
 RECOVER_TIMEOUT_S = 120.0
 CAPACITY_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True)
-class OverloadReport:
-    """`refused_p99_ms`: measured by the router (a response header). `refused_p99_client_ms`: measured by the
-    clients, which share the machine. `growth`: RSS afterwards relative to RSS before."""
-
-    capacity_per_s: float
-    offered_per_s: float
-    burst_s: float
-    endings: dict[str, int]
-    num_late: int
-    num_malformed_refusals: int
-    first_text_p99_s: float
-    longest_s: float
-    refused_p99_ms: float
-    refused_p99_client_ms: float
-    modest_asked: int
-    modest_answered: int
-    greedy_asked: int
-    greedy_answered: int
-    growth: dict[str, float]
-    recovered_s: float
-    freed_s: float
-    examples: list[str]
-
-    def broken(self) -> list[str]:
-        good = (Ending.WHOLE, Ending.REFUSED)
-        problems = [f"{num} answers {end}" for end, num in self.endings.items() if num and end not in good]
-        problems += [
-            f"{app}: RSS grew to {ratio:.2f} ×"
-            for app, ratio in self.growth.items()
-            if ratio > MAX_RSS_GROWTH
-        ]
-        num_malformed = self.num_malformed_refusals
-        limits = {
-            f"{self.num_late} accepted answers missed their deadline": self.num_late == 0,
-            f"{num_malformed} refusals without error envelope or Retry-After": num_malformed == 0,
-            "nothing was refused": self.endings[Ending.REFUSED] > 0,
-            f"refusals took {self.refused_p99_ms:.0f} ms": self.refused_p99_ms <= MAX_REFUSED_MS,
-            "the modest client did not get its share": self.modest_answered
-            >= MIN_MODEST_SHARE * self.modest_asked,
-            f"the first answer began {self.recovered_s:.1f} s after the burst": self.recovered_s
-            <= MAX_RECOVERED_S,
-        }
-        return problems + [promise for promise, is_kept in limits.items() if not is_kept]
 
 
 async def overload(world: World, *, burst_s: float, measure_s: float) -> OverloadReport:
@@ -93,7 +46,9 @@ async def overload(world: World, *, burst_s: float, measure_s: float) -> Overloa
     questions = [question for expert in experts for question in world.of(expert, LONG_TOKENS)]
     await world.record_known_answers(questions, 2 * MAX_STREAMS)
     keys_path = world.path.with_name("keys.yaml")
-    keys = {name: create_key(keys_path, name, {}) for name in ("greedy", "modest")}
+    keys = {
+        name: create_key(keys_path, name, {"priority": priority}) for name, priority in PRIORITIES.items()
+    }
     await world.change(
         {
             **RULES,
@@ -102,8 +57,11 @@ async def overload(world: World, *, burst_s: float, measure_s: float) -> Overloa
         }
     )
     try:
-        async with client(world.url, keys["greedy"]) as greedy, client(world.url, keys["modest"]) as modest:
-            return await _measure(world, greedy, modest, questions, burst_s, measure_s)
+        async with AsyncExitStack() as stack:
+            clients = {
+                name: await stack.enter_async_context(client(world.url, key)) for name, key in keys.items()
+            }
+            return await _measure(world, clients, questions, burst_s, measure_s)
     finally:
         await world.restore(before_text)
         keys_path.unlink()
@@ -111,25 +69,25 @@ async def overload(world: World, *, burst_s: float, measure_s: float) -> Overloa
 
 async def _measure(
     world: World,
-    greedy: httpx.AsyncClient,
-    modest: httpx.AsyncClient,
+    clients: Mapping[str, httpx.AsyncClient],
     questions: Sequence[Question],
     burst_s: float,
     measure_s: float,
 ) -> OverloadReport:
-    capacity = await _capacity(greedy, questions, measure_s)
-    await freed_s(greedy, time.monotonic())
+    capacity = await _capacity(clients[GREEDY], questions, measure_s)
+    await freed_s(clients[GREEDY], time.monotonic())
     replicas = world.running()
     before = sizes(replicas)
-    rates = {"modest": MODEST_LOAD * capacity, "greedy": (LOAD_FACTOR - MODEST_LOAD) * capacity}
-    async with asyncio.TaskGroup() as clients:
+    small = SMALL_LOAD * capacity
+    rates = {GREEDY: LOAD_FACTOR * capacity - 2 * small, MODEST: small, LATER: small}
+    async with asyncio.TaskGroup() as tasks:
         asked = {
-            name: clients.create_task(_open_loop(http, questions, rates[name], burst_s))
-            for name, http in (("greedy", greedy), ("modest", modest))
+            name: tasks.create_task(_open_loop(http, questions, rates[name], burst_s))
+            for name, http in clients.items()
         }
         await asyncio.sleep(burst_s)
-        recovered_s = await _recovery_s(modest, questions[0], world)
-    free_s = await freed_s(greedy, time.monotonic())
+        recovered_s = await _recovery_s(clients[MODEST], questions[0], world)
+    free_s = await freed_s(clients[GREEDY], time.monotonic())
     after = await _sizes_when_settled(replicas, before)
     replies = {name: task.result() for name, task in asked.items()}
     return _report(world, replies, capacity, burst_s, growth(before, after), recovered_s, free_s)
@@ -200,10 +158,9 @@ def _report(
     recovered_s: float,
     free_s: float,
 ) -> OverloadReport:
-    everything = [*replies["greedy"], *replies["modest"]]
+    everything = [reply for own in replies.values() for reply in own]
     refused = [reply for reply in everything if reply.ending(world.known) is Ending.REFUSED]
     accepted = [reply for reply in everything if reply.status == 200]
-    num_whole = {name: endings(own, world.known)[Ending.WHOLE] for name, own in replies.items()}
     bad = (reply for reply in everything if reply.ending(world.known) not in (Ending.WHOLE, Ending.REFUSED))
     return OverloadReport(
         capacity_per_s=capacity,
@@ -216,10 +173,8 @@ def _report(
         longest_s=max(map(_took_s, accepted), default=0.0),
         refused_p99_ms=_p99([float(reply.headers.get("openai-processing-ms", "inf")) for reply in refused]),
         refused_p99_client_ms=1000 * _p99([_took_s(reply) for reply in refused]),
-        modest_asked=len(replies["modest"]),
-        modest_answered=num_whole["modest"],
-        greedy_asked=len(replies["greedy"]),
-        greedy_answered=num_whole["greedy"],
+        asked={name: len(own) for name, own in replies.items()},
+        answered={name: endings(own, world.known)[Ending.WHOLE] for name, own in replies.items()},
         growth=rss_growth,
         recovered_s=recovered_s,
         freed_s=free_s,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.chaos.body_mutations import HUGE, MUTATIONS
-from benchmarks.chaos.fuzz_requests import CHAT, PATHS, ROUTE, TEXT
+from benchmarks.chaos.fuzzing.mutations import HUGE, MUTATIONS
+from benchmarks.chaos.fuzzing.requests import CHAT, PATHS, ROUTE, TEXT
 from router.api.fields.refused import REFUSED
 from router.api.requests import ChatRequest, CompletionRequest
 from router.api.sse import to_json

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from benchmarks.chaos.fuzz_requests import CHAT, MAX_TOKENS, OTHERS, POSTS, ROUTE, TEXT, fuzz_requests
-from benchmarks.chaos.fuzz_sender import send_fuzz_requests
+from benchmarks.chaos.fuzzing.requests import CHAT, MAX_TOKENS, OTHERS, POSTS, ROUTE, TEXT, fuzz_requests
+from benchmarks.chaos.fuzzing.sender import send_fuzz_requests
 from router.api.body import parse
 from router.api.keys import digest_of
 from router.api.middleware import HEALTH_PATHS

@@ -9,6 +9,7 @@ from benchmarks.chaos.hang import hang
 from benchmarks.chaos.head import controller
 from benchmarks.chaos.kills import kills
 from benchmarks.chaos.overload import overload
+from benchmarks.chaos.overload_report import LATER, MODEST
 from benchmarks.chaos.replies import Ending
 from benchmarks.chaos.world import World
 
@@ -28,6 +29,7 @@ async def test_excess_requests_are_refused_and_accepted_ones_are_answered(world:
     assert {end: report.endings[end] for end in bad} == dict.fromkeys(bad, 0)
     assert report.endings[Ending.REFUSED] > 0
     assert report.num_malformed_refusals == 0
+    assert report.share(LATER) < report.share(MODEST)
 
 
 async def test_answers_continue_without_serves_controller(world: World):

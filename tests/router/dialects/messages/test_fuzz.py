@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.chaos.body_mutations import HUGE, MUTATIONS
+from benchmarks.chaos.fuzzing.mutations import HUGE, MUTATIONS
 from router.api.sse import to_json
 from router.dialects.messages.fields import HONOURED, NO_EFFECT, REFUSED
 from tests.fakes.models import FakeGateway, models, writes

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.chaos.body_mutations import HUGE, MUTATIONS
+from benchmarks.chaos.fuzzing.mutations import HUGE, MUTATIONS
 from router.api.sse import to_json
 from router.dialects.responses.fields import REFUSED
 from router.dialects.responses.request import ResponsesRequest

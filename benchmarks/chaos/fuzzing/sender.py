@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from benchmarks.chaos.fuzz_requests import FuzzRequest, fuzz_requests
+from benchmarks.chaos.fuzzing.requests import FuzzRequest, fuzz_requests
 from router.dialects.app import dialect_of
 from router.dialects.messages.errors import MESSAGES
 

@@ -16,8 +16,8 @@ import schemathesis
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
-from benchmarks.chaos.body_mutations import mutate
-from benchmarks.chaos.seeded_examples import draw_examples
+from benchmarks.chaos.fuzzing.mutations import mutate
+from benchmarks.chaos.fuzzing.seeded_examples import draw_examples
 from router.api.gateway import Gateway
 from router.api.key_limits import KeyLimits
 from router.api.sse import to_json

@@ -6,7 +6,7 @@ import importlib
 
 from hypothesis import strategies as st
 
-from benchmarks.chaos.seeded_examples import draw_examples
+from benchmarks.chaos.fuzzing.seeded_examples import draw_examples
 
 
 def test_examples_depend_only_on_the_seed_and_not_on_the_modules_that_are_imported(tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Random requests for the router: how they are made, and sent."""
