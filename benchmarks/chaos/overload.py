@@ -1,4 +1,4 @@
-"""Ten times the load that the cluster can take, by three clients with a key each: one is greedy, one is modest,
+"""Ten times the load that the cluster can take, by three clients with a key each: one is greedy, one modest,
 and the key of one has a lower priority."""
 
 from __future__ import annotations
