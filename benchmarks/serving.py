@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from cluster.config.cluster_config import load_config
 from cluster.local.head import Head, start_head, stop_head
+from cluster.local.ports import free_ports
 from cluster.polling import until
 from cluster.serve.client import ServeClient
 from cluster.serve.connect import connect_to
+from cluster.serve.deploy_config import build_serve_config
 from cluster.serve.readiness import ReadinessCheck
 from cluster.serve.serve_details import RUNNING
 
@@ -50,6 +55,18 @@ def served(
                 yield Cluster(url, client, head, deploy)
         finally:
             stop_head(state)
+
+
+def weightless_deploy_config(folder: Path, text: Mapping[str, Any]) -> dict[str, Any]:
+    """The deploy config of a cluster.yaml with this `text`, which is written into `folder`, on a free port.
+
+    Models with the path `.` have no weights; the benchmark puts applications of its own in their places.
+    """
+    # The only file that is read before a model loads.
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump({**text, "http": {"port": free_ports(1)[0]}}), encoding="utf-8")
+    return build_serve_config(load_config(path))
 
 
 def wait_until_ready(

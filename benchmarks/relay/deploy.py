@@ -10,11 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cluster.config.cluster_config import load_config
-from cluster.local.ports import free_ports
-from cluster.serve.deploy_config import build_serve_config
+from benchmarks.serving import weightless_deploy_config
 
 NAME = "relayed"
 OBSERVED_PREFIX, UNOBSERVED_PREFIX = "/observed", "/unobserved"
@@ -23,12 +19,7 @@ SAMPLING_RATIO = 0.01
 
 def deploy_config(folder: Path, step_s: float, span_url: str) -> dict[str, Any]:
     """A cluster with only a meta, which is replaced by the model that takes no time, and three more apps."""
-    text = {"name": NAME, "meta": {"model": {"path": "."}}, "http": {"port": free_ports(1)[0]}}
-    # The only file that is read before a model loads.
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-    path = folder / "cluster.yaml"
-    path.write_text(yaml.safe_dump(text), encoding="utf-8")
-    deploy = build_serve_config(load_config(path))
+    deploy = weightless_deploy_config(folder, {"name": NAME, "meta": {"model": {"path": "."}}})
     apps = {app["name"]: app for app in deploy["applications"]}
     apps["meta"] |= {"import_path": "benchmarks.relay.instant:build_instant", "args": {"step_s": step_s}}
     apps["meta"]["deployments"][0]["max_ongoing_requests"] = 256

@@ -21,19 +21,15 @@ from typing import Any
 
 import psutil
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.relay.client import Received, receive
 from benchmarks.scale.costs import Figures
 from benchmarks.scale.simulation import CPU_OF_ANSWER, LAST_ANSWER, NUM_TOKENS, Size, simulate
-from benchmarks.serving import Cluster, served
-from cluster.config.cluster_config import load_config
-from cluster.local.ports import free_ports
+from benchmarks.serving import Cluster, served, weightless_deploy_config
 from cluster.serve.app_names import ROUTER_APP
 from cluster.serve.app_status import status
-from cluster.serve.deploy_config import build_serve_config
 from experts.token import ExpertToken
 
 NAME, EXPERT = "paced", "writer"
@@ -49,7 +45,7 @@ def main() -> None:
     sizes = [_size(num, arguments) for num in arguments.num_streams]
     simulate(sizes[0])  # warms up
     simulated = [simulate(size) for size in sizes]
-    with served(partial(_deploy_config, step_s=arguments.step_s)) as cluster:
+    with served(partial(deploy_config, step_s=arguments.step_s)) as cluster:
         real = [_real(cluster, size) for size in sizes]
     for measured, expected in zip(real, simulated, strict=True):
         measured[HTTP_CPU] = measured[CPU_OF_ANSWER] - expected[CPU_OF_ANSWER]
@@ -57,6 +53,23 @@ def main() -> None:
     Console().print(_table(sizes, real, simulated))
     print(json.dumps({"benchmark": "scale.real", "real": real, "simulated": simulated, "missed": missed}))
     sys.exit(bool(missed))
+
+
+def deploy_config(folder: Path, step_s: float) -> dict[str, Any]:
+    """Of a meta and an expert that write at this pace."""
+    ExpertToken(EXPERT, torch.zeros(8), 0.0, "meta", "none").save(folder / "writer.safetensors")
+    model = {"model": {"path": "."}, "engine": {"kind": "vllm", "max_streams": MAX_STREAMS}}
+    text = {
+        "name": NAME,
+        "meta": model,
+        "experts": {EXPERT: {**model, "token": "writer.safetensors"}},
+        "router": {"limits": {"max_requests": MAX_STREAMS}},
+    }
+    deploy = weightless_deploy_config(folder, text)
+    for app in deploy["applications"]:
+        if app["name"] != ROUTER_APP:
+            app |= {"import_path": "benchmarks.scale.paced:build_paced", "args": {"step_s": step_s}}
+    return deploy
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,27 +85,6 @@ def _arguments() -> argparse.Namespace:
 def _size(num_streams: int, arguments: argparse.Namespace) -> Size:
     pace = {"arrivals_s": arguments.arrivals_s, "step_s": arguments.step_s, "slots": MAX_STREAMS}
     return Size(num_routers=1, num_experts=1, num_replicas=2, num_streams=num_streams, **pace)
-
-
-def _deploy_config(folder: Path, step_s: float) -> dict[str, Any]:
-    # The only file that is read before a model loads.
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-    ExpertToken(EXPERT, torch.zeros(8), 0.0, "meta", "none").save(folder / "writer.safetensors")
-    model = {"model": {"path": "."}, "engine": {"kind": "vllm", "max_streams": MAX_STREAMS}}
-    path = folder / "cluster.yaml"
-    text = {
-        "name": NAME,
-        "meta": model,
-        "experts": {EXPERT: {**model, "token": "writer.safetensors"}},
-        "router": {"limits": {"max_requests": MAX_STREAMS}},
-        "http": {"port": free_ports(1)[0]},
-    }
-    path.write_text(yaml.safe_dump(text), encoding="utf-8")
-    deploy = build_serve_config(load_config(path))
-    for app in deploy["applications"]:
-        if app["name"] != ROUTER_APP:
-            app |= {"import_path": "benchmarks.scale.paced:build_paced", "args": {"step_s": step_s}}
-    return deploy
 
 
 def _real(cluster: Cluster, size: Size) -> Figures:
