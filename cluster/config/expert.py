@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from cluster.config.base import LoadContext, StrictConfig
-from cluster.config.loaded_model import LoadedModelConfig, ReadingModelConfig, with_text
+from cluster.config.loaded_model import ReadingModelConfig, with_text
 from cluster.config.model_source import AnyAdapterConfig, one_of
 from cluster.config.replicated_model import ReplicatedConfig, ResourcesConfig
 from experts.engine.config import OpenAIConfig
@@ -131,20 +131,26 @@ class RemoteExpertConfig(ReplicatedExpertConfig, title="expert behind a URL"):
         return self
 
 
-def modalities_of(expert: AnyServingExpertConfig) -> list[Modality]:
-    """What an expert reads. An adapter reads text only."""
+def modalities_of(expert: AnyServingExpertConfig, pools: Mapping[str, ReadingModelConfig]) -> list[Modality]:
+    """What an expert reads. An adapter reads what its pool does; in the meta, which is no pool here, text."""
     match expert:
         case RemoteExpertConfig():
             return expert.modalities
         case ModelExpertConfig():
             return expert.reads
-        case _:
-            return ["text"]
+        case AdapterExpertConfig():
+            pool = pools.get(expert.adapter.pool)
+            return pool.reads if pool else ["text"]
 
 
-def read_media(meta: LoadedModelConfig, experts: Iterable[AnyServingExpertConfig]) -> bool:
+def read_media(
+    meta: ReadingModelConfig,
+    experts: Iterable[AnyServingExpertConfig],
+    pools: Mapping[str, ReadingModelConfig],
+) -> bool:
     """Whether any of the models reads more than text."""
-    return any(len(modalities) > 1 for modalities in (meta.reads, *map(modalities_of, experts)))
+    read = (modalities_of(expert, pools) for expert in experts)
+    return any(len(modalities) > 1 for modalities in (meta.reads, *read))
 
 
 AnyServingExpertConfig = ModelExpertConfig | AdapterExpertConfig | RemoteExpertConfig

@@ -9,14 +9,14 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from cluster.config.expert import AdapterExpertConfig
-from cluster.config.loaded_model import LoadedModelConfig
+from cluster.config.loaded_model import LoadedModelConfig, ReadingModelConfig
 from cluster.config.model_source import LocalAdapterConfig, LocalModelConfig
 from experts.adapter import read_adapter
 from experts.errors import ModelLoadError
 from router.table import META
 
 
-class PoolConfig(LoadedModelConfig, title="pool"):
+class PoolConfig(ReadingModelConfig, title="pool"):
     """A model that serves several experts, each a LoRA adapter. A pool may exist before its experts: its
     model takes minutes to load, an adapter seconds."""
 

@@ -24,7 +24,8 @@ def unused_settings(config: ClusterConfig) -> Iterator[str]:
     yield from _unused_autoscaling(f"{ROUTER}.autoscaling", config.router.autoscaling)
     if config.routing.chains and len(config.experts) < 2:
         yield "routing.after_expert: chain has no effect with fewer than two experts; add one"
-    if config.http.media.model_fields_set and not read_media(config.meta, config.experts.values()):
+    reads = read_media(config.meta, config.experts.values(), config.pools)
+    if config.http.media.model_fields_set and not reads:
         yield "http.media has no effect, because no model reads more than text; set modalities"
     limit, high = config.router.max_replicas_per_node, config.router.autoscaling.max_replicas
     if limit is not None and limit >= high:

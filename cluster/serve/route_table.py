@@ -26,7 +26,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
             name: {
                 "cold_start": block.cold_start,
                 "on_unavailable": block.on_unavailable,
-                **_modalities(modalities_of(block)),
+                **_modalities(modalities_of(block, config.pools)),
                 **_expert_entry(config, name, block),
             }
             for name, block in sorted(config.experts.items())
@@ -50,7 +50,7 @@ def route_table(config: ClusterConfig, table_version: int) -> dict[str, Any]:
 
 def reads_media(config: ClusterConfig) -> bool:
     """Whether any model reads more than text."""
-    return read_media(config.meta, config.experts.values())
+    return read_media(config.meta, config.experts.values(), config.pools)
 
 
 def require_pillow(config: ClusterConfig) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,11 +30,22 @@ def save_tiny_adapter(base: Path, folder: Path, seed: int, *, target: str = "q_p
         weight.data += b @ a  # the scale, lora_alpha / r, is 1
         key = f"base_model.model.model.layers.{number}.self_attn.{target}"
         tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": [target], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    write_adapter_files(folder, tensors, target_modules=[target])
     return reference
+
+
+def write_adapter_files(folder: Path, tensors: Mapping[str, torch.Tensor], **settings: Any) -> None:
+    """Of an adapter of rank `RANK` for `q_proj`, if the settings name no other modules."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config | settings))
 
 
 def write_adapter(folder: Path, *, width: int = 8, rank: int = RANK, seed: int = 0) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from PIL import Image
 from transformers import AutoProcessor, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from experts.adapter import activation_start
 from experts.token import head_fingerprint
+from tests.tiny.adapters import RANK, write_adapter_files
 from tests.tiny.models import HIDDEN_SIZE
 from tests.tiny.tokenizers import byte_level
 
@@ -99,11 +101,37 @@ class SeeingReference:
     """The model as its own library runs it: greedy, one prompt at a time."""
 
     def __init__(self, folder: Path) -> None:
+        self._adapter_start = 0  # the position from which on an adapter applies to the prompt
+        self._activation: list[int] | None = None
         self._processor: Any = AutoProcessor.from_pretrained(folder)
         self._model: Any = Idefics3ForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32
         ).eval()
         self.fingerprint = head_fingerprint(self._model.lm_head.weight)
+
+    def add_adapter(self, folder: Path, *, seed: int, activation: str | None = None) -> None:
+        """Write a random adapter for `q_proj` of the text model to `folder`, and apply it from now on.
+
+        It applies from the last `activation` in the prompt on, as an activated LoRA, or everywhere.
+        """
+        if activation is not None:
+            self._activation = self._processor.tokenizer.encode(activation, add_special_tokens=False)
+        generator = torch.Generator().manual_seed(seed)
+        tensors: dict[str, torch.Tensor] = {}
+        for number, layer in enumerate(self._model.model.text_model.layers):
+            width, num_outputs = layer.self_attn.q_proj.in_features, layer.self_attn.q_proj.out_features
+            a, b = [torch.randn(size, generator=generator) for size in ((RANK, width), (num_outputs, RANK))]
+            layer.self_attn.q_proj.register_forward_hook(partial(self._adapted, b @ a))
+            key = f"base_model.model.model.text_model.layers.{number}.self_attn.q_proj"
+            tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+        write_adapter_files(folder, tensors, alora_invocation_tokens=self._activation)
+
+    def _adapted(self, delta: torch.Tensor, _: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        [states] = inputs
+        added = states @ delta.T
+        if states.shape[1] > 1:  # the prompt; afterwards one token at a time
+            added[:, : self._adapter_start] = 0
+        return output + added
 
     def prompt(self, messages: Messages) -> list[int]:
         """With an open turn of the assistant."""
@@ -117,6 +145,8 @@ class SeeingReference:
     def write(self, messages: Messages, max_tokens: int, written: str = "") -> list[int]:
         """The tokens that follow `written` in the turn, without the end of it."""
         inputs = self._inputs(messages, written)
+        ids_before = inputs["input_ids"][0].tolist()
+        self._adapter_start = activation_start(self._activation, ids_before, is_at_start=not written)
         all_ids = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens)[0]
         ids: list[int] = all_ids[inputs["input_ids"].shape[1] :].tolist()
         return [i for i in ids if i != self._processor.tokenizer.eos_token_id]

@@ -176,9 +176,11 @@ class ModelTokenizer:
         num_shared = len(commonprefix([before, list(prompt)]))
         return tuple(prompt[num_shared:])
 
-    def without_resumed(self, request: EngineRequest, prompt: Sequence[int]) -> Sequence[int]:
-        """The part of `prompt`, as encoded, that `resumed` follows."""
-        return commonprefix([self._encode(request, request.written), list(prompt)])
+    def num_resumed(self, request: EngineRequest, prompt: Sequence[int]) -> int:
+        """How many tokens at the end of `prompt`, as encoded, `resumed` adds to it."""
+        if request.resumed is None:
+            return 0
+        return len(prompt) - len(commonprefix([self._encode(request, request.written), list(prompt)]))
 
     def max_new_tokens(self, num_prompt_tokens: int, request: EngineRequest) -> int:
         """How many tokens may be generated. Raises ContextLengthExceeded if the prompt fills the window."""

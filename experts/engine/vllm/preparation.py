@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vllm.lora.request import LoRARequest
@@ -43,16 +42,19 @@ class RequestPreparation:
         received_s, tokenizer, rules = time.monotonic(), self.tokenizer, None
         urls = picture_urls(request.messages or ())
         if urls:
-            request = _without_adapters(request, adapter)
+            request = _with_whole_pictures(request)
         encoded = await asyncio.to_thread(tokenizer.encode, request)
         if encoded.request.sampling is not None:
             rules = await asyncio.to_thread(rules_of, encoded, encoded.request.sampling, tokenizer)
             await self.grammars.prepare(rules)
-        lora = await asyncio.to_thread(self._lora_request, adapter, encoded) if adapter else None
+        num_resumed = 0
+        if adapter is not None:
+            num_resumed = await asyncio.to_thread(tokenizer.num_resumed, encoded.request, encoded.prompt)
         seen = None
         if urls and self.pictures is not None:
             seen = await self.pictures.read(encoded.prompt, urls, request.cache_salt)
             encoded = tokenizer.lengthened(encoded, seen["prompt_token_ids"])
+        lora = self._lora_request(adapter, encoded, num_resumed) if adapter else None
         max_tokens = tokenizer.max_new_tokens(len(encoded.prompt), encoded.request)
         rules = rules and replace(rules, max_tokens=max_tokens)
         return RunningRequest(
@@ -68,18 +70,13 @@ class RequestPreparation:
         seen = await self.pictures.read(chunk.tokenized.ids, urls, request.cache_salt)
         return tokenized(self.tokenizer, request.task, seen["prompt_token_ids"])
 
-    def _lora_request(self, adapter: LoadedAdapter, encoded: EncodedRequest) -> LoRARequest:
-        request = encoded.request
-        found: Sequence[int] = encoded.prompt
-        if request.resumed is not None:
-            found = self.tokenizer.without_resumed(request, found)
-        return self.adapters.request(adapter, found, is_at_start=not request.written)
+    def _lora_request(self, adapter: LoadedAdapter, encoded: EncodedRequest, num_resumed: int) -> LoRARequest:
+        before = encoded.prompt[: len(encoded.prompt) - num_resumed]
+        return self.adapters.request(adapter, before, is_at_start=not encoded.request.written)
 
 
-def _without_adapters(request: EngineRequest, adapter: LoadedAdapter | None) -> EngineRequest:
-    """The start of an adapter is counted in tokens before each picture gets its own number of them."""
-    if adapter is not None:
-        raise InvalidPrompt("messages", "an adapter reads text only; ask a model that reads pictures")
+def _with_whole_pictures(request: EngineRequest) -> EngineRequest:
+    """No adapter takes over in place: its start would be counted before each picture has all its tokens."""
     if request.chat is not None and request.chat.truncate_prompt_tokens is not None:
         raise InvalidPrompt("truncate_prompt_tokens", "a prompt with pictures is not cut; remove it")
     return request.with_adapters(())

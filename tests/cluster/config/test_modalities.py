@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.config.cluster_config import ClusterConfig, check_config
 from cluster.config.unused_settings import unused_settings
 from cluster.errors import ConfigError
 from cluster.serve.deploy_config import build_serve_config
 from cluster.serve.route_table import route_table
+from experts.token import ExpertToken
 from router.table import RouteTable
 
 MEDIA = {"allowed_hosts": ["pictures.example"], "max_bytes": 3_000_000}
@@ -83,6 +85,48 @@ def test_a_model_of_this_cluster_reads_what_its_checkpoint_and_its_engine_can(
     assert RouteTable.model_validate(route_table(config, 1)).meta.modalities == modalities
     [app] = [app for app in build_serve_config(config)["applications"] if app["name"] == "meta"]
     assert app["args"]["engine"].get("images") == (True if "image" in modalities else None)
+
+
+@pytest.mark.parametrize(
+    ("pool", "modalities"),
+    [
+        ({"engine": {"kind": "vllm", "max_adapters": 1}}, ("text", "image")),
+        ({"engine": {"kind": "vllm", "max_adapters": 1}, "modalities": ["text"]}, ("text",)),
+        ({"engine": {"max_adapters": 1}}, ("text",)),
+    ],
+)
+def test_adapters_read_what_their_pool_reads(
+    seeing: Path, tmp_path: Path, pool: dict[str, Any], modalities: tuple[str, ...]
+):
+    ExpertToken("eye", torch.zeros(8), 0.0, "a/meta", "none").save(tmp_path / "eye.safetensors")
+    data = {
+        "meta": {"model": {"hub": "a/meta"}},
+        "pools": {"eyes": {"model": {"path": str(seeing)}, **pool}},
+        "experts": {"eye": {"adapter": {"uri": "s3://a/eye", "pool": "eyes"}, "token": "eye.safetensors"}},
+        "http": {"media": MEDIA},
+    }
+    config = check_config(data, tmp_path / "cluster.yaml")
+    assert RouteTable.model_validate(route_table(config, 1)).experts["eye"].modalities == modalities
+    [app] = [app for app in build_serve_config(config)["applications"] if app["name"] == "pool-eyes"]
+    assert app["args"]["engine"].get("images") == (True if "image" in modalities else None)
+    assert any("http.media" in each for each in unused_settings(config)) == (modalities == ("text",))
+
+
+def test_adapters_in_the_meta_read_text():
+    adapter = {"adapter": {"uri": "s3://a/eye", "pool": "meta"}, "token": "eye.safetensors"}
+    meta = {
+        "model": {"hub": "a/meta"},
+        "modalities": ["text", "image"],
+        "engine": {"kind": "vllm", "max_adapters": 1},
+    }
+    config = check_config(
+        {"meta": meta, "experts": {"eye": adapter}},
+        Path("cluster.yaml"),
+        tokens_required=False,
+        models_required=False,
+    )
+    table = RouteTable.model_validate(route_table(config, 1))
+    assert (table.meta.modalities, table.experts["eye"].modalities) == (("text", "image"), ("text",))
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,27 @@ async def test_what_is_not_a_picture_is_refused(engine: Any, part: dict[str, Any
         await ask(engine, ({"role": "user", "content": [part]},))
 
 
+@pytest.mark.parametrize("activation", [None, "<|im_start|>assistant\n"], ids=["ordinary", "activated"])
+async def test_adapters_read_pictures(folder: Path, tmp_path: Path, activation: str | None):
+    """At the start of an answer, after another writer, and on another replica; beside the base."""
+    base, adapted = SeeingReference(folder), SeeingReference(folder)
+    adapted.add_adapter(tmp_path, seed=1, activation=activation)
+    config = CONFIG.model_copy(update={"max_adapters": 1})
+    async with running(config, folder) as engine:
+        await engine.load_adapter("eye", str(tmp_path))
+        whole, plain, written = await asyncio.gather(
+            ask(engine, adapter="eye"), ask(engine), ask(engine, adapter="eye", written="Hello! ", position=3)
+        )
+        assert ids_of(plain) == base.write(QUESTION, NUM_TOKENS)
+        assert ids_of(whole) == adapted.write(QUESTION, NUM_TOKENS) != ids_of(plain)
+        assert ids_of(written) == adapted.write(QUESTION, NUM_TOKENS, "Hello! ")
+        ids, tokenizer = tuple(ids_of(whole)), whole[0].tokenizer
+        assert tokenizer is not None
+        resumed = Resumed(adapted.text(ids[:5]), ids[:5], tokenizer)
+        rest = await ask(engine, adapter="eye", resumed=resumed, position=5, max_tokens=NUM_TOKENS - 5)
+        assert ids_of(rest) == list(ids[5:])
+
+
 async def test_a_prompt_with_pictures_is_not_cut(engine: Any):
     with pytest.raises(InvalidPrompt, match="truncate_prompt_tokens"):
         await ask(engine, chat=ChatOptions(truncate_prompt_tokens=8))
