@@ -79,7 +79,7 @@ def wait_until_ready(
     """Wait until every application runs and every model has answered the router. Raises TimeoutError."""
     readiness = ReadinessCheck(url, deploy, (), lambda event: None)
     if not until(lambda: _all_run(client, len(deploy["applications"])) and readiness.done(), limit_s, poll_s):
-        raise TimeoutError(f"not ready within {limit_s:g} s: {readiness.last_seen}; {client.details()}")
+        raise TimeoutError(f"not ready within {limit_s:g} s: {readiness.waiting_for}; {client.details()}")
 
 
 def _all_run(client: ServeClient, num_apps: int) -> bool:

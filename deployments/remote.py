@@ -142,7 +142,11 @@ _TRANSLATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[R
     (AdapterFailed, AdapterBroken, "{app} cannot load the adapter of one of its experts; see `etr status`"),
     (InvalidCall, InvalidRequest, "{error.message}"),
     (RemoteBusy, ModelOverloaded, "the server behind {app} takes no more calls at present; retry shortly"),
-    (OtherRelease, ModelUnavailable, "{app} runs another release, and one of both cannot read: {error}"),
+    (
+        OtherRelease,
+        ModelUnavailable,
+        "{app} and this router are of releases that cannot read each other: {error}; finish the upgrade",
+    ),
     # Not a death: replica and prompt are fine.
     (RemoteUnavailable, ModelUnavailable, "the server behind {app} is not available"),
     (TurnNotContinued, ModelFailed, "the server behind {app} cannot continue a started answer"),

@@ -161,6 +161,7 @@ class ModelFailed(ServiceError):
 
 class ModelBroken(ModelFailed):
     status = 503
+    code = "model_broken"
     retry_after_s = 10
 
 

@@ -86,7 +86,7 @@ Negatives = Annotated[
     int,
     typer.Option(
         min=0,
-        help="General queries to learn from: if the data has fewer, the meta thinks of the rest. 0 asks for "
+        help="General queries to learn from: if the data has fewer, the meta writes the rest. 0 asks for "
         "none.",
     ),
 ]

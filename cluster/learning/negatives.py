@@ -1,4 +1,4 @@
-"""General questions that the meta thinks of, for query sets with few of their own. Imports torch."""
+"""General questions that the meta writes, for query sets with few of their own. Imports torch."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def _query(number: int, text: str) -> Query:
 
 def _too_few(num_found: int, num_missing: int) -> str:
     return (
-        f"the meta thought of only {num_found} of {num_missing} general questions; add general queries to "
+        f"the meta wrote only {num_found} of {num_missing} general questions; add general queries to "
         'the data, with "expert": null, or none will be asked for with --negatives 0'
     )

@@ -32,7 +32,7 @@ class LearnOptions:
     mid_answer: What is wanted at positions in the middle of an answer that the meta has begun itself to an
         expert's query: no hand-over ("none"), the expert there too ("late"), or nothing is learned from them
         ("ignore").
-    negatives: Number of general queries to learn from. If the data has fewer, the meta thinks of the rest.
+    negatives: Number of general queries to learn from. If the data has fewer, the meta writes the rest.
     paraphrase: Number of other wordings to learn from for each query, at most MAX_PARAPHRASES, by the meta.
     """
 

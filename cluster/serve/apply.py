@@ -109,8 +109,8 @@ class _Change:
         readiness = ReadinessCheck(self._url, self._plan.deploy, failed, self._on_event)
         if not self._deadline.until(readiness.done):
             raise ApplyTimeout(
-                f"{self._url} does not answer for every expert after {self._deadline.timeout_s:g} s: "
-                f"{readiness.last_seen}"
+                f"the router at {self._url} has no answer from {', '.join(readiness.waiting_for)} after "
+                f"{self._deadline.timeout_s:g} s; `etr status` says why; then run `etr apply` again"
             )
         self._failed_adapters = readiness.failed_adapters
 
@@ -119,8 +119,8 @@ class _Change:
         removed = [app["name"] for app in self._plan.removed]
         if not self._deadline.until(lambda: self._progress.gone(removed)):
             raise ApplyTimeout(
-                f"{', '.join(removed)} still writes after {self._deadline.timeout_s:g} s; it gets no new "
-                "requests and stops by itself; see `etr status`"
+                f"not stopped after {self._deadline.timeout_s:g} s: {', '.join(removed)}; they get no new "
+                "requests and stop when their answers end; see `etr status`"
             )
 
     def require_all(self) -> None:

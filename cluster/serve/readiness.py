@@ -30,12 +30,12 @@ class ReadinessCheck:
     Experts whose application is in `failed` are not waited for.
 
     Attributes:
-        last_seen: the router's last answer, for an error message.
+        waiting_for: what has not answered by now, for an error message.
         failed_adapters: once it is done, why an adapter could not be loaded, by application and expert.
     """
 
     def __init__(self, url: str, deploy: DeployConfig, failed: Collection[str], on_event: OnEvent) -> None:
-        self.last_seen = "nothing"
+        self.waiting_for = [ROUTER_APP]
         self.failed_adapters: dict[str, str] = {}
         self._url = url
         self._table = versioned_configs(deploy["applications"])[ROUTER_APP]
@@ -45,10 +45,10 @@ class ReadinessCheck:
         self._answered: set[str] = set()
 
     def done(self) -> bool:
+        self.waiting_for = [ROUTER_APP]
         response = self._get("/healthz")
         if response is None:
             return False
-        self.last_seen = f"{response.status_code} {response.text[:500]}"
         try:
             health = _Health.model_validate_json(response.content)
         except ValidationError:
@@ -66,18 +66,19 @@ class ReadinessCheck:
         answering = {name for name in entries if states.get(name) in AVAILABLE}
         for label in sorted({_label(name, entries[name]) for name in answering} | {META_APP}):
             self._report(label)
+        expected = {name for name in entries if entries[name]["app"] not in self._failed}
+        if missing := expected - answering:
+            self.waiting_for = sorted(_label(name, entries[name]) for name in missing)
         if not self._adapters.done():
             return False
         failed = self._adapters.failed(name for name in entries if states.get(name) == FAILED)
         self.failed_adapters = {_label(name, entries[name]): why for name, why in failed.items()}
-        expected = {name for name in entries if entries[name]["app"] not in self._failed}
-        return expected <= answering | failed.keys()
+        return missing <= failed.keys()
 
     def _get(self, path: str) -> httpx.Response | None:
         try:
             return httpx.get(self._url + path, timeout=TIMEOUT_S, trust_env=False)
-        except httpx.RequestError as error:
-            self.last_seen = str(error) or type(error).__name__
+        except httpx.RequestError:
             return None
 
     def _report(self, label: str) -> None:

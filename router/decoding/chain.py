@@ -20,7 +20,8 @@ from router.availability import ModelAvailability
 from router.chain_rules import CHAIN_STOP
 from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta
 from router.decoding.generation import Done, GenerationRequest, GenerationState
-from router.decoding.policy import Target, is_left_to_meta, select_experts
+from router.decoding.policy import Target, is_left_to_meta
+from router.decoding.request_builder import RequestBuilder
 from router.decoding.transcript import Transcript
 from router.errors import RouterError
 from router.model_port import Finish, ModelChunk
@@ -73,10 +74,16 @@ class Chain:
     """
 
     def __init__(
-        self, table: RouteTable, availability: ModelAvailability, write: Write, probe: Probe
+        self,
+        table: RouteTable,
+        availability: ModelAvailability,
+        requests: RequestBuilder,
+        write: Write,
+        probe: Probe,
     ) -> None:
         self._table = table
         self._availability = availability
+        self._requests = requests
         self._write = write
         self._probe = probe
         self._stop = (CHAIN_STOP,) if table.has_chain_stop else ()
@@ -194,15 +201,7 @@ class Chain:
         self, generation: GenerationRequest, state: GenerationState, hops: Iterable[str]
     ) -> tuple[str, ...]:
         """The experts that may work on the answer after those of `hops`."""
-        selection = select_experts(
-            self._table,
-            generation.routing,
-            generation.prompt.modalities,
-            state_of=self._availability.state,
-            masked={*state.masked, *hops},
-            num_handoffs=state.num_handoffs,
-        )
-        return selection.allowed
+        return self._requests.select(generation, state, without=hops).allowed
 
     def _tokens_left(self, generation: GenerationRequest, state: GenerationState) -> int | None:
         """How many tokens further answers may have; None: any number."""

@@ -96,6 +96,9 @@ def likeliest_expert(chunk: ModelChunk) -> ModelChunk:
     """
     found = chunk.distribution
     if not found:
-        raise ModelUnavailable("no model that can read this conversation can be called at present")
+        raise ModelUnavailable(
+            "no expert that can read the pictures or files of this conversation is available; try again, or "
+            "see `etr status`"
+        )
     expert = max(found, key=found.__getitem__)
     return replace(chunk, finish=Finish.EXPERT, expert=expert, probability=found[expert])

@@ -68,7 +68,7 @@ class Decoder:
         self._caller = ModelCaller(table, models, availability, admission, self._quarantine)
         self._meter = meter or NoMeter()
         self._recorder = recorder or NoRecorder()
-        self._chain = Chain(table, availability, self._write, self._probe)
+        self._chain = Chain(table, availability, self._requests, self._write, self._probe)
 
     async def decode(self, generation: GenerationRequest) -> AsyncGenerator[Delta | Done, None]:
         """Write one answer: any number of `Delta`, then one `Done`.

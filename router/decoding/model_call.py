@@ -99,9 +99,14 @@ class ModelCaller:
                 await self._availability.wait_until_ready(state.writer)
         except TimeoutError as error:
             if scales_to_zero:
-                raise WakeFailed(f"{state.writer} did not start in time") from error
+                raise WakeFailed(
+                    f"{state.writer} did not start in time (routing.deadlines.wake_s); try again, or see "
+                    "`etr status`"
+                ) from error
             _left_s(state)
-            raise ModelUnavailable(f"no replica of {state.writer} came back in time") from error
+            raise ModelUnavailable(
+                f"no replica of {state.writer} came back in time; try again, or see `etr status`"
+            ) from error
         finally:
             if scales_to_zero:
                 state.waking_s += now_s() - began_s
@@ -161,4 +166,7 @@ def _left_s(state: GenerationState) -> float:
 
 
 def _deadline_exceeded(state: GenerationState) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the answer was not complete in time; {state.writer} was writing")
+    return DeadlineExceeded(
+        f"the answer was not complete within routing.deadlines.total_s while {state.writer} was writing; ask "
+        "for fewer tokens, or raise that limit"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from router.availability import ModelAvailability
@@ -56,27 +57,30 @@ class RequestBuilder:
             message_gap_s=min(generation.message_gap_s, self._table.gap_s(state.writer) / 4),
         )
 
-    def _begin_decision(self, generation: GenerationRequest, state: GenerationState) -> tuple[Names, Names]:
-        """The experts that the meta may hand over to, and the shadows that it scores beside them."""
-        is_decided = self._decides_once(generation) and state.has_begun
-        if not generation.target.routed or (is_decided and not self._may_go_on(generation, state)):
-            return (), ()
-        selection = self._select(generation, state)
-        # A shadow cannot be named, so it would not be an expert of a request that names its experts.
-        may_grow = generation.routing.experts is None and state.num_handoffs < self._table.max_handoffs
-        shadows = self._table.shadows if may_grow else ()
-        state.trail.begin(state.num_tokens, selection, shadows)
-        return selection.allowed, shadows
-
-    def _select(self, generation: GenerationRequest, state: GenerationState) -> Selection:
+    def select(
+        self, generation: GenerationRequest, state: GenerationState, without: Iterable[str] = ()
+    ) -> Selection:
+        """The experts that may take over now, other than those of `without`."""
         return select_experts(
             self._table,
             generation.routing,
             generation.prompt.modalities,
             state_of=self._availability.state,
-            masked=state.masked,
+            masked={*state.masked, *without},
             num_handoffs=state.num_handoffs,
         )
+
+    def _begin_decision(self, generation: GenerationRequest, state: GenerationState) -> tuple[Names, Names]:
+        """The experts that the meta may hand over to, and the shadows that it scores beside them."""
+        is_decided = self._decides_once(generation) and state.has_begun
+        if not generation.target.routed or (is_decided and not self._may_go_on(generation, state)):
+            return (), ()
+        selection = self.select(generation, state)
+        # A shadow cannot be named, so it would not be an expert of a request that names its experts.
+        may_grow = generation.routing.experts is None and state.num_handoffs < self._table.max_handoffs
+        shadows = self._table.shadows if may_grow else ()
+        state.trail.begin(state.num_tokens, selection, shadows)
+        return selection.allowed, shadows
 
     def _decides_once(self, generation: GenerationRequest) -> bool:
         """Whether experts may take over only before the first token. Half a tool call, or the state of a

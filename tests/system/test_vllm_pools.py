@@ -143,7 +143,7 @@ def test_an_adapter_that_cannot_be_loaded_is_named_and_other_experts_answer(pool
         pool.serve("law", "chem", "roman")
     _each_answers_with_its_own_adapter(pool, "law", "roman")
     refused = _ask(pool.url, "generalist/chem")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_broken")
     found = pool.status("chem")
     assert (found.state, found.num_ready) == (ModelState.FAILED, 0)
     assert "nonsense" in found.error

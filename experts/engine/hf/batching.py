@@ -64,7 +64,12 @@ def start(
     if config.prefix_caching and not kv_cache(manager).use_prefix_sharing:
         logger.info("%s: keeps no prefixes: a sliding window loses the beginning of a text", name)
     if longest < max_model_len:
-        logger.warning("%s: its window is %d of %d tokens: more do not fit", name, longest, max_model_len)
+        logger.warning(
+            "%s: the KV cache holds %d tokens, so its window is not %d; raise engine.cache_tokens",
+            name,
+            longest,
+            max_model_len,
+        )
     return manager, longest
 
 

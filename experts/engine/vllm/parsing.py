@@ -44,7 +44,10 @@ def choose(tokenizer: PreTrainedTokenizerBase, tool_parser: str, reasoning_parse
     try:
         parser_type = ParserManager.get_parser(tools, reasoning, enable_auto_tools=True, tokenizer=tokenizer)
     except TypeError as error:
-        raise ModelLoadError(f"vLLM's parsers {tools} and {reasoning} cannot be used: {error}") from error
+        raise ModelLoadError(
+            f"vLLM's parsers {tools} and {reasoning} cannot be used: {error}; set engine.tool_parser and "
+            "engine.reasoning_parser to a pair that vLLM supports"
+        ) from error
     assert parser_type
     return VllmParserChoice(tools, reasoning, tokenizer=tokenizer, parser_type=parser_type)
 

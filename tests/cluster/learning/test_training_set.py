@@ -83,7 +83,7 @@ def test_the_meta_thinks_of_the_general_queries_that_the_data_lacks(config: Clus
     # A meta as small as this one has not more to ask.
     num_found = len(written) + found.num_left_out
     assert [line.split(";")[0] for line in warnings] == [
-        f"the meta thought of only {num_found} of 12 general questions"
+        f"the meta wrote only {num_found} of 12 general questions"
     ]
 
 

@@ -117,7 +117,7 @@ def test_apply_waits_for_a_removed_expert_that_still_writes(
     converge(load(tmp_path, world), client)
     del world["experts"]["morse"]
     serve.lingering = {"expert-morse"}
-    with pytest.raises(ApplyTimeout, match=r"expert-morse still writes after 1 s; it gets no new requests"):
+    with pytest.raises(ApplyTimeout, match=r"not stopped after 1 s: expert-morse; they get no new requests"):
         apply(load(tmp_path, world), client, timeout_s=1.0, poll_s=0.01)
 
 

@@ -101,7 +101,7 @@ def test_the_error_of_the_last_seeing_expert_is_the_clients():
 
 def test_if_no_seeing_expert_can_be_called_the_answer_fails():
     models = playing(meta=[probed()] * 2)
-    with pytest.raises(ModelUnavailable, match="no model that can read"):
+    with pytest.raises(ModelUnavailable, match="no expert that can read"):
         answer(models, ASKED, FakeRoutes(ready=("chem",)), experts=EXPERTS)
     assert [ask.allowed for ask in models[META].asks] == [()] * 2
 
