@@ -290,7 +290,7 @@ async def test_a_meta_that_has_failed_is_a_503_that_says_so(client: httpx.AsyncC
     chat = {"model": "generalist", "messages": [{"role": "user", "content": "hello"}]}
     for response in (await client.get("/healthz"), await client.post("/v1/chat/completions", json=chat)):
         assert (response.status_code, response.headers["retry-after"]) == (503, "10")
-        assert response.json()["error"]["code"] == "model_failed"
+        assert response.json()["error"]["code"] == "model_broken"
         assert "failed" in response.json()["error"]["message"]
     assert (await client.get("/healthz")).json()["status"] == "failed"
 
