@@ -134,7 +134,7 @@ def _training(console: Console, training: TrainingSet) -> None:
     """What the meta has added to the data."""
     if num_questions := training.num_from("meta"):
         left_out = f"; {training.num_left_out} more may be for an expert" if training.num_left_out else ""
-        _line(console, f"general queries that the meta thought of: {num_questions}{left_out}")
+        _line(console, f"general queries that the meta wrote: {num_questions}{left_out}")
     if num_paraphrases := training.num_from("paraphrase"):
         _line(console, f"queries that the meta put in other words: {num_paraphrases}")
 

@@ -11,7 +11,7 @@ from typing import Literal
 QUERY_SET = "query set"  # in errors, in place of a file's name
 _MAX_LISTED = 20
 
-# Where a query is from: the data; "meta", a general question that the meta thought of; or "paraphrase", a
+# Where a query is from: the data; "meta", a general question that the meta wrote; or "paraphrase", a
 # query of the data that the meta has put in other words.
 Origin = Literal["data", "meta", "paraphrase"]
 
