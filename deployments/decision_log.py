@@ -9,6 +9,8 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -22,6 +24,7 @@ MAX_QUEUED = 4096
 MAX_REPLICAS = 1024  # of routers on one node
 # A thread that woke for each answer would take the interpreter's lock from the event loop each time.
 BATCH_S = 0.2
+CLOSE_TIMEOUT_S = 5.0
 MAX_BATCH = 256  # answers
 MAX_WRITE_SHARE = 1 / 16  # of a file's size, so that files are filled
 
@@ -35,40 +38,66 @@ class FileDecisionLog:
 
     def __init__(self, metrics: Metrics, max_queued: int = MAX_QUEUED) -> None:
         self._metrics = metrics
-        self._queue: queue.Queue[_MakeLines | None] = queue.Queue(max_queued)
+        self._max_queued = max_queued
         self._rules: DecisionLogRules | None = None
-        self._file: _RotatedFile | None = None
-        self._thread: threading.Thread | None = None
-        self._is_closing = threading.Event()
+        self._writer: _Writer | None = None
 
     def write(self, make_lines: _MakeLines) -> bool:
-        if self._thread is None:
+        if self._writer is None:
             return False
-        try:
-            self._queue.put_nowait(make_lines)
-        except queue.Full:
-            self._metrics.add(LOG_DROPPED, 1, {"reason": "queue_full"})
+        self._writer.put(make_lines)
         return True
 
     def configure(self, rules: DecisionLogRules | None) -> None:
-        """Write by these rules from now on; None: write nothing. Blocks until earlier lines are written."""
+        """Write by these rules from now on; None: write nothing. Blocks as `close` does."""
         if rules == self._rules:
             return
         self.close()
         self._rules = rules
         if rules is not None:
-            self._file = _RotatedFile(rules)
-            self._is_closing.clear()
-            self._thread = threading.Thread(target=self._write_all, args=(self._file,), daemon=True)
-            self._thread.start()
+            self._writer = _Writer(_RotatedFile(rules), self._metrics, self._max_queued)
 
     def close(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._is_closing.set()
-            self._queue.put(None)
-            thread.join()
-        self._rules = None
+        """Blocks until earlier lines are written, for at most `CLOSE_TIMEOUT_S`: a disk may hang."""
+        writer, self._writer, self._rules = self._writer, None, None
+        if writer is not None:
+            writer.close()
+
+
+class _Writer:
+    """A thread that writes lines to a file.
+
+    It has a queue of its own: if its disk hangs, it takes no lines of its successor.
+    """
+
+    def __init__(self, file: _RotatedFile, metrics: Metrics, max_queued: int) -> None:
+        self._metrics = metrics
+        self._queue: queue.Queue[_MakeLines | None] = queue.Queue(max_queued)
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._write_all, args=(file,), daemon=True)
+        self._thread.start()
+
+    def put(self, make_lines: _MakeLines) -> None:
+        if self._queue.qsize() > MAX_BATCH:
+            # The thread is late. What makes lines holds the whole request, which may be large.
+            made = list(make_lines())
+            make_lines = partial(iter, made)
+        try:
+            self._queue.put_nowait(make_lines)
+        except queue.Full:
+            self._metrics.add(LOG_DROPPED, 1, {"reason": "queue_full"})
+
+    def close(self) -> None:
+        self._is_closing.set()
+        try:
+            self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
+        except queue.Full:  # the thread has to find an end, once its disk goes on
+            with suppress(queue.Empty, queue.Full):
+                self._queue.get_nowait()
+                self._queue.put_nowait(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            logger.warning("the disk of the decision log hangs; its last lines may be lost")
 
     def _write_all(self, file: _RotatedFile) -> None:
         is_open = True
@@ -134,13 +163,20 @@ class _RotatedFile:
         """Raises OSError."""
         if self._handler is None:
             self._handler = self._open()
-        self._handler.handle(logging.makeLogRecord({"msg": lines}))
+        try:
+            self._handler.handle(logging.makeLogRecord({"msg": lines}))
+        except ValueError as error:  # a rollover has failed after it closed the file
+            self.close()
+            raise OSError(f"the file was closed: {error}") from error
 
     def close(self) -> None:
-        if self._handler is not None:
-            self._handler.close()
-        if self._lock is not None:
-            self._lock.close()
+        """The next line opens it again."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
 
     def _open(self) -> _Handler:
         folder = Path(self._rules.folder)

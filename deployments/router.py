@@ -97,8 +97,8 @@ class Router:
         is_first = not self._is_set_up
         table = read_settings(RouteTable, user_config)
         await self._tracer.configure(table.tracing)
+        await self._gateway.install(table)  # before the log: a disk may hang
         await asyncio.to_thread(self._decision_log.configure, table.decision_log)
-        await self._gateway.install(table)
         self._is_set_up = True
         if is_first:
             if table.keys:  # so that no request finds the keeper away

@@ -66,6 +66,15 @@ class RoutingConfig(RoutingRules, StrictConfig, title="routing"):
         return self.after_expert == "chain"
 
     @model_validator(mode="after")
+    def _retries_have_an_effect(self) -> Self:
+        if "retries" in self.model_fields_set and self.retries > self.max_resumes:
+            raise ValueError(
+                f"retries {self.retries} has no effect above max_resumes {self.max_resumes}; lower it, or "
+                "raise max_resumes"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_chain_can_have_two_experts(self) -> Self:
         if not self.chains and "chain" in self.model_fields_set:
             raise ValueError(f"chain has no effect with after_expert: {self.after_expert}; remove it")

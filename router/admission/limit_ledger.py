@@ -199,13 +199,16 @@ class _MinutePool(_Pool):
         # If a router has used the key before, this ledger is a new one, and the burst may be used already.
         is_known = report.acknowledged > 0
         self._level = 0.0 if self.limit is None or is_known else kind.burst(self.limit)
+        self._largest_burst = 0.0 if self.limit is None else kind.burst(self.limit)
 
     def set_limit(self, limit: int | None) -> None:
         if limit is not None and limit != self.limit:
             burst = self._kind.burst(limit)
-            grown = burst - (0.0 if self.limit is None else self._kind.burst(self.limit))
-            # What a higher limit allowed before does not count against the key.
-            self._level = min(burst, max(0.0, self._level) + max(0.0, grown))
+            # What a higher limit allowed before does not count against the key. Each limit gives its burst
+            # once: while a table changes, routers report the old and the new limit by turns.
+            grown = max(0.0, burst - self._largest_burst)
+            self._level = min(burst, max(0.0, self._level) + grown)
+            self._largest_burst += grown
         super().set_limit(limit)
 
     def _left(self) -> float:

@@ -64,7 +64,7 @@ class CompletionAnswer(Answer):
         async def write_item(index: int, item: Delta | Done) -> None:
             is_first = index not in begun
             is_plain = not is_first and not self._is_continuous
-            if isinstance(item, TextDelta) and is_plain and not item.logprobs:  # nearly always
+            if isinstance(item, TextDelta) and is_plain and not self._with_logprobs:  # nearly always
                 await write(to_json(item.text).join(self._event_around(index, item.model)))
                 return
             if isinstance(item, Done):

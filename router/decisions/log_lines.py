@@ -21,13 +21,21 @@ Line = dict[str, Any]
 
 
 def decision_lines(
-    generation: GenerationRequest, state: GenerationState, num_beyond_key: int, *, with_text: bool
+    generation: GenerationRequest,
+    state: GenerationState,
+    num_beyond_key: int,
+    ended_at: str,
+    *,
+    with_text: bool,
 ) -> Iterator[Line]:
-    """One line for each decision of an answer. `num_beyond_key`: experts that the API key cannot reach."""
+    """One line for each decision of an answer.
+
+    `num_beyond_key`: experts that the API key cannot reach. `ended_at`: a `timestamp`.
+    """
     answer_id, _, choice = generation.request_id.rpartition("-")
     whole = {
         "kind": "decision",
-        "time": timestamp(),
+        "time": ended_at,
         "id": answer_id,
         "choice": int(choice) if choice.isdecimal() else 0,
         "key": key_label(state.admission.key),

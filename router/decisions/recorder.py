@@ -9,7 +9,15 @@ from functools import partial
 from typing import Protocol
 
 from router.decisions import metrics as m
-from router.decisions.log_lines import Line, decision_lines, feedback_line, key_label, margins, outcome
+from router.decisions.log_lines import (
+    Line,
+    decision_lines,
+    feedback_line,
+    key_label,
+    margins,
+    outcome,
+    timestamp,
+)
 from router.decisions.recent_answers import MAX_ANSWERS, ROUTER_DIGITS, RecentAnswer, RecentAnswers
 from router.decisions.turn_authors import TurnAuthors
 from router.decoding.decisions import Decision
@@ -87,7 +95,9 @@ class DecisionRecorder:
             self.authors.wrote(generation, key, state.author, text)
         if decisions and whole.decision_log is not None:
             with_text = whole.decision_log.text
-            self._log.write(partial(decision_lines, generation, state, num_beyond_key, with_text=with_text))
+            ended_at = timestamp()  # the lines may be made much later
+            lines = partial(decision_lines, generation, state, num_beyond_key, ended_at, with_text=with_text)
+            self._log.write(lines)
 
     def performed(self, state: GenerationState) -> None:
         key = state.admission.key

@@ -104,6 +104,7 @@ class Decoder:
             state.finish = chunk.finish
             return Distribution(chunk, state.trail.masked)
         finally:
+            self._recorder.performed(state)
             add_answer(generation, state, self._table)
 
     async def perform(self, generation: GenerationRequest) -> ModelChunk:

@@ -139,8 +139,8 @@ class GenerationState:
 
     @property
     def has_output(self) -> bool:
-        """Whether a refusal would lose work: there is text, or the writer has admitted it before."""
-        return bool(self.transcript.text) or self.writer in self.admitted_models
+        """Whether a refusal would lose work: something is written, or the writer has admitted it before."""
+        return self.has_begun or self.writer in self.admitted_models
 
     @property
     def writer_usage(self) -> ModelUsage:

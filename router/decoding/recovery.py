@@ -7,6 +7,7 @@ import random
 
 from router.admission.quarantine import Quarantine, poison_error
 from router.availability import ModelAvailability, ModelState
+from router.clock import now_s
 from router.decoding.generation import GenerationRequest, GenerationState
 from router.decoding.policy import Recovery, after_failure, readers, reads
 from router.errors import ContextLengthExceeded, ModelStalled, RouterError
@@ -15,12 +16,14 @@ from router.table import META, RouteTable
 
 # A prompt is quarantined once this many replicas have died while working on it, with no token in between.
 POISON_DEATHS = 2
+MAX_RETRY_PAUSE_S = 2.0
 
 
 class FailureRecovery:
     """Recovers the answers of one route table from failures of models.
 
-    `retry_pause_s`: the pause before the first repeated call; it doubles with each further one.
+    `retry_pause_s`: the pause before the first repeated call; it doubles with each further one, up to
+    `MAX_RETRY_PAUSE_S`.
     """
 
     def __init__(
@@ -58,12 +61,13 @@ class FailureRecovery:
             if not self._may_redecide(generation, state):
                 raise error
             state.trail.redecided(error.code or error.type)
-            state.num_handoffs -= 1  # the failed hand-over leaves its hop to the next best expert
+            # The failed hand-over leaves its hop to the next best expert. A tool's result cost none.
+            state.num_handoffs = max(0, state.num_handoffs - 1)
             state.hand_over_to(META)
             return None
         # Back off, with jitter: many answers may have lost the same replica at the same time.
-        pause_s = self._retry_pause_s * 2 ** (state.failures[failed] - 1)
-        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+        pause_s = self._retry_pause_s * 2 ** (state.failures[failed] - 1) * random.uniform(0.5, 1.5)
+        await asyncio.sleep(max(0.0, min(pause_s, MAX_RETRY_PAUSE_S, state.deadline_s - now_s())))
         return None
 
     async def _counted(

@@ -10,7 +10,7 @@ from itertools import chain, takewhile
 
 from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta, ToolCallDelta
 from router.model_port import ModelChunk, Resumed
-from router.parts import ReasoningPart, TextPart, TokenLogprobs, ToolCallPart
+from router.parts import Part, ReasoningPart, TextPart, TokenLogprobs, ToolCallPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +152,22 @@ class Transcript:
             author.raw = self.text[author.start :]
         if author.raw is not None:
             author.raw += chunk.text
-        start = len(self.text)
-        for part in (TextPart(chunk.text),) if chunk.parts is None else chunk.parts:
-            if isinstance(part, ReasoningPart):
-                yield ReasoningDelta(part.text, author.model)
-            elif isinstance(part, ToolCallPart):
-                yield self._tool_call(part, author.model)
-            else:
+        parts = (TextPart(chunk.text),) if chunk.parts is None else chunk.parts
+        self._hold(chunk.logprobs, sum(len(part.text) for part in parts if isinstance(part, TextPart)))
+        for part in parts:
+            if isinstance(part, TextPart):
                 self.text += part.text
-        self._hold(chunk.logprobs, start)
-        yield from self._show(self._safe_length())
+            if not self.stopped:  # nothing after a stop string belongs to the answer
+                yield from self._shown(part, author.model)
+        if not self.stopped:
+            yield from self._show(self._safe_length())  # log-probabilities of thoughts may wait
+
+    def _shown(self, part: Part, model: str) -> Iterable[Delta]:
+        if isinstance(part, ReasoningPart):
+            return (ReasoningDelta(part.text, model),)
+        if isinstance(part, ToolCallPart):
+            return (self._tool_call(part, model),)
+        return self._show(self._safe_length())
 
     def _tool_call(self, part: ToolCallPart, model: str) -> ToolCallDelta:
         self.has_tool_calls = True
@@ -169,11 +175,13 @@ class Transcript:
         call_id = None if part.name is None else new_call_id(model)
         return ToolCallDelta(part.index, call_id, part.name, part.arguments, model)
 
-    def _hold(self, logprobs: Iterable[TokenLogprobs], start: int) -> None:
-        """Log-probabilities wait until the text of their token is visible."""
+    def _hold(self, logprobs: Iterable[TokenLogprobs], num_chars: int) -> None:
+        """The next `num_chars` characters are of these tokens. Log-probabilities wait until the text of their
+        token is visible."""
+        start, end = len(self.text), len(self.text) + num_chars
         for token in logprobs:
             start += len(token.token)
-            self._logprobs.append((min(start, len(self.text)), token))
+            self._logprobs.append((min(start, end), token))
 
     def _safe_length(self) -> int:
         """How much of the text may be shown: up to a stop string, or to what may be the beginning of one."""

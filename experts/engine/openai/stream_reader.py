@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experts.engine.chunk import EngineChunk, FinishReason, Part, ReasoningPart, TextPart, ToolCallPart
+from experts.engine.chunk import EngineChunk, FinishReason, Part, ReasoningPart, TextPart
+from experts.engine.openai.call_reader import CallReader
+from experts.engine.openai.json_fields import count_of, dict_of, first_of, str_of, text_of
 from experts.engine.openai.logprobs_reader import read_logprobs
 from experts.errors import RemoteUnavailable
 
@@ -39,18 +41,19 @@ class StreamReader:
         self._name = name
         self._num_reported = 0
         self._has_parts = False
+        self._calls = CallReader()
         self._high_surrogate = ""  # half a character: some servers split a surrogate pair over two events
 
     def read(self, event: Mapping[str, Any]) -> EngineChunk:
         """What the event adds. An event without text gives a chunk too: it shows that the server works."""
         self._read_usage(event.get("usage"))
-        choice = _first(event.get("choices"))
-        self.finish = _str(choice.get("finish_reason")) or self.finish
-        delta = _dict(choice.get("delta"))
-        text = self._whole_characters(_str(delta.get("content")) or _str(choice.get("text")))
+        choice = first_of(event.get("choices"))
+        self.finish = str_of(choice.get("finish_reason")) or self.finish
+        delta = dict_of(choice.get("delta"))
+        text = self._whole_characters(str_of(delta.get("content")) or str_of(choice.get("text")))
         self.text += text
-        thought = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
-        calls = _calls(delta)
+        thought = text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning"))
+        calls = self._calls.read(delta)
         parts: list[Part] = [ReasoningPart(thought)] if thought else []
         parts += [TextPart(text)] if text else []
         parts += calls
@@ -85,9 +88,9 @@ class StreamReader:
         )
 
     def _read_usage(self, usage: object) -> None:
-        counts = _dict(usage)
-        self.num_prompt_tokens = _count(counts.get("prompt_tokens"), self.num_prompt_tokens)
-        self.num_completion_tokens = _count(counts.get("completion_tokens"), self.num_completion_tokens)
+        counts = dict_of(usage)
+        self.num_prompt_tokens = count_of(counts.get("prompt_tokens"), self.num_prompt_tokens)
+        self.num_completion_tokens = count_of(counts.get("completion_tokens"), self.num_completion_tokens)
 
     def _num_new_tokens(self, has_parts: bool) -> int:
         if self.num_completion_tokens is None:
@@ -102,40 +105,4 @@ class StreamReader:
         text = self._high_surrogate + text
         half = _HIGH_SURROGATE_AT_END.search(text)
         self._high_surrogate = half.group() if half else ""
-        return _text(text[: half.start()] if half else text)
-
-
-def _calls(delta: Mapping[str, Any]) -> list[ToolCallPart]:
-    """The pieces of tool calls; some servers leave out the index of a single call."""
-    calls = delta.get("tool_calls")
-    found = []
-    for call in calls if isinstance(calls, list) else ():
-        function = _dict(_dict(call).get("function"))
-        name, arguments = _text(function.get("name")) or None, _text(function.get("arguments"))
-        if name or arguments:
-            found.append(ToolCallPart(_count(_dict(call).get("index"), None) or 0, name, arguments))
-    return found
-
-
-def _first(value: object) -> Mapping[str, Any]:
-    return _dict(value[0]) if isinstance(value, list) and value else {}
-
-
-def _dict(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _str(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _text(value: object) -> str:
-    """As `_str`; halves of surrogate pairs, which cannot be encoded, are joined or replaced."""
-    text = _str(value)
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _count(value: object, default: int | None) -> int | None:
-    return value if type(value) is int and value >= 0 else default
+        return text_of(text[: half.start()] if half else text)

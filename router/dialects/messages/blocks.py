@@ -15,13 +15,16 @@ Event = dict[str, Any]
 class ContentBlocks:
     """Turns the deltas of an answer into events: each block starts, grows, and stops before the next starts.
 
-    All pieces of a tool call come before the next call begins. Text among them waits until the call ends.
+    A call ends when its arguments are complete and another call begins, or with the answer. Until then, text
+    and other calls wait: servers may send the pieces of several calls by turns.
     """
 
     def __init__(self) -> None:
         self.index = -1
         self.open: str | None = None  # the type of the block that has not stopped
-        self._waiting: list[TextDelta | ReasoningDelta] = []
+        self._call: int | None = None  # the index of the last call that was begun
+        self._arguments = ""  # of that call
+        self._waiting: list[TextDelta | ReasoningDelta | ToolCallDelta] = []
 
     def add(self, item: Delta) -> Iterator[Event]:
         match item:
@@ -42,7 +45,9 @@ class ContentBlocks:
         """The end of the content, or of everything before a call."""
         yield from self._stopped()
         waiting, self._waiting = self._waiting, []
-        for item in waiting:
+        for item in _by_call(waiting):
+            if isinstance(item, ToolCallDelta) and item.index != self._call:
+                yield from self._stopped()  # all pieces of the call before have come
             yield from self.add(item)
         yield from self._stopped()
 
@@ -51,10 +56,16 @@ class ContentBlocks:
         return {"type": "content_block_delta", "index": self.index, "delta": content}
 
     def _add_call(self, item: ToolCallDelta) -> Iterator[Event]:
+        is_other = self.open == "tool_use" and item.index != self._call
+        if is_other and (item.name is None or not _is_json(self._arguments)):
+            self._waiting.append(item)
+            return
         if item.name is not None:
             yield from self.close()
+            self._call, self._arguments = item.index, ""
             yield from self._started({"type": "tool_use", "id": item.id, "name": item.name, "input": {}})
         if item.arguments:
+            self._arguments += item.arguments
             yield self.delta({"type": "input_json_delta", "partial_json": item.arguments})
 
     def _started(self, block: dict[str, Any]) -> Iterator[Event]:
@@ -72,6 +83,28 @@ class ContentBlocks:
             yield self.delta({"type": "signature_delta", "signature": ""})
         self.open = None
         yield {"type": "content_block_stop", "index": self.index}
+
+
+def _by_call(
+    items: Iterable[TextDelta | ReasoningDelta | ToolCallDelta],
+) -> Iterator[TextDelta | ReasoningDelta | ToolCallDelta]:
+    """The items in their order, but all pieces of a call where its first one is."""
+    left = list(items)
+    while left:
+        first = left[0]
+        index = first.index if isinstance(first, ToolCallDelta) else None
+        of_call = [each for each in left if isinstance(each, ToolCallDelta) and each.index == index]
+        together = of_call or [first]
+        yield from together
+        left = [each for each in left if not any(each is one for one in together)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def whole_content(events: Iterable[Event]) -> list[dict[str, Any]]:
