@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import queue
 import socket
 import threading
@@ -14,6 +15,7 @@ from functools import partial
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 from router.decision_log_rules import DecisionLogRules
 from router.decisions.log_lines import Line
@@ -160,23 +162,32 @@ class _RotatedFile:
         return self._rules.max_bytes
 
     def write(self, lines: str) -> None:
-        """Raises OSError."""
-        if self._handler is None:
-            self._handler = self._open()
+        """Raises OSError: nothing more of the lines will be written."""
         try:
+            if self._handler is None:
+                self._handler = self._open()
             self._handler.handle(logging.makeLogRecord({"msg": lines}))
-        except ValueError as error:  # a rollover has failed after it closed the file
-            self.close()
-            raise OSError(f"the file was closed: {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a rollover has failed after it closed the file
+            self._abandon()
+            raise OSError(str(error)) from error
 
     def close(self) -> None:
         """The next line opens it again."""
         handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.close()
         lock, self._lock = self._lock, None
+        if handler is not None:
+            with suppress(OSError, ValueError):
+                handler.close()
         if lock is not None:
             lock.close()
+
+    def _abandon(self) -> None:
+        """Close the file without what Python still holds of the lines, which count as lost."""
+        if self._handler is not None and self._handler.stream is not None:
+            buffer: Any = self._handler.stream.buffer
+            with suppress(OSError, ValueError):
+                buffer.raw.close()
+        self.close()
 
     def _open(self) -> _Handler:
         folder = Path(self._rules.folder)
@@ -190,10 +201,18 @@ class _RotatedFile:
                 lock.close()
                 continue
             self._lock = lock
+            _end_last_line(path)
             return _Handler(
                 path, maxBytes=self._rules.max_bytes, backupCount=self._rules.num_files, encoding="utf-8"
             )
         raise OSError(f"{folder}: {MAX_REPLICAS} routers write here already")
+
+
+def _end_last_line(path: Path) -> None:
+    """A router that was killed, or a full disk, may have left half a line, which must not spoil the next."""
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+            file.write(b"\n")
 
 
 class _Handler(RotatingFileHandler):

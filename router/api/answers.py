@@ -64,7 +64,7 @@ class CompletionAnswer(Answer):
         async def write_item(index: int, item: Delta | Done) -> None:
             is_first = index not in begun
             is_plain = not is_first and not self._is_continuous
-            if isinstance(item, TextDelta) and is_plain and not self._with_logprobs:  # nearly always
+            if isinstance(item, TextDelta) and is_plain and not item.logprobs:  # nearly always
                 await write(to_json(item.text).join(self._event_around(index, item.model)))
                 return
             if isinstance(item, Done):
@@ -166,7 +166,7 @@ class TextAnswer(CompletionAnswer):
     def __init__(self, request: CompletionRequest, table: RouteTable, key: str = "") -> None:
         super().__init__(request, table, key)
         self._echo = request.echo
-        self._offsets: dict[int, int] = {}  # by choice: how much text was sent
+        self._offsets: dict[int, int] = {}  # by choice: where the text of the next token begins
 
     def whole_content(self, index: int, choice: Choice) -> dict[str, Any]:
         echoed = self._echoed(index, choice.prompt_logprobs)
@@ -191,7 +191,8 @@ class TextAnswer(CompletionAnswer):
         if first:
             text = self._echoed(index, logprobs) + text
         offset = self._offsets.get(index, 0)
-        self._offsets[index] = offset + len(text)
+        # Text is also sent before the log-probabilities of its token, so it does not count here.
+        self._offsets[index] = offset + sum(len(token.token) for token in logprobs)
         return {
             "text": text,
             "logprobs": text_logprobs(logprobs, offset) if logprobs and self._with_logprobs else None,

@@ -196,7 +196,8 @@ class Decoder:
                             return chunk
                 raise ModelFailed(f"{state.writer} ended a call without its result")
             except RouterError as error:
-                await self._recovery.recover(generation, state, error)
+                if await self._recovery.recover(generation, state, error) is not None:
+                    raise  # the answer is as long as it can be; to call again would give the same error
 
     def _begin(self, generation: GenerationRequest, transcript: Transcript) -> GenerationState:
         table, target = self._table, generation.target

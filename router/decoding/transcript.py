@@ -10,7 +10,7 @@ from itertools import chain, takewhile
 
 from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta, ToolCallDelta
 from router.model_port import ModelChunk, Resumed
-from router.parts import Part, ReasoningPart, TextPart, TokenLogprobs, ToolCallPart
+from router.parts import Part, TextPart, TokenLogprobs, ToolCallPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +162,16 @@ class Transcript:
         if not self.stopped:
             yield from self._show(self._safe_length())  # log-probabilities of thoughts may wait
 
-    def _shown(self, part: Part, model: str) -> Iterable[Delta]:
-        if isinstance(part, ReasoningPart):
-            return (ReasoningDelta(part.text, model),)
+    def _shown(self, part: Part, model: str) -> Iterator[Delta]:
+        if isinstance(part, TextPart):
+            yield from self._show(self._safe_length())
+            return
+        # A stop string does not reach over thoughts or calls: what may be its beginning comes before them.
+        yield from self._show(len(self.text))
         if isinstance(part, ToolCallPart):
-            return (self._tool_call(part, model),)
-        return self._show(self._safe_length())
+            yield self._tool_call(part, model)
+        else:
+            yield ReasoningDelta(part.text, model)
 
     def _tool_call(self, part: ToolCallPart, model: str) -> ToolCallDelta:
         self.has_tool_calls = True

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -52,6 +56,66 @@ def test_lines_are_written_in_order_to_files_that_are_rotated(tmp_path, log, met
     assert found == list(range(found[0], 60))
     assert max(file.stat().st_size for file in files) <= 4096
     assert metrics.series(LOG_LINES) == {(): 60}
+
+
+def test_a_disk_that_hangs_holds_up_no_new_rules(tmp_path, log, monkeypatch):
+    """A FIFO that nothing reads stands for it."""
+    monkeypatch.setattr("deployments.decision_log.CLOSE_TIMEOUT_S", 0.2)
+    hanging, working = tmp_path / "hanging", tmp_path / "working"
+    hanging.mkdir()
+    os.mkfifo(hanging / f"decisions-{socket.gethostname()}-0.jsonl")
+    log.configure(DecisionLogRules(folder=str(hanging)))
+    for n in range(200):  # more than the queue takes
+        assert log.write(partial(_lines, n))
+    log.configure(DecisionLogRules(folder=str(working)))
+    assert log.write(partial(_lines, 7))
+    log.close()
+    assert lines_in(*working.glob("*.jsonl")) == [7]
+
+
+def test_a_file_that_was_closed_by_a_failure_is_opened_again(tmp_path, log, metrics, monkeypatch):
+    log.configure(DecisionLogRules(folder=str(tmp_path)))
+    log.write(partial(_lines, 1))
+    assert until(lambda: _has_written(metrics, 1), 10)
+    with monkeypatch.context() as broken:
+        broken.setattr("deployments.decision_log._Handler.emit", _fail)
+        log.write(partial(_lines, 2))
+        assert until(lambda: metrics.series(LOG_DROPPED) == {("write_failed",): 1}, 10)
+    log.write(partial(_lines, 3))
+    log.close()
+    assert lines_in(*tmp_path.glob("*.jsonl")) == [1, 3]
+
+
+def test_half_a_line_that_was_left_spoils_no_other_line(tmp_path, log):
+    file = tmp_path / f"decisions-{socket.gethostname()}-0.jsonl"
+    file.write_text('{"n":1}\n{"n":')
+    log.configure(DecisionLogRules(folder=str(tmp_path)))
+    log.write(partial(_lines, 2))
+    log.close()
+    assert file.read_text() == '{"n":1}\n{"n":\n{"n":2}\n'
+
+
+def test_lines_that_count_as_lost_are_not_written_later(tmp_path, log, metrics):
+    """The limit of a file's size stands for a full disk."""
+    log.configure(DecisionLogRules(folder=str(tmp_path)))
+    log.write(partial(_lines, 1))
+    assert until(lambda: _has_written(metrics, 1), 10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        log.write(partial(_lines, 2))
+        assert until(lambda: metrics.series(LOG_DROPPED) == {("write_failed",): 1}, 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    log.write(partial(_lines, 3))
+    log.close()
+    assert lines_in(*tmp_path.glob("*.jsonl")) == [1, 3]
+
+
+def _fail(*_: object) -> None:
+    raise ValueError("I/O operation on closed file.")
 
 
 def test_it_is_off_without_rules(tmp_path, log, metrics):

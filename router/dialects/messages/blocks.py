@@ -46,8 +46,9 @@ class ContentBlocks:
         yield from self._stopped()
         waiting, self._waiting = self._waiting, []
         for item in _by_call(waiting):
-            if isinstance(item, ToolCallDelta) and item.index != self._call:
-                yield from self._stopped()  # all pieces of the call before have come
+            is_own = isinstance(item, ToolCallDelta) and item.index == self._call
+            if self.open == "tool_use" and not is_own:
+                yield from self._stopped()  # all pieces of that call have come
             yield from self.add(item)
         yield from self._stopped()
 
@@ -56,8 +57,8 @@ class ContentBlocks:
         return {"type": "content_block_delta", "index": self.index, "delta": content}
 
     def _add_call(self, item: ToolCallDelta) -> Iterator[Event]:
-        is_other = self.open == "tool_use" and item.index != self._call
-        if is_other and (item.name is None or not _is_json(self._arguments)):
+        is_own = self.open == "tool_use" and item.index == self._call
+        if not is_own and not (item.name is not None and self._may_begin_call()):
             self._waiting.append(item)
             return
         if item.name is not None:
@@ -67,6 +68,13 @@ class ContentBlocks:
         if item.arguments:
             self._arguments += item.arguments
             yield self.delta({"type": "input_json_delta", "partial_json": item.arguments})
+
+    def _may_begin_call(self) -> bool:
+        if self.open != "tool_use":
+            return True
+        # A call that waits may have more pieces to come: calls after it wait for the end of the answer too.
+        are_others = any(isinstance(item, ToolCallDelta) for item in self._waiting)
+        return not are_others and _is_json(self._arguments)
 
     def _started(self, block: dict[str, Any]) -> Iterator[Event]:
         if self.open == block["type"]:
@@ -93,10 +101,10 @@ def _by_call(
     while left:
         first = left[0]
         index = first.index if isinstance(first, ToolCallDelta) else None
-        of_call = [each for each in left if isinstance(each, ToolCallDelta) and each.index == index]
-        together = of_call or [first]
-        yield from together
-        left = [each for each in left if not any(each is one for one in together)]
+        is_next = [isinstance(each, ToolCallDelta) and each.index == index for each in left]
+        is_next[0] = True
+        yield from (each for each, is_chosen in zip(left, is_next, strict=True) if is_chosen)
+        left = [each for each, is_chosen in zip(left, is_next, strict=True) if not is_chosen]
 
 
 def _is_json(text: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.admission.holding import Holding
 from router.admission.lease import Limit, Renewal, Reports, UseByKey
 from router.admission.leases import Leases, OwnKeeper
 from router.admission.limit_ledger import DAY_S, LimitLedger
@@ -248,3 +249,23 @@ async def test_many_requests_at_once_wait_for_one_renewal_together():
     cluster = Cluster(key(requests_per_minute=600))
     asked = await asyncio.gather(*(cluster.ask(0) for _ in range(50)))
     assert (all(asked), cluster.keeper.num_asked) == (True, 2)
+
+
+def test_routers_that_report_two_limits_by_turns_give_the_burst_once():
+    """As while a table with a higher limit reaches one router after the other."""
+    clock = Clock()
+    ledger = LimitLedger(clock, clock)
+    routers = {"old": Holding(Limit.REQUESTS, 0.0), "new": Holding(Limit.REQUESTS, 0.0)}
+    routers["old"].set_limit(60)
+    routers["new"].set_limit(600)
+    num_passed = 0
+    for _ in range(40):
+        clock.now_s += STEP_S
+        for name, holding in routers.items():
+            holding.asked += 500
+            sent = holding.report(clock())
+            leases = ledger.renew(name, 0, {"a": {Limit.REQUESTS: sent}}).leases
+            holding.renew(sent, leases["a"][Limit.REQUESTS], clock())
+            num_passed += (num := int(max(0.0, holding.spare)))
+            holding.use(num)
+    assert num_passed <= Limit.REQUESTS.burst(600) + 600 / 60 * 40 * STEP_S

@@ -6,7 +6,7 @@ import pytest
 
 from router.decoding.decode import Decoder
 from router.decoding.policy import Routing, Target
-from router.errors import ContextLengthExceeded, ModelUnavailable
+from router.errors import ContextLengthExceeded, ModelFailed, ModelUnavailable
 from router.model_port import Finish, ModelChunk
 from router.prompt import Media, Message, Prompt, joined
 from router.table import META, ModelEntry
@@ -97,6 +97,16 @@ def test_the_error_of_the_last_seeing_expert_is_the_clients():
     only_law = replace(ASKED, routing=Routing(exclude=("weather",)))
     with pytest.raises(ContextLengthExceeded):
         answer(models, only_law, experts=EXPERTS)
+
+
+def test_an_answer_that_no_longer_fits_the_meta_ends_when_its_expert_fails():
+    """The meta cannot see, so it is asked for another expert; it would be asked again and again."""
+    too_long = ContextLengthExceeded("the prompt has 4100 tokens, the window 4096", "messages")
+    probes: list[list[Item]] = [probed(law=0.6, weather=0.2), [too_long]]
+    models = playing(meta=probes, law=[[word("a"), ModelFailed("broken")]])
+    text, done = answer(models, ASKED, experts=EXPERTS, retries=0)
+    assert (text, done.finish) == ("a", Finish.LENGTH)
+    assert num_calls(models) == {META: 2, "law": 1}
 
 
 def test_if_no_seeing_expert_can_be_called_the_answer_fails():

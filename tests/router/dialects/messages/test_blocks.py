@@ -31,6 +31,25 @@ INPUTS = st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4
 
 
 @st.composite
+def calls_by_turns(draw: st.DrawFn) -> tuple[list[Delta], list[dict[str, Any]]]:
+    """The pieces of several calls in any order that keeps that of each call, with text among them."""
+    inputs = draw(st.lists(INPUTS, min_size=2, max_size=4))
+    queues = []
+    for index, arguments in enumerate(map(json.dumps, inputs)):
+        cut = draw(st.integers(0, len(arguments)))
+        begin = ToolCallDelta(index, f"call_meta_{index}", f"f{index}", "", "meta")
+        pieces = [
+            ToolCallDelta(index, None, None, text, "meta") for text in (arguments[:cut], arguments[cut:])
+        ]
+        queues.append([begin, *pieces])
+    order = draw(st.permutations([index for index, pieces in enumerate(queues) for _ in pieces]))
+    items: list[Delta] = []
+    for index in order:
+        items += [queues[index].pop(0), *draw(st.lists(TEXTS, max_size=1))]
+    return items, inputs
+
+
+@st.composite
 def deltas(draw: st.DrawFn) -> tuple[list[Delta], list[dict[str, Any]]]:
     """What models may write, and the inputs of its calls. Text may come among the pieces of a call."""
     items: list[Delta] = draw(st.lists(TEXTS | OTHERS, max_size=4))
@@ -133,7 +152,7 @@ def accumulated(events: Sequence[dict[str, Any]]) -> Any:
     return message
 
 
-@given(written=deltas(), trace=st.booleans())
+@given(written=deltas() | calls_by_turns(), trace=st.booleans())
 def test_any_answer_follows_the_grammar_and_is_whole(
     written: tuple[list[Delta], list[dict[str, Any]]], trace: bool
 ):
@@ -146,10 +165,10 @@ def test_any_answer_follows_the_grammar_and_is_whole(
     thoughts = "".join(i.text for i in items if isinstance(i, ReasoningDelta))
     assert _joined(message.content, "thinking") == thoughts
     calls = [block for block in message.content if block.type == "tool_use"]
-    assert [(call.id, call.name) for call in calls] == [
-        (f"call_meta_{i}", f"f{i}") for i in range(len(inputs))
-    ]
-    assert [call.input for call in calls] == inputs
+    assert {(call.id, call.name): call.input for call in calls} == {
+        (f"call_meta_{i}", f"f{i}"): each for i, each in enumerate(inputs)
+    }
+    assert len(calls) == len(inputs)
     assert message.stop_reason == ("tool_use" if inputs else "end_turn")
 
     whole = asyncio.run(answer(stream=False).body([stream([*items, end])]))
