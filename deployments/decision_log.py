@@ -211,7 +211,10 @@ class _RotatedFile:
 def _end_last_line(path: Path) -> None:
     """A router that was killed, or a full disk, may have left half a line, which must not spoil the next."""
     with path.open("ab+") as file:
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+        if file.tell() == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
             file.write(b"\n")
 
 

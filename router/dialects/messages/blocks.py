@@ -10,6 +10,7 @@ from pydantic_core import from_json
 from router.decoding.delta import Delta, PromptDelta, ReasoningDelta, TextDelta, ToolCallDelta
 
 Event = dict[str, Any]
+_Waiting = TextDelta | ReasoningDelta | ToolCallDelta
 
 
 class ContentBlocks:
@@ -24,7 +25,7 @@ class ContentBlocks:
         self.open: str | None = None  # the type of the block that has not stopped
         self._call: int | None = None  # the index of the last call that was begun
         self._arguments = ""  # of that call
-        self._waiting: list[TextDelta | ReasoningDelta | ToolCallDelta] = []
+        self._waiting: list[_Waiting] = []
 
     def add(self, item: Delta) -> Iterator[Event]:
         match item:
@@ -93,18 +94,18 @@ class ContentBlocks:
         yield {"type": "content_block_stop", "index": self.index}
 
 
-def _by_call(
-    items: Iterable[TextDelta | ReasoningDelta | ToolCallDelta],
-) -> Iterator[TextDelta | ReasoningDelta | ToolCallDelta]:
+def _by_call(items: Iterable[_Waiting]) -> Iterator[_Waiting]:
     """The items in their order, but all pieces of a call where its first one is."""
-    left = list(items)
-    while left:
-        first = left[0]
-        index = first.index if isinstance(first, ToolCallDelta) else None
-        is_next = [isinstance(each, ToolCallDelta) and each.index == index for each in left]
-        is_next[0] = True
-        yield from (each for each, is_chosen in zip(left, is_next, strict=True) if is_chosen)
-        left = [each for each, is_chosen in zip(left, is_next, strict=True) if not is_chosen]
+    pieces: dict[int, list[ToolCallDelta]] = {}
+    order: list[_Waiting] = []
+    for item in items:
+        if isinstance(item, ToolCallDelta):
+            pieces.setdefault(item.index, []).append(item)
+            if len(pieces[item.index]) > 1:
+                continue
+        order.append(item)
+    for item in order:
+        yield from pieces[item.index] if isinstance(item, ToolCallDelta) else (item,)
 
 
 def _is_json(text: str) -> bool:
