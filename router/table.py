@@ -74,10 +74,10 @@ class RoutingRules(Frozen):
         "a question stays with it more often.",
     )
     retries: int = Field(
-        2, ge=0, description="Attempts to call a model again after a failure, without a token in between."
+        2, ge=0, description="Repeated calls of one model in a row, without a token in between."
     )
     max_resumes: int = Field(
-        8, ge=0, description="Maximum number of times that one answer continues after a replica has failed."
+        8, ge=0, description="Failures of one answer, of all its models, after which no call is repeated."
     )
     deadlines: Deadlines = Field(Deadlines(), description="Deadlines of an answer.")
     outliers: OutlierRules = Field(

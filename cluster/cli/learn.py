@@ -76,7 +76,7 @@ def learn_stop(
     with print_learning.stages(err) as progress:
         report = learn_from(loaded, options, l2=l2, progress=progress, warn=warn)
     print_learning.stop(out, report)
-    info(f"the token is in {loaded.routing.chain.stop_token}; put it into effect with: etr apply")
+    info(f"the token is in {loaded.routing.chain.stop_token}; put it into effect with: etr apply {config}")
 
 
 @command
@@ -140,6 +140,9 @@ def _report_call_bias(config: ClusterConfig, call_bias: float, *, chosen: bool, 
         return
     if write:
         set_value(config.source, ("routing", "call_bias"), call_bias)
-        info(f"routing.call_bias is now {call_bias:g} in {config.source}; put it into effect with: etr apply")
+        info(
+            f"routing.call_bias is now {call_bias:g} in {config.source}; put it into effect with: etr apply "
+            f"{config.source}"
+        )
     else:
         warn(f"for this rate, add to {config.source}: routing: {{call_bias: {call_bias!r}}}")

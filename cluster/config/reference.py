@@ -102,7 +102,7 @@ def _section(block: Schema, blocks: Mapping[str, Schema], places: list[str]) -> 
 
 
 def _row(key: str, field: Schema, block: Schema, blocks: Mapping[str, Schema]) -> str:
-    default = f"`{_value(field['default'])}`" if field.get("default") not in (None, {}, []) else ""
+    default = f"`{_one_line(_value(field['default']))}`" if field.get("default") not in (None, {}, []) else ""
     if key in block.get("required", ()):
         default = "required"
     # A field whose text equals that of its block has none of its own.

@@ -7,8 +7,8 @@
 With `after_expert: chain`, `router/decoding/chain.py` writes several such answers.
 If a model fails, it is called again and resumes from the text received so far. If that is not possible, the
 meta decides the same position again with that expert masked. It also does so if it has chosen an expert that
-is asleep and not waited for (cold_start: meta). A meta that cannot read the prompt, because it holds a
-picture, only chooses who answers. The client's text is always the concatenation of the spans.
+is asleep and not waited for (cold_start: meta). A meta that cannot read a picture of the prompt only chooses
+who answers. The client's text is always the concatenation of the spans.
 """
 
 from __future__ import annotations
@@ -232,8 +232,7 @@ class Decoder:
         if last.finish is Finish.EXPERT:
             assert last.expert is not None, "ModelCaller checks that the expert is allowed"
             state.trail.handed_over(last.expert, last.probability)
-            is_left = is_left_to_meta(self._table, self._availability, last.expert)
-            if is_left and self._meta_reads(generation):
+            if self._meta_reads(generation) and is_left_to_meta(self._table, self._availability, last.expert):
                 self._availability.wake(last.expert)
                 state.masked.add(last.expert)
                 state.trail.redecided("asleep")

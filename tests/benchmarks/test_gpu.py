@@ -14,7 +14,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.conformance import _counts
 from benchmarks.gpu.setting import SHAPES, Setting
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]
 
 TINY = ["--shape", "tiny", "--num-streams", "1", "3", "--num-tokens", "4", "--num-prompt-chars", "60"]
 
@@ -23,7 +23,9 @@ def test_a_part_is_measured_and_one_without_its_packages_is_skipped(tmp_path: Pa
     """With both engines where vLLM is installed."""
     parts = ["--parts", "engine-transformers", "engine-vllm"]
     command = [sys.executable, "-m", "benchmarks.gpu", *TINY, *parts, "--num-rounds", "1"]
-    done = subprocess.run([*command, "--scratch", str(tmp_path)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, "--scratch", str(tmp_path)], capture_output=True, text=True, timeout=1700
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     rows = report["parts"]["engine-transformers"]["results"]
