@@ -17,6 +17,7 @@ from router.table import META, RouteTable
 # A prompt is quarantined once this many replicas have died while working on it, with no token in between.
 POISON_DEATHS = 2
 MAX_RETRY_PAUSE_S = 2.0
+MAX_DOUBLINGS = 16  # of the pause: a float holds no power of 1,024
 
 
 class FailureRecovery:
@@ -66,7 +67,8 @@ class FailureRecovery:
             state.hand_over_to(META)
             return None
         # Back off, with jitter: many answers may have lost the same replica at the same time.
-        pause_s = self._retry_pause_s * 2 ** (state.failures[failed] - 1) * random.uniform(0.5, 1.5)
+        num_doublings = min(state.failures[failed] - 1, MAX_DOUBLINGS)
+        pause_s = self._retry_pause_s * 2**num_doublings * random.uniform(0.5, 1.5)
         await asyncio.sleep(max(0.0, min(pause_s, MAX_RETRY_PAUSE_S, state.deadline_s - now_s())))
         return None
 
