@@ -60,7 +60,7 @@ class FileDecisionLog:
             self._writer = _Writer(_RotatedFile(rules), self._metrics, self._max_queued)
 
     def close(self) -> None:
-        """Blocks until earlier lines are written, for at most `CLOSE_TIMEOUT_S`: a disk may hang."""
+        """Blocks until earlier lines are written, for at most twice `CLOSE_TIMEOUT_S`: a disk may hang."""
         writer, self._writer, self._rules = self._writer, None, None
         if writer is not None:
             writer.close()
@@ -96,6 +96,7 @@ class _Writer:
         except queue.Full:  # the thread has to find an end, once its disk goes on
             with suppress(queue.Empty, queue.Full):
                 self._queue.get_nowait()
+                self._metrics.add(LOG_DROPPED, 1, {"reason": "queue_full"})
                 self._queue.put_nowait(None)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():

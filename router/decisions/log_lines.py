@@ -44,11 +44,7 @@ def decision_lines(
     }
     end = {
         "author": state.writer,
-        "shadows": [
-            {"expert": win.shadow, "probability": win.probability, "over": win.over or META}
-            | {"position": win.position}
-            for win in state.trail.shadow_wins.values()
-        ],
+        "shadows": _shadow_wins(state),
         "scored_shadows": list(state.trail.shadows),
         "outcome": outcome(state),
         "num_tokens": state.num_tokens,
@@ -97,6 +93,18 @@ def key_label(key: str) -> str:
 
 def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _shadow_wins(state: GenerationState) -> list[Line]:
+    return [
+        {
+            "expert": win.shadow,
+            "probability": win.probability,
+            "over": win.over or META,
+            "position": win.position,
+        }
+        for win in state.trail.shadow_wins.values()
+    ]
 
 
 def _decision(decision: Decision, num_beyond_key: int) -> Line:

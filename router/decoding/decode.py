@@ -7,8 +7,7 @@
 With `after_expert: chain`, `router/decoding/chain.py` writes several such answers.
 If a model fails, it is called again and resumes from the text received so far. If that is not possible, the
 meta decides the same position again with that expert masked. It also does so if it has chosen an expert that
-is asleep and not waited for (cold_start: meta). A meta that cannot read a picture of the prompt only chooses
-who answers. The client's text is always the concatenation of the spans.
+is asleep and not waited for (cold_start: meta). A meta that cannot read a picture only chooses who answers.
 """
 
 from __future__ import annotations
@@ -197,7 +196,7 @@ class Decoder:
                 raise ModelFailed(f"{state.writer} ended a call without its result")
             except RouterError as error:
                 if await self._recovery.recover(generation, state, error) is not None:
-                    raise  # the answer is as long as it can be; to call again would give the same error
+                    raise  # the answer is as long as it can be
 
     def _begin(self, generation: GenerationRequest, transcript: Transcript) -> GenerationState:
         table, target = self._table, generation.target

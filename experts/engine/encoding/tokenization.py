@@ -178,8 +178,6 @@ class ModelTokenizer:
 
     def num_resumed(self, request: EngineRequest, prompt: Sequence[int]) -> int:
         """How many tokens at the end of `prompt`, as encoded, `resumed` adds to it."""
-        if request.resumed is None:
-            return 0
         return len(prompt) - len(commonprefix([self._encode(request, request.written), list(prompt)]))
 
     def max_new_tokens(self, num_prompt_tokens: int, request: EngineRequest) -> int:

@@ -192,7 +192,7 @@ class TransformersEngine:
             rules = await asyncio.to_thread(rules_of, encoded, request.sampling, self._tokenizer)
             state.chooser = await make_chooser(rules, prompt, self._grammars, self._tokenizer.marked_decoder)
         num_resumed = 0
-        if request.adapter is not None:
+        if request.adapter is not None and request.resumed is not None:
             num_resumed = await asyncio.to_thread(self._tokenizer.num_resumed, request, prompt)
         found = prompt[: len(prompt) - num_resumed]
         return RunningRequest(state, encoded, max_tokens, self._tokenizer, received_s, found)

@@ -48,7 +48,7 @@ class RequestPreparation:
             rules = await asyncio.to_thread(rules_of, encoded, encoded.request.sampling, tokenizer)
             await self.grammars.prepare(rules)
         num_resumed = 0
-        if adapter is not None:
+        if adapter is not None and encoded.request.resumed is not None:
             num_resumed = await asyncio.to_thread(tokenizer.num_resumed, encoded.request, encoded.prompt)
         seen = None
         if urls and self.pictures is not None:
